@@ -1,0 +1,24 @@
+"""CIFAR-10 as in the paper (Ho et al. 2020, appendix B, and its code): FID 3.17 after 800k steps."""
+
+from ddpm_jax.config import (
+    Config,
+    DiffusionConfig,
+    OptimizerConfig,
+    SampleConfig,
+    TfdsData,
+    TrainConfig,
+    UNetConfig,
+)
+
+
+def get_config() -> Config:
+    return Config(
+        data=TfdsData(name="cifar10", flip=True),
+        model=UNetConfig(channels=128, multipliers=(1, 2, 2, 2), blocks=2, dropout=0.1),
+        diffusion=DiffusionConfig(schedule="linear", timesteps=1000, beta_1=1e-4, beta_T=0.02),
+        optimizer=OptimizerConfig(name="adam", learning_rate=2e-4, warmup=5_000, clip=1.0),
+        train=TrainConfig(
+            steps=800_000, batch_size=128, ema_decay=0.9999, keep_every=100_000, preview_every=10_000
+        ),
+        sample=SampleConfig(sampler="ddpm-beta"),
+    )

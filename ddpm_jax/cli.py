@@ -1,0 +1,384 @@
+"""The `ddpm` command: reads words, calls the library, prints what came of it."""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+
+from ddpm_jax.errors import UserError, nearest
+
+# JAX takes a second to import and tyro a tenth: each command imports what it needs, so that
+# `ddpm --help` and a mistyped command answer at once.
+if TYPE_CHECKING:
+    from ddpm_jax.config import Config
+
+T = TypeVar("T")
+
+
+# --- reading the command line ---------------------------------------------------------------------
+
+
+def _parse(cls: type[T], args: Sequence[str], prog: str, default: T | None = None) -> T:
+    """Reads the options of a dataclass; what tyro refuses becomes one line."""
+    import tyro
+
+    _check_names(args, _names(default if default is not None else cls), prog)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                cls,
+                prog=prog,
+                args=list(args),
+                default=default,
+                use_underscores=True,
+                config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UserError(f"{_one_line(said.getvalue())}; see {prog} --help") from None
+
+
+def _names(of: Any) -> list[str]:
+    from ddpm_jax import config as configs
+
+    if isinstance(of, configs.Config):
+        return [name for name in configs.flatten(of) if not name.endswith(".kind")]
+    return [item.name for item in dataclasses.fields(of)]
+
+
+def _check_names(args: Sequence[str], known: Sequence[str], prog: str) -> None:
+    for word in args:
+        name = word.removeprefix("--").split("=")[0].replace("-", "_")
+        if word.startswith("--") and name not in [*known, "help"]:
+            hint = nearest(name, list(known)).replace("mean ", "mean --")
+            raise UserError(f"unknown setting --{name}{hint}; see {prog} --help")
+
+
+def _one_line(boxed: str) -> str:
+    """Takes the sentence out of tyro's box, and leaves the help text below its first rule."""
+    lines = [re.sub(r"[│╭╮╰╯─]", "", line).strip() for line in boxed.splitlines()]
+    text: list[str] = []
+    for raw, line in zip(boxed.splitlines()[1:], lines[1:], strict=True):
+        if "──" in raw:
+            break
+        text.append(line)
+    return " ".join(" ".join(text).split()) or "these options can't be read"
+
+
+def _target(args: Sequence[str], prog: str, what: str) -> tuple[str, list[str]]:
+    if not args or args[0].startswith("-"):
+        raise UserError(f"{prog} needs a {what} first, as in: {prog} {_EXAMPLE[what]}")
+    return args[0], list(args[1:])
+
+
+_EXAMPLE = {"CONFIG": "configs/digits.py", "RUN": "runs/digits", "CONFIG|RUN": "configs/digits.py"}
+
+
+def _config_of(target: str, overrides: Sequence[str], prog: str) -> "Config":
+    """The config of a config file or of a run folder, with its settings overridden by name."""
+    from ddpm_jax import config as configs
+
+    path = Path(target)
+    if path.is_dir():
+        described = path / "config.json"
+        if not described.is_file():
+            raise UserError(f"{path} has no config.json: it is not the folder of a run")
+        config = configs.loads(described.read_text(), str(described))
+    else:
+        config = configs.load_file(path)
+    return _parse(configs.Config, overrides, f"{prog} {target}", default=config)
+
+
+def _take(args: list[str], option: str) -> tuple[str | None, list[str]]:
+    """Takes one option with its value out of the words that tyro reads as settings."""
+    for place, word in enumerate(args):
+        if word.startswith(f"{option}="):
+            return word.split("=", 1)[1], args[:place] + args[place + 1 :]
+        if word == option:
+            if place + 1 == len(args):
+                raise UserError(f"{option} needs a value")
+            return args[place + 1], args[:place] + args[place + 2 :]
+    return None, args
+
+
+def _bar(title: str) -> Callable[[int, int], None]:
+    from tqdm import tqdm
+
+    bar = tqdm(desc=title, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+
+    def progress(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+    return progress
+
+
+def _warn(line: str) -> None:
+    print(f"ddpm: {line}", file=sys.stderr)
+
+
+# --- the commands ---------------------------------------------------------------------------------
+
+
+def _train(args: list[str]) -> int:
+    from ddpm_jax import config as configs
+
+    if args in (["--help"], ["-h"]):
+        print("usage: ddpm train CONFIG [--workdir DIR] [--SETTING VALUE ...]\n")
+        print("Trains in DIR (runs/NAME for configs/NAME.py), going on where it stopped.\n")
+        _parse(configs.Config, args, "ddpm train CONFIG", default=configs.Config())
+    target, rest = _target(args, "ddpm train", "CONFIG")
+    workdir, overrides = _take(rest, "--workdir")
+    config = _config_of(target, overrides, "ddpm train")
+    if workdir is None:
+        workdir = target if Path(target).is_dir() else f"runs/{Path(target).stem}"
+    from ddpm_jax.training.loop import train
+
+    return train(config, workdir)
+
+
+@dataclass(frozen=True)
+class _SampleOptions:
+    """Draws samples from a run; what is left out is as the run's config says."""
+
+    num: int | None = None
+    """How many samples."""
+    seed: int = 0
+    """Sample i depends on the seed and on i alone."""
+    labels: tuple[int, ...] | None = None
+    """A class for each sample; or one class for all; else each class in turn."""
+    guidance: float | None = None
+    """w of classifier-free guidance."""
+    sampler: str | None = None
+    """ddpm, ddpm-beta or ddim."""
+    steps: int | None = None
+    """Steps of the chain, at most T."""
+    eta: float | None = None
+    """Noise of ddim, from 0 to 1."""
+    checkpoint: int | None = None
+    """Step of the checkpoint; else the newest good one."""
+    params: Literal["ema", "raw"] = "ema"
+    """The parameters' moving average, or the parameters themselves."""
+    batch_size: int | None = None
+    """Samples computed at once."""
+    output: str | None = None
+    """FILE.png (a grid), FILE.gif (the film of their denoising) or FILE.npz (arrays)."""
+
+
+def _sample(args: list[str]) -> int:
+    if args in (["--help"], ["-h"]):
+        _parse(_SampleOptions, args, "ddpm sample RUN")
+    target, rest = _target(args, "ddpm sample", "RUN")
+    options = _parse(_SampleOptions, rest, f"ddpm sample {target}")
+    from ddpm_jax.files import check_writable
+
+    output = Path(options.output or Path(target) / "samples.png")
+    writers = (".png", ".gif", ".npz")
+    if output.suffix not in writers:
+        raise UserError(f"--output {output}: its ending must be one of {', '.join(writers)}")
+    if options.num is not None and options.num < 1:
+        raise UserError(f"--num is {options.num}; it must be at least 1")
+    from ddpm_jax.run import load
+
+    run = load(target, checkpoint=options.checkpoint, params=options.params, report=_warn)
+    check_writable(output)
+    labels = options.labels
+    if labels is not None and len(labels) == 1 and options.num is not None:
+        labels = labels * options.num
+    drawn = run.sample(
+        options.num,
+        seed=options.seed,
+        labels=labels,
+        guidance=options.guidance,
+        sampler=options.sampler,
+        steps=options.steps,
+        eta=options.eta,
+        batch_size=options.batch_size,
+        frames_of=64 if output.suffix == ".gif" else 0,
+        progress=_bar("sampling"),
+    )
+    from ddpm_jax import figures
+
+    figures.write_samples(output, drawn)
+    print(f"{len(drawn.samples)} samples of step {run.step} in {output}")
+    return 0
+
+
+@dataclass(frozen=True)
+class _EvaluateOptions:
+    """Judges a run's samples against its data."""
+
+    metrics: tuple[str, ...] | None = None
+    """Names of metrics; else all that apply to the data."""
+    seed: int = 0
+    checkpoint: int | None = None
+    params: Literal["ema", "raw"] = "ema"
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+def _evaluate(args: list[str]) -> int:
+    if args in (["--help"], ["-h"]):
+        _parse(_EvaluateOptions, args, "ddpm evaluate RUN")
+    target, rest = _target(args, "ddpm evaluate", "RUN")
+    options = _parse(_EvaluateOptions, _flag(rest, "--json"), f"ddpm evaluate {target}")
+    from ddpm_jax.evaluation import evaluate
+    from ddpm_jax.run import load
+
+    run = load(target, checkpoint=options.checkpoint, params=options.params, report=_warn)
+    values = evaluate(run, options.metrics, seed=options.seed, progress=_bar)
+    _show(values, options.json)
+    return 0
+
+
+def _info(args: list[str]) -> int:
+    if args in (["--help"], ["-h"]):
+        print("usage: ddpm info CONFIG|RUN [--json] [--SETTING VALUE ...]\n")
+        print("Prints parameters, FLOPs, memory, devices and data set size of a config or run.")
+        return 0
+    target, rest = _target(args, "ddpm info", "CONFIG|RUN")
+    as_json = "--json" in rest
+    config = _config_of(target, [word for word in rest if word != "--json"], "ddpm info")
+    from ddpm_jax.info import describe
+
+    _show(describe(config), as_json)
+    return 0
+
+
+@dataclass(frozen=True)
+class _PlotOptions:
+    """Draws a figure of a run, or of a config's data and schedule."""
+
+    output: str | None = None
+    """Where to; else FIGURE.png (or .gif) in the run's folder, or here for a config."""
+    seed: int = 0
+
+
+def _plot(args: list[str]) -> int:
+    from ddpm_jax import figures
+
+    names = "|".join(figures.FIGURES)
+    if args in (["--help"], ["-h"]):
+        print(f"usage: ddpm plot CONFIG|RUN {names} [--output FILE] [--seed S]\n")
+        for name, figure in figures.FIGURES.items():
+            print(f"  {name:<10} {(figure.__doc__ or '').splitlines()[0]}")
+        return 0
+    target, rest = _target(args, "ddpm plot", "CONFIG|RUN")
+    if not rest or rest[0] not in figures.FIGURES:
+        word = rest[0] if rest else "nothing"
+        hint = nearest(word, list(figures.FIGURES))
+        raise UserError(f"ddpm plot {target} needs a figure, {names}; not {word}{hint}")
+    options = _parse(_PlotOptions, rest[1:], f"ddpm plot {target} {rest[0]}")
+    config = _config_of(target, (), "ddpm plot")
+    folder = Path(target) if Path(target).is_dir() else None
+    output = figures.draw(
+        rest[0], config, folder, options.output, seed=options.seed, progress=_bar(rest[0])
+    )
+    print(output)
+    return 0
+
+
+@dataclass(frozen=True)
+class _PrepareOptions:
+    """Prepares a TFDS data set; needs the extra: pip install 'ddpm_jax[prepare]'."""
+
+    data_dir: str | None = None
+    """Where to; else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    original: str | None = None
+    """A folder with the original files, already downloaded (spelled --from)."""
+
+
+def _data(args: list[str]) -> int:
+    if not args or args[0] != "prepare" or len(args) < 2 or args[1].startswith("-"):
+        usage = "ddpm data prepare NAME [--data_dir DIR] [--from DIR]"
+        if args in (["--help"], ["-h"]):
+            print(f"usage: {usage}\n\nPrepares a TFDS data set on disk; TensorFlow is needed once.")
+            return 0
+        raise UserError(f"use: {usage}")
+    name = args[1]
+    original, rest = _take(args[2:], "--from")
+    options = _parse(_PrepareOptions, rest, f"ddpm data prepare {name}")
+    from ddpm_jax.data.tfds import prepare
+
+    prepare(name, options.data_dir, original or options.original)
+    return 0
+
+
+def _flag(args: list[str], option: str) -> list[str]:
+    return [part for word in args for part in ([word, "True"] if word == option else [word])]
+
+
+def _show(values: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(values, indent=2))
+        return
+    width = max(map(len, values))
+    for name, value in values.items():
+        shown = f"{value:,}" if isinstance(value, int) else value
+        shown = f"{value:.4f}" if isinstance(value, float) else shown
+        print(f"{name.replace('_', ' '):<{width}}  {shown}")
+
+
+class _Command(NamedTuple):
+    run: Callable[[list[str]], int]
+    usage: str
+    help: str
+
+
+COMMANDS = {
+    "train": _Command(_train, "CONFIG [--workdir DIR]", "train, or go on where it stopped"),
+    "sample": _Command(_sample, "RUN [--num N]", "draw samples from a run"),
+    "evaluate": _Command(_evaluate, "RUN", "judge a run's samples against its data"),
+    "plot": _Command(_plot, "CONFIG|RUN FIGURE", "draw a figure of a run or a config"),
+    "info": _Command(_info, "CONFIG|RUN [--json]", "parameters, FLOPs, memory, data"),
+    "data": _Command(_data, "prepare NAME", "prepare a TFDS data set on disk"),
+}
+
+
+def _usage() -> str:
+    rows = [(f"ddpm {name} {row.usage}", row.help) for name, row in COMMANDS.items()]
+    width = max(len(left) for left, _ in rows)
+    lines = "\n".join(f"  {left:<{width}}  {right}" for left, right in rows)
+    return (
+        "Denoising diffusion probabilistic models in JAX.\n\n"
+        f"{lines}\n\n"
+        "Any setting of a config is overridden by its dotted name: --train.steps 200.\n"
+        "ddpm COMMAND --help says more."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code: 2 for a mistake of the user's, told in one line."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if args else 2
+    if args[0] == "--version":
+        print(importlib.metadata.version("ddpm_jax"))
+        return 0
+    try:
+        if args[0] not in COMMANDS:
+            known = ", ".join(COMMANDS)
+            hint = nearest(args[0], list(COMMANDS))
+            raise UserError(f"there is no command {args[0]}{hint}; there are {known}")
+        return COMMANDS[args[0]].run(args[1:])
+    except UserError as error:
+        print(f"ddpm: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""Between pixels, 0 … 255, and the network's scale, -1 … 1; and the mirroring of images."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from ddpm_jax.typing import Examples, Pixels
+
+
+def to_unit(examples: Pixels | Examples) -> Examples:
+    """Returns uint8 pixels as float32 in [-1, 1], x / 127.5 - 1; floats pass unchanged.
+
+    The scale is that of Ho et al. 2020, section 3.3.
+    """
+    if examples.dtype != jnp.uint8:
+        return examples
+    return examples.astype(jnp.float32) / 127.5 - 1
+
+
+def to_pixels(x: Examples | np.ndarray) -> Pixels | np.ndarray:
+    """Returns the nearest uint8 pixels of values in [-1, 1]; what lies outside is clipped.
+
+    The inverse of `to_unit`. A JAX array gives a JAX array, a NumPy array a NumPy array.
+    """
+    xp = jnp if isinstance(x, jax.Array) else np
+    return xp.clip(xp.rint((x + 1) * 127.5), 0, 255).astype(xp.uint8)
+
+
+def random_flip(key: Key[Array, ""], x: Pixels | Examples) -> Pixels | Examples:
+    """Returns images `[B, H, W, C]`, each mirrored left to right with probability 1/2.
+
+    One draw for each place in the batch, so the key of a step gives the same flips on any number
+    of devices.
+    """
+    mirrored = jax.random.bernoulli(key, 0.5, (x.shape[0], 1, 1, 1))
+    return jnp.where(mirrored, x[:, :, ::-1], x)

@@ -1,0 +1,127 @@
+"""Noise schedules: how much of the image is left at each time.
+
+Time runs over 0…T. Entry 0 is clean data (β_0 = 0, ᾱ_0 = 1), so no table is ever read at `t - 1`
+with an offset, and the step to s = 0 needs no case of its own. With β_t from `SCHEDULES`,
+
+    ᾱ_t = ∏_{i ≤ t} (1 - β_i)        SNR_t = ᾱ_t / (1 - ᾱ_t)
+
+Everything is computed in float64 from log ᾱ_t = Σ log1p(-β_i) and rounded once: 1 - ᾱ_t taken in
+float32 would lose four of its seven digits at t = 1, where most of the perceptible detail is made.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Float64
+
+from ddpm_jax.diffusion.tables import choose, settings_for
+from ddpm_jax.typing import Timesteps
+
+Betas = Float64[np.ndarray, "T"]
+Table = Float32[np.ndarray | Array, "times"]
+
+
+def linear(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02) -> Betas:
+    """Returns β_1…β_T evenly spaced; Ho et al. 2020, section 4."""
+    return np.linspace(beta_1, beta_T, T)
+
+
+def quadratic(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02) -> Betas:
+    """Returns β_1…β_T with evenly spaced square roots; the `quad` of Ho et al.'s code."""
+    return np.linspace(beta_1**0.5, beta_T**0.5, T) ** 2
+
+
+def sigmoid(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02) -> Betas:
+    """Returns β_1 + (β_T - β_1) sigmoid(u), u from -6 to 6: flat at both ends; Xu et al. 2022."""
+    return beta_1 + (beta_T - beta_1) / (1 + np.exp(-np.linspace(-6, 6, T)))
+
+
+def cosine(T: int, *, s: float = 0.008) -> Betas:
+    """Returns the β of ᾱ_t ∝ cos²((t/T + s)/(1 + s) π/2); Nichol & Dhariwal 2021, equation 17.
+
+    The offset s keeps β_1 from vanishing; β is kept below 0.999, as ᾱ_T would be 0.
+    """
+    alpha_bar = np.cos((np.arange(T + 1) / T + s) / (1 + s) * np.pi / 2) ** 2
+    return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+
+
+SCHEDULES: dict[str, Callable[..., Betas]] = {
+    "linear": linear,
+    "quadratic": quadratic,
+    "sigmoid": sigmoid,
+    "cosine": cosine,
+}
+
+
+class NoiseSchedule(NamedTuple):
+    """Float32 tables over the times 0…T, constants of every program that uses them.
+
+    They are NumPy arrays, so that a schedule belongs to no device; as a pytree it may also be an
+    argument of a compiled function.
+    """
+
+    beta: Table  # β_t, the variance added from t-1 to t; 0 at t = 0
+    alpha_bar: Table  # ᾱ_t, the share of the variance that is data; 1 at t = 0
+    sqrt_alpha_bar: Table  # the data's scale in x_t
+    sqrt_one_minus_alpha_bar: Table  # the noise's scale in x_t; 0 at t = 0
+    log_snr: Table  # log(ᾱ_t / (1 - ᾱ_t)), decreasing; +∞ at t = 0
+
+    @property
+    def T(self) -> int:
+        """The number of noise steps."""
+        return self.beta.shape[0] - 1
+
+
+def noise_schedule(betas: Betas) -> NoiseSchedule:
+    """Returns the tables of any β_1…β_T.
+
+    Raises ValueError unless T ≥ 1, 0 < β_t < 1, and float32 can still hold ᾱ_T: with less left,
+    x_0 could not be recovered from x_T and the noise.
+    """
+    outside = np.flatnonzero(~((betas > 0) & (betas < 1)))
+    if betas.size == 0:
+        raise ValueError("a noise schedule needs at least one step")
+    if outside.size:
+        t = outside[0]
+        raise ValueError(f"beta at t = {t + 1} is {betas[t]:g}: it must lie between 0 and 1")
+    log_alpha_bar = np.concatenate([[0.0], np.cumsum(np.log1p(-betas))])
+    if log_alpha_bar[-1] < np.log(np.finfo(np.float32).tiny):
+        raise ValueError(
+            f"{betas.size} steps leave log ᾱ_T = {log_alpha_bar[-1]:.0f}: lower beta_T"
+        )
+    one_minus_alpha_bar = 0.0 - np.expm1(log_alpha_bar)
+    with np.errstate(divide="ignore"):  # log 0 at t = 0, where the SNR is infinite
+        log_snr = log_alpha_bar - np.log(one_minus_alpha_bar)
+    tables = (
+        np.concatenate([[0.0], betas]),
+        np.exp(log_alpha_bar),
+        np.exp(log_alpha_bar / 2),
+        np.sqrt(one_minus_alpha_bar),
+        log_snr,
+    )
+    return NoiseSchedule(*(table.astype(np.float32) for table in tables))
+
+
+def make_schedule(name: str, T: int, **settings: Any) -> NoiseSchedule:
+    """Returns the tables of a row of `SCHEDULES` for T ≥ 1 steps.
+
+    `settings` are beta_1, beta_T and s: each row takes those its signature names and leaves the
+    others. Raises ValueError for an unknown name or setting, and for values out of range.
+    """
+    row = choose("schedule", SCHEDULES, name)
+    settings = settings_for("schedule", SCHEDULES, row, settings)
+    if T < 1:
+        raise ValueError(f"a noise schedule needs at least one step, not {T}")
+    return noise_schedule(row(T, **settings))
+
+
+def at(table: Table, t: Timesteps, ndim: int) -> Float[Array, "..."]:
+    """Returns the entries at t, shaped to broadcast against an array with `ndim` axes.
+
+    t is one time for all (the result is a scalar) or one each (`[B, 1, …, 1]`). A time beyond T
+    gives NaN: a gather that silently took the last entry instead would hide the mistake.
+    """
+    entries = jnp.asarray(table).at[t].get(mode="fill", fill_value=jnp.nan)
+    return entries if t.ndim == 0 else entries.reshape(-1, *[1] * (ndim - 1))

@@ -1,0 +1,17 @@
+"""What went wrong, said to a person."""
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: one line with what, where and how.
+
+    The command line prints the message and exits with code 2; from Python it is an ordinary
+    exception. Everything else that is raised is a defect of ours and keeps its traceback.
+    """
+
+
+def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
+    """Returns ` (did you mean X?)` for the closest known name, or an empty string."""
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else ""

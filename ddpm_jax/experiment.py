@@ -1,0 +1,163 @@
+"""The one place where a config becomes network, schedule, optimizer and loss."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from ddpm_jax.config import Config, OptimizerConfig
+from ddpm_jax.data.pixels import random_flip, to_unit
+from ddpm_jax.diffusion import (
+    LOSSES,
+    PARAMETERIZATIONS,
+    NoiseSchedule,
+    Parameterization,
+    at,
+    make_schedule,
+    make_weighting,
+    q_sample,
+)
+from ddpm_jax.models import MODELS
+from ddpm_jax.streams import stream_key
+from ddpm_jax.typing import Batch, Examples, Labels, PerExample, Timesteps
+
+
+class Draw(NamedTuple):
+    """What one training step feeds the network: data, and all that is random about it."""
+
+    x_0: Examples
+    eps: Examples
+    t: Timesteps
+    labels: Labels | None
+    dropout: Any
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A config made real: everything that training, sampling and evaluation share."""
+
+    config: Config
+    model: nn.Module
+    schedule: NoiseSchedule
+    parameterization: Parameterization
+    weighting: Callable[[PerExample], PerExample]
+    learning_rate: optax.Schedule
+    optimizer: optax.GradientTransformation
+
+    @property
+    def num_classes(self) -> int:
+        return self.config.model.num_classes
+
+    def init_params(self, key: jax.Array) -> Any:
+        """Draws fresh parameters; float32, whatever the network computes in."""
+        x_t = jnp.zeros((1, *self.config.data.shape))
+        labels = jnp.zeros((1,), jnp.int32) if self.num_classes else None
+        t = jnp.ones((1,), jnp.int32)
+        return self.model.init(key, x_t, t, labels, train=False)["params"]
+
+    def apply(
+        self, params: Any, x_t: Examples, t: Timesteps, labels: Labels | None, **options: Any
+    ) -> Examples:
+        """Calls the network; x_t `[B, …]`, t `[B]` or scalar in 1…T, labels `[B]` or None."""
+        return self.model.apply({"params": params}, x_t, t, labels, **options)  # type: ignore
+
+    def draw(self, batch: Batch, step: int | jax.Array) -> Draw:
+        """Draws noise, timesteps, flips and dropped labels of a step, for the global batch.
+
+        They depend on (seed, step) and the place in the global batch alone, so that neither the
+        number of devices nor a restart changes them.
+        """
+        config = self.config
+
+        def key(stream: str) -> jax.Array:
+            return stream_key(config.seed, stream, step)
+
+        x_0 = to_unit(batch.examples)
+        if config.data.flip:
+            x_0 = random_flip(key("flip"), x_0)
+        count = x_0.shape[0]
+        t = jax.random.randint(key("timestep"), (count,), 1, config.diffusion.timesteps + 1)
+        eps = jax.random.normal(key("noise"), x_0.shape)
+        labels = batch.labels if self.num_classes else None
+        if labels is not None and config.train.label_dropout > 0:
+            dropped = jax.random.bernoulli(key("labels"), config.train.label_dropout, (count,))
+            labels = jnp.where(dropped, self.num_classes, labels)
+        return Draw(x_0, eps, t, labels, key("dropout"))
+
+    def losses(self, params: Any, drawn: Draw, *, train: bool) -> PerExample:
+        """Returns the weighted loss of each example, float32 `[B]` (Ho et al. 2020, eq. 14)."""
+        config = self.config.diffusion
+        x_0, eps, t = drawn.x_0, drawn.eps, drawn.t
+        x_t = q_sample(self.schedule, x_0, t, eps)
+        rngs = {"dropout": drawn.dropout} if train else None
+        output = self.apply(params, x_t, t, drawn.labels, train=train, rngs=rngs)
+        target = self.parameterization.target(self.schedule, x_0, eps, t)
+        log_snr = at(self.schedule.log_snr, t, ndim=1)
+        return self.weighting(log_snr) * LOSSES[config.loss](output, target)
+
+
+def build(config: Config) -> Experiment:
+    """Builds the experiment of a config; touches no data, no device and no file."""
+    diffusion = config.diffusion
+    parameterization = PARAMETERIZATIONS[diffusion.prediction]
+    learning_rate = make_learning_rate(config.optimizer, config.train.steps)
+    return Experiment(
+        config=config,
+        model=_network(config),
+        schedule=make_schedule(
+            diffusion.schedule,
+            diffusion.timesteps,
+            beta_1=diffusion.beta_1,
+            beta_T=diffusion.beta_T,
+            s=diffusion.s,
+        ),
+        parameterization=parameterization,
+        weighting=make_weighting(
+            diffusion.weighting,
+            parameterization,
+            min_snr_gamma=diffusion.min_snr_gamma,
+            p2_gamma=diffusion.p2_gamma,
+            p2_k=diffusion.p2_k,
+        ),
+        learning_rate=learning_rate,
+        optimizer=make_optimizer(config.optimizer, learning_rate),
+    )
+
+
+def _network(config: Config) -> nn.Module:
+    model = config.model
+    settings = {item.name: getattr(model, item.name) for item in dataclasses.fields(model)}
+    return MODELS[model.kind](**settings)
+
+
+def make_learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Linear warm-up, then constant, or falling to 0 at the last step along a line or a cosine."""
+    peak, rest = config.learning_rate, max(1, steps - config.warmup)
+    courses = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "linear": lambda: optax.linear_schedule(peak, 0.0, rest),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, rest),
+    }
+    course = courses[config.decay]()
+    if config.warmup == 0:
+        return course
+    # The first step already learns: rate 1/warmup of the peak, not zero.
+    rise = optax.linear_schedule(peak / config.warmup, peak, max(1, config.warmup - 1))
+    return optax.join_schedules([rise, course], [config.warmup])
+
+
+def make_optimizer(
+    config: OptimizerConfig, learning_rate: optax.Schedule
+) -> optax.GradientTransformation:
+    """Adam or AdamW behind clipping by the gradient's global norm."""
+    adam = optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.eps)
+    parts = [] if config.clip is None else [optax.clip_by_global_norm(config.clip)]
+    parts.append(adam)
+    if config.weight_decay:
+        parts.append(optax.add_decayed_weights(config.weight_decay))
+    return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate))

@@ -1,0 +1,300 @@
+"""Examples as figures: grids, strips and films of pictures or of points.
+
+Pictures are `[..., H, W, C]` on [-1, 1] (C = 1 grey, 3 colour, 4 with transparency; what lies
+outside is clipped, NaN is black), points `[..., N, 2]`; the last axis tells which. Pictures keep
+their pixels: they are enlarged and reduced by whole factors only.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from ddpm_jax.plots.style import COLOURS, DPI, PathLike, check_path, new_figure, save, styled, write
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Label = str | int
+
+_TILE = 48  # pixels: smaller pictures are enlarged to at least this
+_WIDEST = {".png": 2560, ".gif": 768}  # pixels: larger boards are reduced
+_GAP, _MARGIN = 2, 10  # pixels
+_FILM_PICTURES, _FILM_POINTS, _FILM_FRAMES, _FILM_SHADES = 64, 2000, 60, 64
+
+
+def _caption(label: Label) -> str:
+    return label if isinstance(label, str) else f"t = {label}"
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+def _are_points(examples: np.ndarray, *, pictures: int, points: int) -> bool:
+    """Whether these are points, having checked that they have as many axes as their kind needs."""
+    channels = (0, *examples.shape)[-1]
+    axes = points if channels == 2 else pictures
+    if channels not in (1, 2, 3, 4) or examples.ndim != axes or 0 in examples.shape:
+        raise ValueError(
+            f"neither pictures [..., H, W, 1|3|4] nor points [..., 2]: {examples.shape}"
+        )
+    return channels == 2
+
+
+def _pixels(pictures: np.ndarray, widest: int) -> np.ndarray:
+    """uint8 of `[n, H, W, C]`, larger or smaller by a whole factor, so that they stay crisp."""
+    levels = np.clip(np.nan_to_num(pictures.astype(np.float32), nan=-1.0), -1, 1) * 127.5 + 127.5
+    side = max(levels.shape[1:3])
+    grow, shrink = math.ceil(_TILE / side), math.ceil(side / max(widest, _TILE))
+    if shrink > 1:
+        fill = [(0, -size % shrink) for size in levels.shape[1:3]]
+        levels = np.pad(levels, [(0, 0), *fill, (0, 0)], mode="edge")
+        n, height, width, channels = levels.shape
+        blocks = (n, height // shrink, shrink, width // shrink, shrink, channels)
+        levels = levels.reshape(blocks).mean(axis=(2, 4))
+    return np.rint(levels).astype(np.uint8).repeat(grow, axis=1).repeat(grow, axis=2)
+
+
+def _tile(pictures: np.ndarray, columns: int) -> np.ndarray:
+    """One uint8 board `[H, W, C]` of `[n, h, w, C]`, in rows from the top left, a gap between."""
+    n, height, width, channels = pictures.shape
+    rows = math.ceil(n / columns)
+    shape = (rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, channels)
+    board = np.full(shape, 255, np.uint8)
+    if channels == 4:
+        board[..., 3] = 0
+    for i, picture in enumerate(pictures):
+        row, column = divmod(i, columns)
+        y, x = row * (height + _GAP), column * (width + _GAP)
+        board[y : y + height, x : x + width] = picture
+    return board
+
+
+def _image(board: np.ndarray) -> Image.Image:
+    return Image.fromarray(board[..., 0] if board.shape[-1] == 1 else board)
+
+
+def _mosaic(
+    pictures: np.ndarray,
+    columns: int,
+    *,
+    captions: Sequence[str] = (),
+    heads: Sequence[str] = (),
+    names: Sequence[str] = (),
+    title: str = "",
+) -> "Figure":
+    """A figure of uint8 pictures `[n, h, w, C]` at their own pixels, and words that fit around.
+
+    `captions` stand above each picture, `heads` above each column, `names` before each row.
+    """
+    n, height, width, _ = pictures.shape
+    rows = math.ceil(n / columns)
+    ruler = new_figure(1, 1)
+
+    def extent(texts: Sequence[str], size: float) -> tuple[int, int]:
+        boxes = [ruler.text(0, 0, text, size=size).get_window_extent() for text in texts]
+        sides = [(math.ceil(box.width), math.ceil(box.height)) for box in boxes]
+        return max((w for w, _ in sides), default=0), max((h + 8 for _, h in sides), default=0)
+
+    (caption_w, caption_h), (head_w, head_h) = extent(captions, 8), extent(heads, 9)
+    (name_w, name_h), (title_w, title_h) = extent(names, 9), extent([title] if title else [], 11)
+    cell_w = max(width, caption_w + 4, head_w + 8) + _GAP
+    cell_h = max(height + caption_h, name_h) + _GAP
+    left, top = _MARGIN + (name_w + 8 if names else 0), _MARGIN + title_h + head_h
+    total_w = max(left + columns * cell_w - _GAP, _MARGIN + title_w) + _MARGIN
+    total_h = top + rows * cell_h - _GAP + _MARGIN
+
+    board = np.full((total_h, total_w, 4), 255, np.uint8)
+    # A hundredth of a pixel more, lest rounding in inches lose the last one.
+    figure = new_figure((total_w + 0.01) / DPI, (total_h + 0.01) / DPI)
+
+    def word(x: float, y: float, text: str, size: float, ha: str, va: str) -> None:
+        figure.text(x / total_w, 1 - y / total_h, text, size=size, ha=ha, va=va)
+
+    for i, picture in enumerate(pictures):
+        row, column = divmod(i, columns)
+        x = left + column * cell_w + (cell_w - _GAP - width) // 2
+        y = top + row * cell_h + caption_h
+        rgba = Image.new("RGBA", (width, height), "white")
+        rgba.alpha_composite(_image(picture).convert("RGBA"))
+        board[y : y + height, x : x + width] = np.asarray(rgba)
+        if captions:
+            word(x + width / 2, y - 3, captions[i], 8, "center", "bottom")
+    for column, text in enumerate(heads):
+        middle = left + column * cell_w + (cell_w - _GAP) / 2
+        word(middle, top - 4, text, 9, "center", "bottom")
+    for row, text in enumerate(names):
+        middle = top + row * cell_h + caption_h + height / 2
+        word(left - 8, middle, text, 9, "right", "center")
+    word(left, _MARGIN - 2, title, 11, "left", "top")
+    figure.figimage(board, 0, 0, origin="upper")
+    return figure
+
+
+# --- points ---------------------------------------------------------------------------------------
+
+
+def _cloud(axes: "Axes", points: np.ndarray, reach: float, size: float, **options: Any) -> Any:
+    """Scatters points `[N, 2]` in a square of ±reach without ticks."""
+    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
+    axes.grid(False)
+    axes.spines[["top", "right"]].set_visible(True)
+    colour = {} if "c" in options else {"c": COLOURS[0]}
+    return axes.scatter(*points.T, s=size, alpha=0.7, linewidths=0, **colour, **options)
+
+
+def _size(n: int) -> float:
+    """The area of a point of n in square points: the more, the smaller."""
+    return float(np.clip(4000 / n, 1.0, 20.0))
+
+
+def _reach(points: np.ndarray) -> float:
+    """The half width that shows all but stray points (one in a thousand at most)."""
+    finite = np.abs(points[np.isfinite(points)])
+    return 1.15 * float(np.quantile(finite, 0.999)) + 1e-6 if finite.size else 1.0
+
+
+def _panels(
+    points: np.ndarray, *, heads: Sequence[str], names: Sequence[str], title: str
+) -> "Figure":
+    """A figure of clouds `[R, K, N, 2]`, one panel each, all on one scale."""
+    rows, columns = points.shape[:2]
+    height = 1.45 * rows + 0.25 * bool(heads) + 0.3 * bool(title)
+    figure = new_figure(max(1.5 * columns + 0.3 * bool(names), 3.0), height, layout="constrained")
+    reach = _reach(points)
+    for row, panels in enumerate(figure.subplots(rows, columns, squeeze=False)):
+        for column, axes in enumerate(panels):
+            _cloud(axes, points[row, column], reach, _size(points.shape[2]))
+            if heads and row == 0:
+                axes.set_title(heads[column], loc="center")
+            if names and column == 0:
+                axes.set_ylabel(names[row])
+    if title:
+        figure.suptitle(title, x=0.01, ha="left")
+    return figure
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def grid(
+    path: PathLike,
+    samples: np.ndarray,
+    *,
+    labels: np.ndarray | Sequence[int] | None = None,
+    names: Sequence[str] | None = None,
+    columns: int | None = None,
+) -> None:
+    """Draws samples as a PNG: pictures `[N, H, W, C]` in a grid, points `[N, 2]` as one scatter.
+
+    `labels` `[N]` are written above each picture, or colour the points; `names[label]` stands for
+    its number where given. The grid is about square unless `columns` says otherwise.
+    """
+    path, samples = check_path(path, ".png"), np.asarray(samples)
+    n = len(samples)
+    texts = [] if labels is None else [names[i] if names else str(i) for i in map(int, labels)]
+    if labels is not None and len(texts) != n:
+        raise ValueError(f"{n} samples and {len(texts)} labels")
+    with styled():
+        if _are_points(samples, pictures=4, points=2):
+            figure = new_figure(4.6, 4.6, layout="constrained")
+            axes, reach = figure.subplots(), _reach(samples)
+            kinds = np.array(texts or [""] * n)
+            for k, kind in enumerate(dict.fromkeys(kinds)):
+                colour = COLOURS[k % len(COLOURS)]
+                _cloud(axes, samples[kinds == kind], reach, _size(n), c=colour, label=kind)
+            if texts:
+                axes.legend(loc="upper right", markerscale=4, fontsize=8)
+            save(path, figure)
+            return
+        columns = min(n, columns or math.ceil(math.sqrt(n)))
+        pictures = _pixels(samples, _WIDEST[".png"] // columns)
+        if texts:
+            save(path, _mosaic(pictures, columns, captions=texts))
+        else:
+            write(path, lambda file: _image(_tile(pictures, columns)).save(file, "PNG"))
+
+
+def strip(
+    path: PathLike,
+    frames: np.ndarray,
+    *,
+    columns: Sequence[Label] | None = None,
+    rows: Sequence[Label] | None = None,
+    title: str = "",
+) -> None:
+    """Draws rows × columns of examples as a PNG: forward and reverse processes, x_t above x̂_0.
+
+    `frames` are pictures `[K, H, W, C]` or `[R, K, H, W, C]`, or clouds `[K, N, 2]` or
+    `[R, K, N, 2]`. A label is a word, which may hold `$mathematics$`, or a number, which is a time
+    and reads "t = 7".
+    """
+    path, frames = check_path(path, ".png"), np.asarray(frames)
+    if frames.ndim == (3 if frames.shape[-1:] == (2,) else 4):
+        frames = frames[None]
+    points = _are_points(frames, pictures=5, points=4)
+    heads, names = map(_caption, columns or ()), map(_caption, rows or ())
+    words = {"heads": list(heads), "names": list(names), "title": title}
+    for axis, labels in enumerate((rows, columns)):
+        if labels is not None and len(labels) != frames.shape[axis]:
+            raise ValueError(f"{len(labels)} labels for axis {axis} of {frames.shape}")
+    with styled():
+        if points:
+            save(path, _panels(frames, **words))
+        else:
+            across = frames.shape[1]
+            flat = _pixels(frames.reshape(-1, *frames.shape[2:]), _WIDEST[".png"] // across)
+            save(path, _mosaic(flat, across, **words))
+
+
+def film(path: PathLike, frames: np.ndarray, *, seconds: float = 4.0, hold: float = 1.5) -> None:
+    """Draws a trajectory as a looping GIF that stays on its last frame for `hold` seconds more.
+
+    `frames` are pictures `[F, N, H, W, C]`, of which the first 64 examples are shown as a grid, or
+    clouds `[F, N, 2]`, of which the first 2,000 points are. Of long trajectories 60 frames are
+    taken, evenly, the first and the last among them.
+    """
+    path, frames = check_path(path, ".gif"), np.asarray(frames)
+    kept = np.linspace(0, len(frames) - 1, min(len(frames), _FILM_FRAMES)).round().astype(int)
+    points = _are_points(frames, pictures=5, points=3)
+    draw = _film_points if points else _film_pictures
+    with styled():
+        images = list(draw(frames[kept]))
+    # One palette for all, so that nothing flickers; the last frame counts most.
+    chosen = [images[0], images[len(images) // 2], images[-1], images[-1]]
+    stack = np.concatenate([np.asarray(image) for image in chosen])
+    palette = Image.fromarray(stack).quantize(_FILM_SHADES - 1, Image.Quantize.MEDIANCUT)
+    # White is the thin gaps' colour, and too rare to be chosen.
+    palette.putpalette([*(palette.getpalette() or [])[: 3 * (_FILM_SHADES - 1)], 255, 255, 255])
+    first, *others = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+    # GIF counts in hundredths of a second, and viewers slow down what is under two of them.
+    each = max(20, round(100 * seconds / len(images)) * 10)
+    times = [each] * len(others) + [each + round(100 * hold) * 10]
+    options = {"save_all": True, "append_images": others, "duration": times, "loop": 0}
+    write(path, lambda file: first.save(file, "GIF", **options))
+
+
+def _film_pictures(frames: np.ndarray) -> Iterator[Image.Image]:
+    """Each of `[F, N, H, W, C]` as one RGB board."""
+    frames = frames[:, :_FILM_PICTURES]
+    columns = math.ceil(math.sqrt(frames.shape[1]))
+    for pictures in frames:
+        board = _image(_tile(_pixels(pictures, _WIDEST[".gif"] // columns), columns))
+        backdrop = Image.new("RGBA", board.size, "white")
+        backdrop.alpha_composite(board.convert("RGBA"))
+        yield backdrop.convert("RGB")
+
+
+def _film_points(frames: np.ndarray) -> Iterator[Image.Image]:
+    """Each of `[F, N, 2]` as one RGB scatter, all on one scale."""
+    frames = frames[:, :_FILM_POINTS]
+    figure = new_figure(4, 4)
+    cloud = _cloud(figure.add_axes((0.02, 0.02, 0.96, 0.96)), frames[0], _reach(frames), 3.0)
+    canvas: Any = figure.canvas
+    for points in frames:
+        cloud.set_offsets(points)
+        canvas.draw()
+        yield Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

@@ -1,0 +1,103 @@
+"""How every figure looks and how its file is written: the one place for both."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from ddpm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PathLike = str | os.PathLike[str]
+
+COLOURS = ("#2f6db3", "#d9622b", "#3a9a5b", "#8c54a8", "#c8a415")
+COLOURS += ("#d04f7f", "#35a3b1", "#7a5a3c", "#6b7683", "#9cb83a")
+_INK, _FAINT = "#2b2f36", "#d9dce1"
+_STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": _INK,
+    "text.usetex": False,
+    "figure.facecolor": "white",
+    "figure.titlesize": 11,
+    "savefig.bbox": None,
+    "savefig.transparent": False,
+    "axes.facecolor": "white",
+    "axes.edgecolor": _FAINT,
+    "axes.labelcolor": _INK,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _FAINT,
+    "grid.linewidth": 0.5,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+}
+DPI = 100
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Within it, matplotlib draws in this style whatever the user's own settings are."""
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+def new_figure(width: float, height: float, **options: Any) -> "Figure":
+    """An empty figure of width × height inches on the Agg canvas, outside pyplot's state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, **options)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def check_path(path: PathLike, suffix: str) -> Path:
+    """Returns the path if a file with this suffix (".png") can be written there.
+
+    Ask before hours of sampling; every function here asks before it draws. Raises `UserError`.
+    """
+    path = Path(path)
+    if path.suffix.lower() != suffix:
+        right = path.with_suffix(suffix) if path.name else f"figure{suffix}"
+        raise UserError(f"{path}: this figure is a {suffix} file; call it {right}")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file in it, as {path / f'figure{suffix}'}")
+    write(path, None)
+    return path
+
+
+def write(path: Path, put: Callable[[IO[bytes]], object] | None) -> None:
+    """Puts what `put` writes in place of the path, all or nothing; None only tries the folder."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            if put is not None:
+                put(file)
+        if put is not None:
+            os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"{path}: can't be written ({reason}); choose a folder that exists and is writable"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def save(path: Path, figure: "Figure") -> None:
+    """Writes the figure as a PNG, all or nothing."""
+    write(path, lambda file: figure.savefig(file, format="png", dpi=DPI))

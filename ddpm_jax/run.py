@@ -1,0 +1,103 @@
+"""A trained run as an object: open its folder, sample from it.
+
+    run = ddpm_jax.load("runs/digits")
+    pictures = run.sample(num=16, seed=0, labels=[3] * 16).samples
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+from jax.sharding import Mesh
+
+from ddpm_jax.config import Config, SampleConfig
+from ddpm_jax.errors import UserError
+from ddpm_jax.experiment import Experiment, build
+from ddpm_jax.mesh import make_mesh
+from ddpm_jax.sampling import SampleProgram, Samples, override
+from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.step import state_layout
+
+
+class Run:
+    """One checkpoint of a run, on this machine's devices."""
+
+    def __init__(self, folder: Path, step: int, experiment: Experiment, params: Any, mesh: Mesh):
+        self.folder, self.step, self.mesh = folder, step, mesh
+        self.experiment, self.params = experiment, params
+        self._programs: dict[SampleConfig, SampleProgram] = {}
+
+    @property
+    def config(self) -> Config:
+        """The config that the checkpoint was trained with."""
+        return self.experiment.config
+
+    def sample(
+        self,
+        num: int | None = None,
+        *,
+        seed: int = 0,
+        labels: Sequence[int] | None = None,
+        guidance: float | None = None,
+        sampler: str | None = None,
+        steps: int | None = None,
+        eta: float | None = None,
+        batch_size: int | None = None,
+        frames_of: int = 0,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Samples:
+        """Draws samples; what is None is as the run's config says.
+
+        Returns float32 samples `[num, …]` on the data's scale ([-1, 1] for pictures), their
+        labels, and the first `frames_of` samples' trajectory. Raises UserError for settings that
+        do not exist or do not go together.
+        """
+        options = override(
+            self.config.sample,
+            guidance=guidance,
+            sampler=sampler,
+            steps=steps,
+            eta=eta,
+            batch_size=batch_size,
+        )
+        if options not in self._programs:
+            self._programs[options] = SampleProgram(self.experiment, self.mesh, options)
+        if num is None:
+            num = options.num if labels is None else len(labels)
+        return self._programs[options](
+            self.params,
+            num,
+            seed=seed,
+            labels=labels,
+            frames_of=frames_of,
+            progress=progress,
+        )
+
+
+def load(
+    folder: str | Path,
+    *,
+    checkpoint: int | None = None,
+    params: Literal["ema", "raw"] = "ema",
+    report: Callable[[str], None] = print,
+) -> Run:
+    """Opens a run folder: the newest good checkpoint, or the step asked for.
+
+    Needs nothing but the folder, and runs no code out of it; any number of devices will do.
+    `report` is given a line for each damaged checkpoint passed over. Raises UserError if the
+    folder holds no checkpoint, or the one asked for is missing or damaged.
+    """
+    folder = Path(folder)
+    checkpoints = Checkpoints(folder, report=report)
+    step = checkpoints.newest_good(checkpoint)
+    if step is None:
+        what = "has no checkpoints" if folder.is_dir() else "does not exist"
+        raise UserError(f"{folder} {what}; train first: ddpm train CONFIG --workdir {folder}")
+    experiment = build(checkpoints.config(step))
+    name = {"ema": "ema", "raw": "params"}[params]
+    # Trained on a pod, sampled at a desk: the fsdp of the training need not fit here.
+    fsdp = experiment.config.mesh.fsdp
+    mesh = make_mesh(fsdp if jax.device_count() % fsdp == 0 else 1)
+    layout = {name: getattr(state_layout(experiment, mesh), name)}
+    return Run(folder, step, experiment, checkpoints.restore(step, layout)[name], mesh)

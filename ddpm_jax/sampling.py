@@ -1,0 +1,222 @@
+"""From parameters to samples: the denoiser, and the compiled chain over the mesh.
+
+Sample i of a seed is drawn from noise that is folded from i, so the first ten of a thousand are
+the ten, on any number of devices and in batches of any size.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from ddpm_jax.config import SampleConfig
+from ddpm_jax.diffusion import (
+    Sampler,
+    advance,
+    clip,
+    guide,
+    make_sampler,
+    sample_noise,
+    time_steps,
+)
+from ddpm_jax import plots
+from ddpm_jax.errors import UserError
+from ddpm_jax.experiment import Experiment
+from ddpm_jax.files import replacing
+from ddpm_jax.mesh import batch_sharding, fetch, put_rows
+from ddpm_jax.streams import sample_keys
+from ddpm_jax.typing import Denoiser, Examples, Labels, Prediction, Timesteps
+
+# About this many calls of the compiled program a chain: enough for a bar that moves and a film.
+_CHUNKS = 50
+
+
+def make_denoiser(
+    experiment: Experiment, params: Any, labels: Labels | None, options: SampleConfig
+) -> Denoiser:
+    """Closes a network over its parameters, labels, guidance and clipping.
+
+    `labels` are int `[B]` in 0…num_classes, where num_classes itself stands for "none"; None for a
+    network without labels.
+    """
+    parameterization, schedule = experiment.parameterization, experiment.schedule
+
+    def under(labels: Labels | None) -> Denoiser:
+        def denoise(x_t: Examples, t: Timesteps) -> Prediction:
+            output = experiment.apply(params, x_t, t, labels, train=False)
+            return parameterization.to_prediction(schedule, output, x_t, t)
+
+        return denoise
+
+    denoiser = under(labels)
+    if labels is not None and options.guidance > 0:
+        nothing = jnp.full_like(labels, experiment.num_classes)
+        denoiser = guide(denoiser, under(nothing), options.guidance)
+    if not options.clip:
+        return denoiser
+
+    def clipped(x_t: Examples, t: Timesteps) -> Prediction:
+        return clip(denoiser(x_t, t), schedule, x_t, t)
+
+    return clipped
+
+
+class Samples(NamedTuple):
+    """What a call of `SampleProgram` gives, as float32 on the data's scale."""
+
+    samples: np.ndarray
+    """`[N, …]`"""
+    labels: np.ndarray | None
+    """int32 `[N]`; num_classes stands for a sample of no class; None without labels."""
+    frames: np.ndarray | None
+    """`[F, n, …]`: the first n samples on their way from noise to data, if asked for."""
+
+
+class SampleProgram:
+    """The chain of one experiment and one set of options, compiled once for each batch size."""
+
+    def __init__(self, experiment: Experiment, mesh: Mesh, options: SampleConfig):
+        """Raises UserError for a sampler, steps or eta that do not go together."""
+        T = experiment.config.diffusion.timesteps
+        self.experiment, self.mesh, self.options = experiment, mesh, options
+        if options.steps is not None and options.steps > T:
+            raise UserError(f"--steps is {options.steps}; it must be at most T, which is {T}")
+        if options.guidance > 0 and experiment.config.train.label_dropout == 0:
+            raise UserError(
+                "--guidance needs a network trained with some labels dropped "
+                "(train.label_dropout above 0), and this one was not"
+            )
+        extra = {} if options.eta is None else {"eta": options.eta}
+        try:
+            self.sampler: Sampler = make_sampler(options.sampler, experiment.schedule, **extra)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        self.times = time_steps(T, options.steps or T)
+        rows = batch_sharding(mesh)
+        self._start = jax.jit(self._first_carry, out_shardings=rows)
+        # The carry is donated: a chain holds one state, not two.
+        self._advance = jax.jit(self._some_steps, donate_argnums=1)
+
+    def _first_carry(self, seed: jax.Array, indices: jax.Array) -> Any:
+        shape = self.experiment.config.data.shape
+        return self.sampler.init(sample_noise(sample_keys(seed, indices), shape))
+
+    def _some_steps(
+        self, params: Any, carry: Any, times: jax.Array, seed: jax.Array, indices: Any, labels: Any
+    ) -> Any:
+        denoiser = make_denoiser(self.experiment, params, labels, self.options)
+        return advance(self.sampler, denoiser, carry, times, sample_keys(seed, indices))
+
+    def __call__(
+        self,
+        params: Any,
+        num: int,
+        *,
+        seed: int,
+        labels: Sequence[int] | None = None,
+        frames_of: int = 0,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Samples:
+        """Draws samples 0 … num-1 of a seed; every process must call it and gets all of them.
+
+        `labels` has one class for each sample, or None for each class in turn. The first
+        `frames_of` samples (within one batch) leave their trajectory, at about 50 moments.
+        `progress` is told the network steps done and to do. Raises UserError for a label that
+        does not exist or labels that are not `num` many.
+        """
+        drawn_labels = self._check_labels(num, labels)
+        size = self._batch_size(num)
+        chunk = _chunk(len(self.times) - 1)
+        batches, per_batch = math.ceil(num / size), len(self.times) - 1
+        samples, frames = [], []
+        for batch in range(batches):
+            # The last batch is filled up, so that one compiled shape serves all.
+            places = np.arange(batch * size, (batch + 1) * size, dtype=np.uint32)
+            indices = put_rows(places, self.mesh)
+            rows = None
+            if drawn_labels is not None:
+                padded = drawn_labels[np.minimum(places, num - 1)]
+                rows = put_rows(padded, self.mesh)
+            key = np.uint32(seed)
+            carry = self._start(key, indices)
+            filming = frames_of if batch == 0 else 0
+            if filming:
+                frames.append(fetch(carry.x)[:filming])
+            for first in range(0, per_batch, chunk):
+                times = self.times[first : first + chunk + 1]
+                carry = self._advance(params, carry, times, key, indices, rows)
+                if filming:
+                    frames.append(fetch(carry.x)[:filming])
+                jax.block_until_ready(carry)
+                progress(batch * per_batch + first + len(times) - 1, batches * per_batch)
+            samples.append(fetch(carry.x))
+        return Samples(
+            np.concatenate(samples)[:num],
+            drawn_labels,
+            np.stack(frames)[:, :num] if frames else None,
+        )
+
+    def _batch_size(self, num: int) -> int:
+        devices = self.mesh.size
+        return math.ceil(min(num, self.options.batch_size) / devices) * devices
+
+    def _check_labels(self, num: int, labels: Sequence[int] | None) -> np.ndarray | None:
+        classes = self.experiment.num_classes
+        if classes == 0:
+            if labels is not None:
+                raise UserError("--labels: this network was trained without labels; leave them out")
+            return None
+        if labels is None:
+            return np.arange(num, dtype=np.int32) % classes
+        if len(labels) != num:
+            raise UserError(f"--labels has {len(labels)} labels for {num} samples; give one each")
+        wrong = [label for label in labels if not 0 <= label < classes]
+        if wrong:
+            raise UserError(f"--labels: there is no class {wrong[0]}; they are 0 … {classes - 1}")
+        return np.asarray(labels, np.int32)
+
+
+def _chunk(steps: int) -> int:
+    """The steps of one dispatch: they divide the chain if they can, so one program serves all."""
+    wanted = max(1, round(steps / _CHUNKS))
+    near = [size for size in range(wanted, min(3 * wanted, steps) + 1) if steps % size == 0]
+    return near[0] if near else wanted
+
+
+def override(options: SampleConfig, **changes: Any) -> SampleConfig:
+    """Returns the options with those changes that are not None."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    return dataclasses.replace(options, **given)
+
+
+def write_samples(path: Path, drawn: Samples) -> None:
+    """Writes samples in the form that the path's ending asks for: .png, .gif or .npz."""
+    if path.suffix == ".npz":
+        arrays = {"samples": drawn.samples}
+        if drawn.labels is not None:
+            arrays["labels"] = drawn.labels
+        with replacing(path) as beside, beside.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+    elif path.suffix == ".gif":
+        if drawn.frames is None:
+            raise ValueError("a film needs samples drawn with frames_of")
+        plots.film(path, drawn.frames)
+    else:
+        plots.grid(path, drawn.samples, columns=class_columns(drawn.labels))
+
+
+def class_columns(labels: np.ndarray | None) -> int | None:
+    """Returns the number of classes if labels run through them in turn: a column is then a class."""
+    if labels is None or len(labels) == 0:
+        return None
+    classes = int(labels.max()) + 1
+    in_turn = len(labels) > classes > 1 and np.array_equal(
+        labels, np.arange(len(labels)) % classes
+    )
+    return classes if in_turn else None

@@ -1,0 +1,32 @@
+"""Randomness as a function of (seed, stream, step): no key is ever stored.
+
+Every draw of a run has a stream of its own, so that turning one on or off (dropout, flips) leaves
+the others as they are, and step n draws the same numbers whether or not the run was ever stopped.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ddpm_jax.typing import Keys
+
+# The numbers are part of every run's identity: add rows, never change one.
+STREAMS = {
+    "init": 0,
+    "timestep": 1,
+    "noise": 2,
+    "dropout": 3,
+    "labels": 4,
+    "flip": 5,
+    "sample": 6,
+}
+
+
+def stream_key(seed: int, stream: str, step: int | jax.Array = 0) -> jax.Array:
+    """Returns the key of one stream at one step, which may be traced."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), STREAMS[stream]), step)
+
+
+def sample_keys(seed: int, indices: jax.Array) -> Keys:
+    """Returns the key of each sample `[B]`, from its index alone: sample i never depends on B."""
+    root = stream_key(seed, "sample")
+    return jax.vmap(jax.random.fold_in, (None, 0))(root, jnp.asarray(indices, jnp.uint32))

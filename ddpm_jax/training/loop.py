@@ -1,0 +1,311 @@
+"""Training from the first step, or from where it stopped, to the last one and its pictures."""
+
+import signal
+import time
+from collections import deque
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ddpm_jax import config as configs
+from ddpm_jax import plots
+from ddpm_jax.config import Config
+from ddpm_jax.data import open_source
+from ddpm_jax.data.batches import Batches
+from ddpm_jax.data.source import Source
+from ddpm_jax.errors import UserError
+from ddpm_jax.experiment import Experiment, build
+from ddpm_jax.files import replacing
+from ddpm_jax.mesh import check_batch, make_mesh, put_batch
+from ddpm_jax.sampling import SampleProgram, write_samples
+from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.journal import Journal, read_metrics
+from ddpm_jax.training.state import TrainState
+from ddpm_jax.training.step import batch_layout, jit_init, jit_train_step, state_layout
+
+# How many dispatches the host may run ahead: enough to hide it, few enough to stop promptly.
+_AHEAD = 2
+
+
+def train(config: Config, workdir: str | Path) -> int:
+    """Trains a config in a run folder, going on from its newest good checkpoint if it has one.
+
+    Returns the process's exit code: 0 when the last step is done or SIGTERM ended it after a save,
+    130 after SIGINT. Raises UserError, before anything is written, if the config can't be trained
+    here or the folder holds a run of another network.
+    """
+    run = Path(workdir)
+    mesh = make_mesh(config.mesh.fsdp)
+    check_batch(config, mesh)
+    _check_folder(config, run)
+    source = open_source(config.data)
+    _check_labels(config, source)
+    experiment = build(config)
+    checkpoints = Checkpoints(run, report=print)
+    step = checkpoints.newest_good() or 0
+    each = config.train.steps_per_dispatch
+    if step % each:
+        raise UserError(
+            f"train.steps_per_dispatch is {each}; it must divide step {step}, where {run} goes on"
+        )
+    first = jax.process_index() == 0
+    if first:
+        _describe(config, run)
+    journal = Journal(run, start=step, total=max(step, config.train.steps), silent=not first)
+    session = _Session(experiment, mesh, source, checkpoints, journal, run)
+    try:
+        with Stop() as stop:
+            state, step = session.steps(session.begin(step), step, stop)
+        if stop.signal is None:
+            session.finish(state)
+            return 0
+        journal.say(f"stopped at step {step}; run the same command again to go on")
+        return stop.exit_code
+    finally:
+        journal.close()
+        checkpoints.close()
+
+
+def _check_folder(config: Config, run: Path) -> None:
+    path = run / "config.json"
+    if run.exists() and not run.is_dir():
+        raise UserError(f"--workdir {run} is a file; name a folder")
+    if not path.is_file():
+        return
+    changed = configs.breaking(configs.loads(path.read_text(), str(path)), config)
+    if changed:
+        name, (old, new) = next(iter(changed.items()))
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        raise UserError(
+            f"{run} holds a run with {name} = {old!r}, and this config has {new!r}{more}; "
+            "choose another --workdir, or put the setting back"
+        )
+
+
+def _check_labels(config: Config, source: Source) -> None:
+    classes = config.model.num_classes
+    if not classes:
+        return
+    have = len(source.class_names)
+    if have != classes:
+        raise UserError(
+            f"model.num_classes is {classes}, and the data has {have or 'no'} classes; "
+            f"use --model.num_classes {have}"
+        )
+
+
+def _describe(config: Config, run: Path) -> None:
+    """Writes config.json and prints what changed since the last time, if anything."""
+    path = run / "config.json"
+    if path.is_file():
+        old = configs.loads(path.read_text(), str(path))
+        for name, (before, after) in configs.differences(old, config).items():
+            print(f"{name}: {before!r} -> {after!r}")
+    with replacing(path) as beside:
+        beside.write_text(configs.dumps(config))
+
+
+class _Session(NamedTuple):
+    """What the loop works with, on every process alike."""
+
+    experiment: Experiment
+    mesh: Mesh
+    source: Source
+    checkpoints: Checkpoints
+    journal: Journal
+    run: Path
+
+    @property
+    def config(self) -> Config:
+        return self.experiment.config
+
+    def begin(self, step: int) -> TrainState:
+        """Restores the state of `step`, or draws the first one."""
+        layout = state_layout(self.experiment, self.mesh)
+        count = sum(leaf.size for leaf in jax.tree.leaves(layout.params))
+        self.journal.say(
+            f"{self.run}: {count:,} parameters, {len(self.source):,} examples, "
+            f"{self.mesh.size} {jax.devices()[0].platform} device(s)"
+        )
+        if step == 0:
+            return jit_init(self.experiment, self.mesh)()
+        self.journal.say(f"going on from step {step:,}")
+        return self.checkpoints.restore(step, layout)
+
+    def steps(self, state: TrainState, step: int, stop: "Stop") -> tuple[TrainState, int]:
+        """Runs to the last step, or to the end of the dispatch in which a signal came."""
+        train = self.config.train
+        if step >= train.steps:
+            return state, step
+        compiled = self._compile()
+        previews = SampleProgram(self.experiment, self.mesh, self.config.sample)
+        each = train.steps_per_dispatch
+        meter = _Meter(self.experiment, self.journal)
+        with Batches(
+            self.source,
+            seed=self.config.seed,
+            batch_size=train.batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        ) as batches:
+            meter.restart()
+            while step < train.steps and stop.signal is None:
+                with meter.waiting():
+                    batch = put_batch(self._gather(batches, step), self.mesh, leading=each > 1)
+                state, metrics = compiled(state, batch)
+                step += each
+                meter.add(step, metrics)
+                self.journal.advance(each)
+                if train.preview_every and step % train.preview_every == 0:
+                    with meter.paused():
+                        self._preview(previews, state, step)
+                if step % train.save_every == 0 and step < train.steps:
+                    with meter.paused():
+                        self._save(state, step)
+        meter.flush()
+        self._save(state, step)
+        self.checkpoints.wait()
+        return state, step
+
+    def finish(self, state: TrainState) -> None:
+        """Draws what people want to see of a finished run: samples, their film, the loss."""
+        self.journal.say("drawing samples.png, denoising.gif and loss.png")
+        program = SampleProgram(self.experiment, self.mesh, self.config.sample)
+        options = self.config.sample
+        drawn = program(
+            state.ema, options.num, seed=self.config.seed, frames_of=min(options.num, 64)
+        )
+        if jax.process_index() == 0:
+            write_samples(self.run / "samples.png", drawn)
+            write_samples(self.run / "denoising.gif", drawn)
+            plots.loss(self.run / "loss.png", read_metrics(self.run / "metrics.jsonl"))
+        self.journal.say(f"done; draw more with: ddpm sample {self.run}")
+
+    def _compile(self) -> Any:
+        begun = time.monotonic()
+        self.journal.say("compiling the training step")
+        step = jit_train_step(self.experiment, self.mesh)
+        layout = state_layout(self.experiment, self.mesh)
+        compiled = step.lower(layout, batch_layout(self.experiment, self.mesh)).compile()
+        self.journal.say(f"compiled in {time.monotonic() - begun:.1f} s")
+        return compiled
+
+    def _gather(self, batches: Batches, step: int) -> Any:
+        each = self.config.train.steps_per_dispatch
+        rows = [batches(n) for n in range(step, step + each)]
+        if not self.experiment.num_classes:
+            rows = [batch._replace(labels=None) for batch in rows]
+        return rows[0] if each == 1 else jax.tree.map(lambda *x: np.stack(x), *rows)
+
+    def _save(self, state: TrainState, step: int) -> None:
+        train = self.config.train
+        self.checkpoints.save(
+            step, state, self.config, keep=train.keep, keep_every=train.keep_every
+        )
+
+    def _preview(self, program: SampleProgram, state: TrainState, step: int) -> None:
+        drawn = program(state.ema, self.config.sample.num, seed=self.config.seed)
+        if jax.process_index() == 0:
+            path = self.run / "samples" / f"{step:08}.png"
+            path.parent.mkdir(exist_ok=True)
+            write_samples(path, drawn)
+            self.journal.picture(step, "samples", path)
+
+
+class _Meter:
+    """Averages over the rows of the journal; reads the device one dispatch late, never sooner."""
+
+    def __init__(self, experiment: Experiment, journal: Journal):
+        self._experiment, self._journal = experiment, journal
+        self._every = experiment.config.train.log_every
+        self._flying: deque[Any] = deque()
+        self._interval: list[tuple[int, Any]] = []
+        self._due: list[tuple[int, Any]] = []
+        self.restart()
+
+    def restart(self) -> None:
+        self._since, self._away, self._waited = time.monotonic(), 0.0, 0.0
+
+    def add(self, step: int, metrics: Any) -> None:
+        self._flying.append(metrics)
+        if len(self._flying) > _AHEAD:
+            jax.block_until_ready(self._flying.popleft())
+        if self._due:
+            self._write()
+        self._interval.append((step, metrics))
+        if step % self._every == 0:
+            self._due, self._interval = self._interval, []
+
+    def flush(self) -> None:
+        self._due += self._interval
+        self._interval = []
+        if self._due:
+            self._write()
+
+    def waiting(self) -> "_Timer":
+        return _Timer(self, "_waited")
+
+    def paused(self) -> "_Timer":
+        return _Timer(self, "_away")
+
+    def _write(self) -> None:
+        due, self._due = self._due, []
+        step = due[-1][0]
+        fetched = jax.device_get([metrics for _, metrics in due])
+        means = {name: float(np.mean([row[name] for row in fetched])) for name in fetched[0]}
+        spent = max(1e-9, time.monotonic() - self._since - self._away)
+        config = self._experiment.config.train
+        images = config.batch_size * config.steps_per_dispatch * len(due)
+        row = {
+            **means,
+            "learning_rate": float(self._experiment.learning_rate(step - 1)),
+            "images_per_s": images / spent,
+            "data_wait": self._waited / spent,
+        }
+        self._journal.row(step, row)
+        self.restart()
+        if not np.isfinite(means["loss"]):
+            raise UserError(
+                f"the loss is {means['loss']} at step {step}; nothing was saved since: lower "
+                "--optimizer.learning_rate, or use --model.dtype float32, and run again"
+            )
+
+
+class _Timer:
+    def __init__(self, meter: _Meter, name: str):
+        self._meter, self._name = meter, name
+
+    def __enter__(self) -> None:
+        self._begun = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        spent = time.monotonic() - self._begun
+        setattr(self._meter, self._name, getattr(self._meter, self._name) + spent)
+
+
+class Stop:
+    """Turns SIGTERM and the first SIGINT into a wish that the loop grants after its next step."""
+
+    def __init__(self):
+        self.signal: int | None = None
+
+    @property
+    def exit_code(self) -> int:
+        return 130 if self.signal == signal.SIGINT else 0
+
+    def _wish(self, number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT and self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def __enter__(self) -> "Stop":
+        self._old = {n: signal.signal(n, self._wish) for n in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,122 @@
+"""The training step: a pure function of state and batch, compiled once over the mesh."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from ddpm_jax.experiment import Draw, Experiment
+from ddpm_jax.mesh import batch_sharding, replicated, state_shardings
+from ddpm_jax.training.state import TrainState, ema_update, init_state
+from ddpm_jax.typing import Batch
+
+Metrics = dict[str, jax.Array]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def make_train_step(experiment: Experiment) -> TrainStep:
+    """Returns `train_step(state, batch) -> (state, metrics)`: Ho et al. 2020, algorithm 1.
+
+    `metrics` are float32 scalars: loss, and grad_norm before clipping.
+    """
+    train = experiment.config.train
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        drawn = experiment.draw(batch, state.step)
+        loss, grads = _gradient(experiment, state.params, drawn, train.accumulate)
+        updates, opt_state = experiment.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        step = state.step + 1
+        ema = ema_update(state.ema, params, step, train.ema_decay)
+        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        return TrainState(step, params, ema, opt_state), metrics
+
+    return train_step
+
+
+def _gradient(
+    experiment: Experiment, params: Any, drawn: Draw, parts: int
+) -> tuple[jax.Array, Any]:
+    """Mean loss over the batch and its gradient, in `parts` one after the other."""
+
+    def mean_loss(params: Any, drawn: Draw) -> jax.Array:
+        return jnp.mean(experiment.losses(params, drawn, train=True))
+
+    if parts == 1:
+        return jax.value_and_grad(mean_loss)(params, drawn)
+
+    def split(x: jax.Array) -> jax.Array:
+        # Every parts-th example: each device keeps its own rows, and nothing crosses the mesh.
+        return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
+
+    keys = jax.random.split(drawn.dropout, parts)
+    pieces = jax.tree.map(split, drawn._replace(dropout=None))
+
+    def add(total: Any, piece: tuple[Draw, jax.Array]) -> tuple[Any, None]:
+        part, key = piece
+        value = jax.value_and_grad(mean_loss)(params, part._replace(dropout=key))
+        return jax.tree.map(jnp.add, total, value), None
+
+    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    total, _ = jax.lax.scan(add, zero, (pieces, keys))
+    return jax.tree.map(lambda x: x / parts, total)
+
+
+def several_steps(train_step: TrainStep) -> TrainStep:
+    """Returns a step over batches stacked on a leading axis; its metrics are stacked alike."""
+
+    def steps(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(train_step, state, batches)
+
+    return steps
+
+
+def state_layout(experiment: Experiment, mesh: Mesh) -> TrainState:
+    """Returns the state as shapes with shardings, nothing computed: what a restore aims at."""
+    shapes = jax.eval_shape(lambda: init_state(experiment))
+    shardings = state_shardings(shapes, mesh)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+
+
+def jit_init(experiment: Experiment, mesh: Mesh) -> Callable[[], TrainState]:
+    """Compiles the initial state straight into its shards: no device ever holds it whole."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state_layout(experiment, mesh))
+    return jax.jit(lambda: init_state(experiment), out_shardings=shardings)
+
+
+def jit_train_step(experiment: Experiment, mesh: Mesh) -> Any:
+    """Jits the step (or several a dispatch) over the mesh; the state it is given is consumed."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state_layout(experiment, mesh))
+    step, leading = make_train_step(experiment), 0
+    if experiment.config.train.steps_per_dispatch > 1:
+        step, leading = several_steps(step), 1
+    return jax.jit(
+        step,
+        in_shardings=(shardings, batch_sharding(mesh, leading=leading)),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def batch_layout(experiment: Experiment, mesh: Mesh) -> Batch:
+    """Returns the batch that the jitted step takes, as shapes with shardings."""
+    config = experiment.config
+    several = config.train.steps_per_dispatch > 1
+    leading = (config.train.steps_per_dispatch,) if several else ()
+    sharding = batch_sharding(mesh, leading=len(leading))
+
+    def shape(*axes: int, dtype: Any) -> Any:
+        return jax.ShapeDtypeStruct((*leading, *axes), dtype, sharding=sharding)
+
+    size = config.train.batch_size
+    pixels = jnp.uint8 if len(config.data.shape) == 3 else jnp.float32
+    labels = shape(size, dtype=jnp.int32) if experiment.num_classes else None
+    return Batch(shape(size, *config.data.shape, dtype=pixels), labels)
+

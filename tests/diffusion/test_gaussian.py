@@ -1,0 +1,141 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddpm_jax.diffusion import (
+    SCHEDULES,
+    VARIANCES,
+    gaussian_kl,
+    make_schedule,
+    q_conditional,
+    q_mean_variance,
+    q_posterior,
+    q_sample,
+    q_step,
+)
+
+T = 100
+every_schedule = pytest.mark.parametrize("name", SCHEDULES)
+# Neighbours and long strides, from both ends of the chain.
+PAIRS = [(1, 0), (2, 1), (50, 49), (T, T - 1), (T, 0), (90, 10), (37, 36)]
+
+
+def reference(name):
+    """β and ᾱ in float64 over 0…T, by their definition."""
+    betas = np.concatenate([[0.0], SCHEDULES[name](T)])
+    return betas, np.cumprod(1 - betas)
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+@every_schedule
+def test_steps_compose_to_the_direct_distribution(name):
+    """Equation (1), T times over, has the mean and the variance of equation (2) at every t."""
+    schedule = make_schedule(name, T)
+    one, none = jnp.ones((1, 1)), jnp.zeros((1, 1))
+    mean, variance = one, 0.0
+    for step in range(1, T + 1):
+        t = jnp.asarray(step)
+        kept = q_step(schedule, one, t, none)
+        added = q_step(schedule, none, t, one)
+        mean, variance = kept * mean, kept**2 * variance + added**2
+        direct = q_mean_variance(schedule, one, t)
+        np.testing.assert_allclose(mean, direct[0], rtol=3e-5)
+        np.testing.assert_allclose(variance, direct[1], rtol=3e-5)
+
+
+def test_q_sample_has_the_moments_it_names():
+    schedule = make_schedule("linear", T)
+    x_0, t = normal(0, 3, 2), jnp.asarray([1, 50, T])
+    mean, variance = q_mean_variance(schedule, x_0, t)
+    np.testing.assert_allclose(q_sample(schedule, x_0, t, jnp.zeros((3, 2))), mean)
+    noise_only = q_sample(schedule, jnp.zeros((3, 2)), t, jnp.ones((3, 2)))
+    np.testing.assert_allclose(noise_only**2, jnp.broadcast_to(variance, (3, 2)), rtol=1e-6)
+
+
+def test_noise_is_added_in_float32_to_half_precision_data():
+    schedule, t = make_schedule("linear", T), jnp.asarray(1)
+    x_0, eps = normal(0, 3, 2).astype(jnp.bfloat16), normal(1, 3, 2)
+    for noised in (q_sample(schedule, x_0, t, eps), q_step(schedule, x_0, t, eps)):
+        assert noised.dtype == jnp.float32
+        assert (noised != x_0).all()  # in bfloat16 the noise of t = 1 would vanish
+
+
+@every_schedule
+@pytest.mark.parametrize(("t", "s"), PAIRS)
+def test_conditional_is_the_quotient_of_two_directs(name, t, s):
+    """Equation (3) against float64; 1e-4 is what float32 log-SNRs of size 10 leave of a step."""
+    _, alpha_bar = reference(name)
+    alpha, beta = q_conditional(make_schedule(name, T), t=jnp.asarray(t), s=jnp.asarray(s), ndim=2)
+    np.testing.assert_allclose(alpha, np.sqrt(alpha_bar[t] / alpha_bar[s]), rtol=1e-6)
+    np.testing.assert_allclose(beta, 1 - alpha_bar[t] / alpha_bar[s], rtol=1e-4)
+
+
+@every_schedule
+@pytest.mark.parametrize(("t", "s"), PAIRS)
+def test_posterior_is_bayes_rule(name, t, s):
+    """q(x_s | x_t, x_0) ∝ q(x_t | x_s) q(x_s | x_0): precisions add, and so do weighted means."""
+    _, alpha_bar = reference(name)
+    x_0, x_t = normal(0, 4, 3), normal(1, 4, 3)
+    times = {"t": jnp.asarray(t), "s": jnp.asarray(s)}
+    mean, variance = q_posterior(make_schedule(name, T), x_0, x_t, **times)
+    if s == 0:
+        np.testing.assert_array_equal(mean, x_0)
+        assert variance == 0
+        return
+    ratio = alpha_bar[t] / alpha_bar[s]
+    prior, likelihood = 1 / (1 - alpha_bar[s]), ratio / (1 - ratio)
+    expected = prior * np.sqrt(alpha_bar[s]) * x_0 + likelihood * x_t / np.sqrt(ratio)
+    np.testing.assert_allclose(variance, 1 / (prior + likelihood), rtol=1e-4)
+    np.testing.assert_allclose(mean, expected / (prior + likelihood), rtol=1e-4, atol=1e-6)
+
+
+@every_schedule
+@pytest.mark.parametrize(("t", "s"), PAIRS)
+def test_going_back_with_x_0_known_lands_on_the_marginal(name, t, s):
+    """If x_t ~ q(x_t | x_0) then x_s ~ q(x_s | x_0), for any stride."""
+    schedule, x_0 = make_schedule(name, T), jnp.full((1, 1), 0.7)
+    times = {"t": jnp.asarray(t), "s": jnp.asarray(s)}
+    mean_t, variance_t = q_mean_variance(schedule, x_0, times["t"])
+    mean, variance = q_posterior(schedule, x_0, mean_t, **times)
+    slope = q_posterior(schedule, 0 * x_0, jnp.ones((1, 1)), **times)[0]
+    expected_mean, expected_variance = q_mean_variance(schedule, x_0, times["s"])
+    np.testing.assert_allclose(mean, expected_mean, rtol=1e-5)
+    np.testing.assert_allclose(slope**2 * variance_t + variance, [[expected_variance]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("variance", VARIANCES)
+def test_variances_are_the_ones_of_the_equations_and_traced_times_agree(variance):
+    schedule = make_schedule("cosine", T)
+    of_equation = {
+        "posterior": lambda t, s: q_posterior(schedule, x, x, t=t, s=s)[1],
+        "beta": lambda t, s: q_conditional(schedule, t=t, s=s, ndim=2)[1],
+    }
+    x = normal(0, len(PAIRS), 2)
+    t, s = (jnp.asarray(times) for times in zip(*PAIRS, strict=True))
+    each = jax.jit(lambda t, s: VARIANCES[variance](schedule, t=t, s=s, ndim=2))(t, s)
+    assert each.shape == (len(PAIRS), 1)
+    np.testing.assert_allclose(each, of_equation[variance](t, s), rtol=1e-6)
+    for i in range(len(PAIRS)):
+        one = VARIANCES[variance](schedule, t=t[i], s=s[i], ndim=2)
+        np.testing.assert_allclose(each[i, 0], one, rtol=1e-6)
+
+
+def test_kl_against_the_integral_and_zero_for_equals():
+    mean_1, log_variance_1, mean_2, log_variance_2 = 0.3, -1.0, -0.5, 0.4
+    x = np.linspace(-12, 12, 20001)
+    log_1 = -0.5 * ((x - mean_1) ** 2 / np.exp(log_variance_1) + log_variance_1)
+    log_2 = -0.5 * ((x - mean_2) ** 2 / np.exp(log_variance_2) + log_variance_2)
+    integrand = np.exp(log_1) / np.sqrt(2 * np.pi) * (log_1 - log_2)
+    arguments = [jnp.asarray(v) for v in (mean_1, log_variance_1, mean_2, log_variance_2)]
+    np.testing.assert_allclose(gaussian_kl(*arguments), np.trapezoid(integrand, x), rtol=1e-5)
+    assert gaussian_kl(*arguments[:2], *arguments[:2]) == 0
+
+
+def test_kl_keeps_digits_for_nearly_equal_variances():
+    """½(expm1(d) - d) ≈ d²/4: written with the ratio of variances it would be all rounding."""
+    d, zero = jnp.asarray(-4e-5), jnp.asarray(0.0)
+    np.testing.assert_allclose(gaussian_kl(zero, d, zero, zero), 4e-10, rtol=0.02)

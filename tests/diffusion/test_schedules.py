@@ -1,0 +1,121 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import TypeCheckError
+
+from ddpm_jax.diffusion import SCHEDULES, at, make_schedule, noise_schedule, q_sample
+
+every_schedule = pytest.mark.parametrize("name", SCHEDULES)
+SIZES = [1, 2, 50, 1000]
+
+
+@every_schedule
+@pytest.mark.parametrize("T", SIZES)
+def test_time_0_is_clean_data_and_noise_only_grows(name, T):
+    schedule = make_schedule(name, T)
+    assert schedule.T == T
+    for table in schedule:
+        assert table.shape == (T + 1,)
+        assert table.dtype == np.float32
+    first = [table[0] for table in schedule]
+    np.testing.assert_array_equal(first, [0, 1, 1, 0, np.inf])
+    assert (np.diff(schedule.alpha_bar) < 0).all()
+    assert (np.diff(schedule.log_snr[1:]) < 0).all()
+    assert np.isfinite(schedule.log_snr[1:]).all()
+
+
+@every_schedule
+@pytest.mark.parametrize("T", SIZES)
+def test_scales_of_data_and_noise_make_a_unit_circle(name, T):
+    schedule = make_schedule(name, T)
+    data = schedule.sqrt_alpha_bar.astype(np.float64)
+    noise = schedule.sqrt_one_minus_alpha_bar.astype(np.float64)
+    np.testing.assert_allclose(data**2 + noise**2, 1, atol=2e-7)
+    snr = np.exp(schedule.log_snr[1:].astype(np.float64))
+    np.testing.assert_allclose(snr, (data[1:] / noise[1:]) ** 2, rtol=2e-6)
+
+
+@every_schedule
+def test_tables_keep_all_digits_of_float32(name):
+    """Against the product itself, in the longest float there is: near t = 0 and t = T alike."""
+    schedule = make_schedule(name, 1000)
+    betas = np.concatenate([[0], SCHEDULES[name](1000)]).astype(np.longdouble)
+    alpha_bar = np.cumprod(1 - betas)
+    exact = {
+        "beta": betas,
+        "alpha_bar": alpha_bar,
+        "sqrt_alpha_bar": np.sqrt(alpha_bar),
+        "sqrt_one_minus_alpha_bar": np.sqrt(1 - alpha_bar),
+        "log_snr": np.append(np.inf, np.log(alpha_bar[1:] / (1 - alpha_bar[1:]))),
+    }
+    for field, table in schedule._asdict().items():
+        np.testing.assert_allclose(table, exact[field].astype(np.float64), rtol=1e-6, err_msg=field)
+
+
+@every_schedule
+def test_x_T_is_nearly_noise(name):
+    assert make_schedule(name, 1000).log_snr[-1] < np.log(1e-3)
+
+
+def test_linear_is_the_published_one():
+    """Section 4: β from 1e-4 to 0.02 leaves ᾱ_T ≈ exp(-Σβ - Σβ²/2) ≈ 4e-5."""
+    schedule = make_schedule("linear", 1000)
+    np.testing.assert_allclose(schedule.beta[[1, -1]], [1e-4, 0.02], rtol=1e-6)
+    np.testing.assert_allclose(np.diff(schedule.beta[1:]), (0.02 - 1e-4) / 999, rtol=1e-3)
+    assert 3.5e-5 < schedule.alpha_bar[-1] < 4.5e-5
+
+
+def test_quadratic_and_sigmoid_share_linear_s_ends_and_differ_between():
+    T = 101
+    rows = {name: SCHEDULES[name](T, beta_1=0.01, beta_T=0.09) for name in ("quadratic", "sigmoid")}
+    np.testing.assert_allclose(rows["quadratic"][[0, 50, 100]], [0.01, 0.04, 0.09])
+    end = 0.08 / (1 + np.exp(6))
+    np.testing.assert_allclose(rows["sigmoid"][[0, 50, 100]], [0.01 + end, 0.05, 0.09 - end])
+
+
+def test_cosine_follows_its_angle_until_the_limit():
+    schedule = make_schedule("cosine", 100, s=0.008)
+    angle = (np.arange(101) / 100 + 0.008) / 1.008 * np.pi / 2
+    expected = np.cos(angle) ** 2 / np.cos(angle[0]) ** 2
+    np.testing.assert_allclose(schedule.alpha_bar[:-1], expected[:-1], rtol=1e-6)
+    assert schedule.beta[-1] == np.float32(0.999)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: make_schedule("linear", 0), "at least one step, not 0"),
+        (lambda: noise_schedule(np.zeros(0)), "at least one step"),
+        (lambda: make_schedule("linear", 10, beta_1=0.0), "beta at t = 1 is 0"),
+        (lambda: make_schedule("linear", 10, beta_T=1.0), "beta at t = 10 is 1"),
+        (lambda: noise_schedule(np.array([0.1, np.nan])), "beta at t = 2 is nan"),
+        (lambda: make_schedule("linear", 1000, beta_T=0.5), "lower beta_T"),
+    ],
+)
+def test_betas_out_of_range_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_at_broadcasts_one_time_or_one_each():
+    table = make_schedule("linear", 10).beta
+    assert at(table, jnp.asarray(3), 4).shape == ()
+    each = at(table, jnp.asarray([3, 5]), 4)
+    assert each.shape == (2, 1, 1, 1)
+    np.testing.assert_array_equal(each.ravel(), table[[3, 5]])
+    np.testing.assert_array_equal(jax.jit(at, static_argnums=2)(table, jnp.asarray(3), 4), table[3])
+
+
+def test_at_beyond_T_is_nan_and_not_the_last_entry():
+    assert np.isnan(at(make_schedule("linear", 10).beta, jnp.asarray(11), 1))
+
+
+def test_wrong_shapes_are_caught_by_the_hook_of_conftest():
+    schedule, x_0 = make_schedule("linear", 10), jnp.zeros((4, 2))
+    with pytest.raises(TypeCheckError):
+        q_sample(schedule, x_0, jnp.asarray(1), jnp.zeros((4, 3)))
+    with pytest.raises(TypeCheckError):
+        q_sample(schedule, x_0, jnp.ones(3, int), x_0)
+    with pytest.raises(TypeCheckError):
+        q_sample(schedule, x_0, jnp.ones(4), x_0)

@@ -1,0 +1,35 @@
+"""Names and options: a slip is one clear line, whichever table it concerns."""
+
+import pytest
+
+from ddpm_jax.diffusion import PARAMETERIZATIONS, make_sampler, make_schedule, make_weighting
+
+SCHEDULE = make_schedule("linear", 10)
+EPS = PARAMETERIZATIONS["eps"]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: make_schedule("cosin", 10), r"unknown schedule 'cosin' \(did you mean cosine\?\)"),
+        (lambda: make_schedule("linear", 10, beta_t=0.1), r"no 'beta_t' \(did you mean beta_T\?\)"),
+        (lambda: make_weighting("minsnr", EPS), r"\(did you mean min_snr\?\)"),
+        (lambda: make_weighting("p2", EPS, p2_gama=1), r"\(did you mean p2_gamma\?\)"),
+        (lambda: make_sampler("dddpm", SCHEDULE), r"\(did you mean ddpm\?\)"),
+        (lambda: make_sampler("zzz", SCHEDULE), "'zzz': known are ddpm, ddpm-beta, ddim"),
+        (lambda: make_sampler("ddpm", SCHEDULE, eta=0.5), "'ddpm' takes no 'eta': it takes no opt"),
+        (lambda: make_sampler("ddim", SCHEDULE, etta=0.5), r"\(did you mean eta\?\): it takes eta"),
+        (lambda: make_sampler("ddim", SCHEDULE, eta=1.5), "eta is 1.5: it must lie between"),
+    ],
+)
+def test_a_slip_is_named_and_mended(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_row_takes_its_own_settings_and_leaves_the_others():
+    every = {"beta_1": 1e-3, "beta_T": 0.03, "s": 0.01}
+    for name, own in (("linear", {"beta_1": 1e-3, "beta_T": 0.03}), ("cosine", {"s": 0.01})):
+        given, expected = make_schedule(name, 10, **every), make_schedule(name, 10, **own)
+        assert (given.beta == expected.beta).all()
+        assert (given.beta != make_schedule(name, 10).beta)[1:].any()

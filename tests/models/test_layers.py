@@ -1,0 +1,141 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddpm_jax.models.layers import (
+    GroupNorm,
+    SelfAttention,
+    conv3x3,
+    group_count,
+    timestep_embedding,
+    upsample_nearest,
+)
+
+
+def normal(seed, shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+@pytest.mark.parametrize("dim", [4, 10, 11])
+def test_timestep_embedding_is_its_closed_form(dim):
+    t = np.array([0, 1, 17, 999])
+    half = dim // 2
+    frequency = 10_000.0 ** (-np.arange(half) / (half - 1))
+    angle = t[:, None] * frequency
+    embedding = timestep_embedding(jnp.array(t), dim)
+    assert embedding.dtype == jnp.float32
+    # Where t is 999, float32 angles are known to 999 * 2^-23.
+    np.testing.assert_allclose(embedding[:, :half], np.sin(angle), atol=3e-4)
+    np.testing.assert_allclose(embedding[:, half : 2 * half], np.cos(angle), atol=3e-4)
+    assert embedding.shape == (4, dim)
+    assert not embedding[:, 2 * half :].any()
+    np.testing.assert_array_equal(timestep_embedding(jnp.array(17), dim), embedding[2:3])
+
+
+def test_timestep_embedding_needs_two_frequencies():
+    with pytest.raises(ValueError, match="at least 4"):
+        timestep_embedding(jnp.array(1), 3)
+
+
+@pytest.mark.parametrize("channels", range(1, 300))
+def test_groups_divide_and_hold_two_channels(channels):
+    count = group_count(channels)
+    assert channels % count == 0
+    assert 1 <= count <= 32
+    assert channels == 1 or channels // count >= 2
+    assert count == 32 or channels % 32 or channels == 32
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (100.0, 1.0), (-3.0, 1e-2)])
+@pytest.mark.parametrize("shape", [(2, 6, 4, 24), (3, 12)])
+def test_group_norm_equals_a_two_pass_one_with_its_gradients(shape, mean, std):
+    channels = shape[-1]
+    x = mean + std * normal(0, shape) * jnp.linspace(0.5, 2.0, channels)
+    weight = normal(1, shape)
+    params = {"params": {"scale": normal(2, (channels,)), "bias": normal(3, (channels,))}}
+    oracle = nn.GroupNorm(num_groups=3, epsilon=1e-6, use_fast_variance=False)
+
+    def value_and_gradients(module):
+        def loss(params, x):
+            y = module.apply(params, x)
+            return jnp.sum(weight * y), y
+
+        (_, y), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(
+            params, x
+        )
+        # Gradients of x grow as 1/std.
+        return y, gradients[0], gradients[1] * std
+
+    jax.tree.map(
+        lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3),
+        value_and_gradients(GroupNorm(groups=3)),
+        value_and_gradients(oracle),
+    )
+
+
+def test_group_norm_of_a_constant_is_its_bias():
+    module = GroupNorm(groups=2)
+    x = jnp.full((1, 4, 4, 8), 1000.1)
+    params = module.init(jax.random.key(0), x)
+    gradient = jax.grad(lambda x: module.apply(params, x).sum())(x)
+    np.testing.assert_allclose(module.apply(params, x), 0.0, atol=1e-2)
+    assert jnp.isfinite(gradient).all()
+
+
+def test_group_norm_takes_half_precision_but_keeps_float32_statistics():
+    x = (100 + normal(0, (2, 8, 8, 8))).astype(jnp.bfloat16)
+    half, exact = GroupNorm(groups=2, dtype="bfloat16"), GroupNorm(groups=2)
+    params = half.init(jax.random.key(0), x)
+    y = half.apply(params, x)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(y, exact.apply(params, x).astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_attention_is_softmax_of_scaled_products(heads):
+    module = SelfAttention(heads=heads)
+    x = normal(0, (2, 3, 4, 8))
+    params = module.init(jax.random.key(0), x)["params"]
+    assert not params["out"]["kernel"].any()
+    params = jax.tree.map(lambda p: p + 0.3 * normal(p.size, p.shape), params)
+
+    norm = nn.GroupNorm(num_groups=4, epsilon=1e-6).apply({"params": params["norm"]}, x)
+    pixels = norm.reshape(2, 12, 8)
+    q, k, v = (
+        (pixels @ params[name]["kernel"] + params[name]["bias"]).reshape(2, 12, heads, 8 // heads)
+        for name in ("query", "key", "value")
+    )
+    weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k) / (8 / heads) ** 0.5, axis=-1)
+    mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(2, 3, 4, 8)
+    expected = x + mixed @ params["out"]["kernel"] + params["out"]["bias"]
+    np.testing.assert_allclose(module.apply({"params": params}, x), expected, atol=1e-5)
+
+
+def test_attention_heads_must_divide_the_channels():
+    with pytest.raises(ValueError, match="3 attention heads do not divide 8 channels"):
+        SelfAttention(heads=3).init(jax.random.key(0), jnp.zeros((1, 2, 2, 8)))
+
+
+def test_upsampling_repeats_pixels():
+    x = normal(0, (2, 3, 4, 5))
+    np.testing.assert_array_equal(upsample_nearest(x), np.repeat(np.repeat(x, 2, 1), 2, 2))
+
+
+def test_strided_convolution_pads_the_far_end_only():
+    x = normal(0, (1, 4, 4, 1))
+    params = {"params": {"kernel": jnp.ones((3, 3, 1, 1)), "bias": jnp.zeros(1)}}
+    y = conv3x3(1, dtype="float32", name="conv", stride=2).apply(params, x)
+    windows = [[x[0, i : i + 3, j : j + 3].sum() for j in (0, 2)] for i in (0, 2)]
+    np.testing.assert_allclose(y[0, :, :, 0], windows, atol=1e-6)
+
+
+def test_kernels_start_uniform_with_the_variance_of_the_average_fan():
+    x = jnp.zeros((1, 8, 8, 48))
+    kernel = conv3x3(16, dtype="float32", name="conv").init(jax.random.key(0), x)["params"][
+        "kernel"
+    ]
+    limit = (3 / (9 * (48 + 16) / 2)) ** 0.5
+    assert 0.99 * limit < jnp.abs(kernel).max() <= limit
+    np.testing.assert_allclose(jnp.std(kernel), limit / 3**0.5, rtol=0.03)

@@ -1,0 +1,139 @@
+from collections import Counter
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddpm_jax.models.unet import Condition, ResidualBlock, UNet, unet_divisor
+
+CIFAR = {"channels": 128, "multipliers": (1, 2, 2, 2)}
+SMALL = {"channels": 64, "multipliers": (1, 2, 2)}
+LSUN = {"channels": 128, "multipliers": (1, 1, 2, 2, 4, 4)}
+
+
+def abstract_params(shape, **fields):
+    model = UNet(**fields)
+    x_t = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    t = jax.ShapeDtypeStruct((1,), jnp.int32)
+    init = lambda x_t, t: model.init(jax.random.key(0), x_t, t, train=False)  # noqa: E731
+    return jax.eval_shape(init, x_t, t)["params"]
+
+
+def sizes(params):
+    """Counts the parameters of each direct child, such as `down_0_1_block`."""
+    return {name: sum(p.size for p in jax.tree.leaves(params[name])) for name in params}
+
+
+@pytest.mark.parametrize(
+    ("fields", "side", "count"),
+    [(CIFAR, 32, 35_746_307), (SMALL, 32, 6_472_195), (LSUN, 256, 113_673_219)],
+)
+def test_parameter_counts_are_the_published_ones(fields, side, count):
+    assert sum(sizes(abstract_params((side, side, 3), **fields)).values()) == count
+
+
+def test_each_level_of_the_cifar_network_has_the_papers_layers():
+    def conv(a, b, side=3):
+        return side * side * a * b + b
+
+    def residual(a, b):
+        shortcut = conv(a, b, 1) if a != b else 0
+        return 2 * a + conv(a, b) + conv(512, b, 1) + 2 * b + conv(b, b) + shortcut
+
+    attention = 2 * 256 + 4 * conv(256, 256, 1)
+    expected = {
+        "condition": conv(128, 512, 1) + conv(512, 512, 1),
+        "conv_in": conv(3, 128),
+        "down_0": 2 * residual(128, 128) + conv(128, 128),
+        "down_1": residual(128, 256) + residual(256, 256) + 2 * attention + conv(256, 256),
+        "down_2": 2 * residual(256, 256) + conv(256, 256),
+        "down_3": 2 * residual(256, 256),
+        "middle": 2 * residual(256, 256) + attention,
+        "up_3": 3 * residual(256 + 256, 256) + conv(256, 256),
+        "up_2": 3 * residual(256 + 256, 256) + conv(256, 256),
+        "up_1": 2 * residual(256 + 256, 256)
+        + residual(256 + 128, 256)
+        + 3 * attention
+        + conv(256, 256),
+        "up_0": residual(256 + 128, 128) + 2 * residual(128 + 128, 128),
+        "norm_out": 2 * 128,
+        "conv_out": conv(128, 3),
+    }
+    counted = Counter()
+    for name, size in sizes(abstract_params((32, 32, 3), **CIFAR)).items():
+        place = name.split("_")
+        keep = 1 if place[0] in ("middle", "condition") else 2
+        counted["_".join(place[:keep])] += size
+    assert counted == expected
+
+
+def attention_places(shape, **fields):
+    return {
+        name.removesuffix("_attention")
+        for name in abstract_params(shape, **fields)
+        if name.endswith("_attention")
+    }
+
+
+def test_attention_is_where_the_longer_side_is_listed():
+    fields = {"channels": 8, "multipliers": (1, 2, 2), "blocks": 1, "attention": (16, 8)}
+    expected = {"down_1_0", "down_2_0", "middle", "up_1_0", "up_1_1", "up_2_0", "up_2_1"}
+    assert attention_places((32, 32, 3), **fields) == expected
+    assert attention_places((12, 32, 3), **fields) == expected
+    assert attention_places((32, 12, 3), **fields) == expected
+    assert attention_places((40, 32, 3), **fields) == {"middle"}
+
+
+@pytest.mark.parametrize(("multipliers", "divisor"), [((1,), 1), ((1, 2), 2), ((1, 2, 2, 2), 8)])
+def test_divisor_is_the_smallest_side_that_works(multipliers, divisor):
+    assert unet_divisor(multipliers) == divisor
+    abstract_params((divisor, 3 * divisor, 1), channels=8, multipliers=multipliers)
+
+
+def test_other_sides_are_refused_with_the_nearest_that_work():
+    with pytest.raises(ValueError, match="8 divides, not 28x3: the nearest are 24x8 and 32x8"):
+        abstract_params((28, 3, 1), channels=8, multipliers=(1, 1, 1, 1))
+
+
+def test_the_first_time_is_zero_to_the_network():
+    module = Condition(32, 0, "float32")
+    params = module.init(jax.random.key(0), jnp.array([1]), None)
+    first = params["params"]["time_in"]
+    second = params["params"]["time_out"]
+    angles_of_zero = jnp.concatenate([jnp.zeros(4), jnp.ones(4)])
+    h = jax.nn.silu(angles_of_zero @ first["kernel"] + first["bias"])
+    expected = h @ second["kernel"] + second["bias"]
+    np.testing.assert_allclose(module.apply(params, jnp.array([1]), None)[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [8, 12])
+def test_residual_block_is_its_layers_in_order(channels):
+    module = ResidualBlock(channels, 0.0, "float32")
+    x = jax.random.normal(jax.random.key(0), (2, 4, 4, 8))
+    condition = jax.random.normal(jax.random.key(1), (2, 16))
+    params = module.init(jax.random.key(2), x, condition)["params"]
+    assert not params["conv_1"]["kernel"].any()
+    params = jax.tree.map(
+        lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), params
+    )
+
+    def norm(name, x):
+        oracle = nn.GroupNorm(num_groups=x.shape[-1] // 2, epsilon=1e-6)
+        return oracle.apply({"params": params[name]}, x)
+
+    def conv(name, x):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        kernel = params[name]["kernel"]
+        y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+        return y + params[name]["bias"]
+
+    def linear(name, x):
+        return x @ params[name]["kernel"] + params[name]["bias"]
+
+    h = conv("conv_0", jax.nn.silu(norm("norm_0", x)))
+    h = h + linear("condition", jax.nn.silu(condition))[:, None, None]
+    h = conv("conv_1", jax.nn.silu(norm("norm_1", h)))
+    expected = h + (x if channels == 8 else linear("shortcut", x))
+    np.testing.assert_allclose(module.apply({"params": params}, x, condition), expected, atol=1e-4)
