@@ -181,18 +181,18 @@ def _sample(args: list[str]) -> int:
         _parse(_SampleOptions, args, "ddpm sample RUN")
     target, rest = _target(args, "ddpm sample", "RUN")
     options = _parse(_SampleOptions, rest, f"ddpm sample {target}")
-    from ddpm_jax.files import check_writable
-
     output = Path(options.output or Path(target) / "samples.png")
     writers = (".png", ".gif", ".npz")
     if output.suffix not in writers:
         raise UserError(f"--output {output}: its ending must be one of {', '.join(writers)}")
     if options.num is not None and options.num < 1:
         raise UserError(f"--num is {options.num}; it must be at least 1")
+    from ddpm_jax import plots
     from ddpm_jax.run import load
+    from ddpm_jax.sampling import write_samples
 
     run = load(target, checkpoint=options.checkpoint, params=options.params, report=_warn)
-    check_writable(output)
+    plots.check_path(output, output.suffix)
     labels = options.labels
     if labels is not None and len(labels) == 1 and options.num is not None:
         labels = labels * options.num
@@ -208,9 +208,7 @@ def _sample(args: list[str]) -> int:
         frames_of=64 if output.suffix == ".gif" else 0,
         progress=_bar("sampling"),
     )
-    from ddpm_jax import figures
-
-    figures.write_samples(output, drawn)
+    write_samples(output, drawn)
     print(f"{len(drawn.samples)} samples of step {run.step} in {output}")
     return 0
 

@@ -340,6 +340,8 @@ class Config:
     def __post_init__(self):
         _require(0 <= self.seed < 2**32, "seed", self.seed, "in 0 … 4294967295")
         self.model.check_shape(self.data.shape)
+        clips = self.sample.clip and self.data.kind == "points"
+        _require(not clips, "sample.clip", True, "False for points, which lie outside [-1, 1]")
         T, steps = self.diffusion.timesteps, self.sample.steps
         need = f"at most diffusion.timesteps, which is {T}"
         _require(steps is None or steps <= T, "sample.steps", steps, need)

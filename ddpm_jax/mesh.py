@@ -6,6 +6,7 @@ whole. The same program runs on one CPU and on a pod: only the mesh differs.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,16 +21,17 @@ from ddpm_jax.errors import UserError
 _SMALLEST_SPLIT = 2**14
 
 
-def make_mesh(fsdp: int = 1) -> Mesh:
-    """Arranges all devices of all processes as (data, fsdp).
+def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Arranges all devices of all processes, or those given, as (data, fsdp).
 
     Raises UserError if `fsdp` does not divide the number of devices.
     """
-    count = jax.device_count()
+    count = jax.device_count() if devices is None else len(devices)
     if count % fsdp:
         raise UserError(f"mesh.fsdp is {fsdp}; it must divide the number of devices, {count}")
     axes = (AxisType.Auto, AxisType.Auto)
-    return jax.make_mesh((count // fsdp, fsdp), ("data", "fsdp"), axis_types=axes)
+    shape = (count // fsdp, fsdp)
+    return jax.make_mesh(shape, ("data", "fsdp"), axis_types=axes, devices=devices)
 
 
 def check_batch(config: Config, mesh: Mesh) -> None:

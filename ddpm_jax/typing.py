@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 # `B` is the batch; the axes behind it are an image's (height, width, channels) or a point's (2,).
@@ -35,8 +36,9 @@ class Batch(NamedTuple):
     """What a source gives and a training step takes.
 
     `examples` are uint8 pixels `[B, H, W, C]`, or float32 points `[B, 2]` already on their scale;
-    `labels` are int32 `[B]` in 0…classes-1, or None where the data has none.
+    `labels` are int32 `[B]` in 0…classes-1, or None where the data has none. NumPy's arrays on the
+    host, JAX's on the device.
     """
 
-    examples: Pixels | Examples
-    labels: Labels | None
+    examples: Pixels | Examples | np.ndarray
+    labels: Labels | np.ndarray | None

@@ -15,7 +15,9 @@ def to_unit(examples: Pixels | Examples) -> Examples:
     """
     if examples.dtype != jnp.uint8:
         return examples
-    return examples.astype(jnp.float32) / 127.5 - 1
+    # A compiler may divide by 127.5 through the reciprocal, and then white is 1.0000001. Here
+    # the difference is exact and the product rounded once, the same compiled or not.
+    return (2 * examples.astype(jnp.float32) - 255) * (1 / 255)
 
 
 def to_pixels(x: Examples | np.ndarray) -> Pixels | np.ndarray:

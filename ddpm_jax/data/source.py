@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -61,7 +61,7 @@ class ArraySource:
 
     def gather(self, indices: np.ndarray) -> Batch:
         labels = None if self.labels is None else self.labels[indices]
-        return _host_batch(self.examples[indices], labels)
+        return Batch(self.examples[indices], labels)
 
 
 class StreamSource:
@@ -104,7 +104,7 @@ class StreamSource:
         rows = np.array_split(np.arange(len(indices)), parts) if parts else []
         for _ in self._pool.map(fill, rows):
             pass
-        return _host_batch(examples, labels)
+        return Batch(examples, labels)
 
 
 def load(source: StreamSource, *, limit: int | None = None) -> Source:
@@ -129,8 +129,3 @@ def load(source: StreamSource, *, limit: int | None = None) -> Source:
                 labels[indices] = part.labels
             bar.update(len(indices))
     return ArraySource(examples, labels, source.class_names)
-
-
-def _host_batch(examples: Any, labels: Any) -> Batch:
-    # Batch is annotated for the device; on the host its arrays are NumPy's.
-    return Batch(examples, labels)

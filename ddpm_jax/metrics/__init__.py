@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ddpm_jax.metrics.classifier import accuracy
-from ddpm_jax.metrics.neighbours import expected_coverage, neighbours
+from ddpm_jax.metrics.neighbours import expected_coverage, nearest_neighbours
 from ddpm_jax.metrics.sets import Sets, spread
 from ddpm_jax.metrics.wasserstein import sliced_wasserstein
 
@@ -81,7 +81,7 @@ def _as_many_of_each_label(real: Real) -> Wanted:
 def _coverage(sets: Sets) -> dict[str, float]:
     real = sets.real[spread(len(sets.real))]
     equal = expected_coverage(len(real), len(sets.samples), k=_K)
-    return neighbours(real, sets.samples, k=_K) | {"coverage_if_equal": equal}
+    return nearest_neighbours(real, sets.samples, k=_K) | {"coverage_if_equal": equal}
 
 
 def _wasserstein_obstacle(real: Real) -> str | None:

@@ -20,7 +20,7 @@ from ddpm_jax.metrics.sets import flat
 _BLOCK = 2**22
 
 
-def neighbours(real: np.ndarray, samples: np.ndarray, *, k: int = 5) -> dict[str, float]:
+def nearest_neighbours(real: np.ndarray, samples: np.ndarray, *, k: int = 5) -> dict[str, float]:
     """Precision, recall, density and coverage, (1) to (4), of samples by their k nearest.
 
     `real` `[N, *shape]` and `samples` `[M, *shape]` of one scale. Density is about 1 and may be

@@ -6,8 +6,9 @@ import numpy as np
 def sliced_wasserstein(a: np.ndarray, b: np.ndarray, *, directions: int = 500) -> float:
     """The sliced Wasserstein-1 distance of points `[N, 2]` and `[M, 2]`, in their own units.
 
-    The mean of the distances of their projections (Bonneel et al. 2015, here of order 1), over directions that lie evenly on the half circle; the other half repeats them. Raises
-    `ValueError` for arrays of another shape.
+    The mean of the distances of their projections (Bonneel et al. 2015, here of order 1), over
+    directions that lie evenly on the half circle; the other half repeats them. Raises `ValueError`
+    for arrays of another shape.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if not (a.ndim == b.ndim == 2 and a.shape[1] == b.shape[1] == 2 and len(a) and len(b)):

@@ -104,7 +104,7 @@ def _mosaic(
     cell_w = max(width, caption_w + 4, head_w + 8) + _GAP
     cell_h = max(height + caption_h, name_h) + _GAP
     left, top = _MARGIN + (name_w + 8 if names else 0), _MARGIN + title_h + head_h
-    total_w = max(left + columns * cell_w - _GAP, _MARGIN + title_w) + _MARGIN
+    total_w = max(left + columns * cell_w - _GAP, left + title_w) + _MARGIN
     total_h = top + rows * cell_h - _GAP + _MARGIN
 
     board = np.full((total_h, total_w, 4), 255, np.uint8)
@@ -194,12 +194,12 @@ def grid(
     its number where given. The grid is about square unless `columns` says otherwise.
     """
     path, samples = check_path(path, ".png"), np.asarray(samples)
-    n = len(samples)
+    points, n = _are_points(samples, pictures=4, points=2), len(samples)
     texts = [] if labels is None else [names[i] if names else str(i) for i in map(int, labels)]
     if labels is not None and len(texts) != n:
         raise ValueError(f"{n} samples and {len(texts)} labels")
     with styled():
-        if _are_points(samples, pictures=4, points=2):
+        if points:
             figure = new_figure(4.6, 4.6, layout="constrained")
             axes, reach = figure.subplots(), _reach(samples)
             kinds = np.array(texts or [""] * n)
@@ -258,9 +258,8 @@ def film(path: PathLike, frames: np.ndarray, *, seconds: float = 4.0, hold: floa
     taken, evenly, the first and the last among them.
     """
     path, frames = check_path(path, ".gif"), np.asarray(frames)
+    draw = _film_points if _are_points(frames, pictures=5, points=3) else _film_pictures
     kept = np.linspace(0, len(frames) - 1, min(len(frames), _FILM_FRAMES)).round().astype(int)
-    points = _are_points(frames, pictures=5, points=3)
-    draw = _film_points if points else _film_pictures
     with styled():
         images = list(draw(frames[kept]))
     # One palette for all, so that nothing flickers; the last frame counts most.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ddpm_jax.errors import UserError
+from ddpm_jax.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,21 +82,12 @@ def check_path(path: PathLike, suffix: str) -> Path:
 
 def write(path: Path, put: Callable[[IO[bytes]], object] | None) -> None:
     """Puts what `put` writes in place of the path, all or nothing; None only tries the folder."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
+    with replacing(path) as beside:
+        with open(beside, "wb") as file:
             if put is not None:
                 put(file)
-        if put is not None:
-            os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"{path}: can't be written ({reason}); choose a folder that exists and is writable"
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+        if put is None:
+            beside.unlink()
 
 
 def save(path: Path, figure: "Figure") -> None:

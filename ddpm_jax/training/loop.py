@@ -101,6 +101,10 @@ def _check_labels(config: Config, source: Source) -> None:
 def _describe(config: Config, run: Path) -> None:
     """Writes config.json and prints what changed since the last time, if anything."""
     path = run / "config.json"
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir {run} can't be made ({error.strerror}); choose another") from None
     if path.is_file():
         old = configs.loads(path.read_text(), str(path))
         for name, (before, after) in configs.differences(old, config).items():

@@ -31,7 +31,7 @@ def make_train_step(experiment: Experiment) -> TrainStep:
         params = optax.apply_updates(state.params, updates)
         step = state.step + 1
         ema = ema_update(state.ema, params, step, train.ema_decay)
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
         return TrainState(step, params, ema, opt_state), metrics
 
     return train_step

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,8 @@ def test_streamed_and_in_memory_give_the_same(numbered, count):
     assert isinstance(array, ArraySource)
     assert (len(array), array.shape, array.class_names) == (200, (2, 2, 1), ("a", "b", "c"))
     indices = np.random.default_rng(0).integers(200, size=count)
-    for batch in (stream.gather(indices), array.gather(indices)):
+    batches: list[Any] = [stream.gather(indices), array.gather(indices)]
+    for batch in batches:
         assert (batch.examples.dtype, batch.labels.dtype) == (np.uint8, np.int32)
         expected = np.broadcast_to(indices[:, None, None, None], (count, 2, 2, 1))
         np.testing.assert_array_equal(batch.examples, expected)

@@ -75,7 +75,7 @@ class GaussianMixture(NamedTuple):
 THREE_BLOBS = GaussianMixture(
     weights=np.array([0.5, 0.3, 0.2], np.float32),
     means=np.array([[-0.8, -0.3], [0.7, -0.5], [0.2, 0.9]], np.float32),
-    scales=np.array([0.1, 0.2, 0.05], np.float32),
+    scales=np.array([0.1, 0.2, 0.1], np.float32),
 )
 
 

@@ -1,8 +1,5 @@
 """Every row of METRICS, by the same laws."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -39,9 +36,8 @@ def test_real_against_itself(name, metric):
 
 
 @every_metric
-def test_noise_is_judged_worse(name, metric):
-    noise = np.random.default_rng(1).uniform(-1, 1, REAL.shape).astype(np.float32)
-    scores = metric.score(Sets(REAL, REAL_LABELS, noise, REAL_LABELS))
+def test_what_lies_elsewhere_is_judged_worse(name, metric):
+    scores = metric.score(Sets(REAL, REAL_LABELS, REAL + 3, REAL_LABELS))
     for key, best in ITSELF[name].items():
         assert abs(scores[key] - best) > 0.1, key
 
@@ -101,8 +97,3 @@ def test_a_large_real_set_is_thinned_evenly_and_alike(monkeypatch):
     scores = METRICS["coverage"].score(Sets(REAL, REAL_LABELS, REAL[::3], wanted.labels))
     assert scores["coverage"] == 1
     assert scores["density"] == pytest.approx(6 / 5)  # itself and its 5 neighbours
-
-
-def test_no_jax_is_imported():
-    code = "import sys, ddpm_jax.metrics; assert not {'jax', 'sklearn'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,13 +9,18 @@ from ddpm_jax.models.layers import (
     SelfAttention,
     conv3x3,
     group_count,
+    kernel_init,
     timestep_embedding,
     upsample_nearest,
 )
 
 
 def normal(seed, shape):
-    return jax.random.normal(jax.random.key(seed), shape)
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def apply(module, params, x) -> jax.Array:
+    return jax.jit(module.apply)(params, x)
 
 
 @pytest.mark.parametrize("dim", [4, 10, 11])
@@ -39,13 +44,13 @@ def test_timestep_embedding_needs_two_frequencies():
         timestep_embedding(jnp.array(1), 3)
 
 
-@pytest.mark.parametrize("channels", range(1, 300))
-def test_groups_divide_and_hold_two_channels(channels):
-    count = group_count(channels)
-    assert channels % count == 0
-    assert 1 <= count <= 32
-    assert channels == 1 or channels // count >= 2
-    assert count == 32 or channels % 32 or channels == 32
+def test_groups_divide_and_hold_two_channels():
+    for channels in range(1, 300):
+        count = group_count(channels)
+        assert channels % count == 0
+        assert 1 <= count <= 32
+        assert channels == 1 or channels // count >= 2
+        assert count == 32 or channels % 32 or channels == 32
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (100.0, 1.0), (-3.0, 1e-2)])
@@ -78,39 +83,48 @@ def test_group_norm_equals_a_two_pass_one_with_its_gradients(shape, mean, std):
 def test_group_norm_of_a_constant_is_its_bias():
     module = GroupNorm(groups=2)
     x = jnp.full((1, 4, 4, 8), 1000.1)
-    params = module.init(jax.random.key(0), x)
-    gradient = jax.grad(lambda x: module.apply(params, x).sum())(x)
-    np.testing.assert_allclose(module.apply(params, x), 0.0, atol=1e-2)
+    params = {"params": {"scale": jnp.ones(8), "bias": jnp.zeros(8)}}
+    y, gradient = jax.jit(jax.value_and_grad(lambda x: jnp.sum(apply(module, params, x))))(x)
+    np.testing.assert_array_equal(y, 0.0)
     assert jnp.isfinite(gradient).all()
 
 
 def test_group_norm_takes_half_precision_but_keeps_float32_statistics():
     x = (100 + normal(0, (2, 8, 8, 8))).astype(jnp.bfloat16)
-    half, exact = GroupNorm(groups=2, dtype="bfloat16"), GroupNorm(groups=2)
-    params = half.init(jax.random.key(0), x)
-    y = half.apply(params, x)
-    assert y.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(y, exact.apply(params, x).astype(jnp.bfloat16))
+    params = {"params": {"scale": jnp.ones(8), "bias": jnp.zeros(8)}}
+    half = apply(GroupNorm(groups=2, dtype="bfloat16"), params, x)
+    exact = apply(GroupNorm(groups=2), params, x)
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(half, exact.astype(jnp.bfloat16))
 
 
 @pytest.mark.parametrize("heads", [1, 2])
-def test_attention_is_softmax_of_scaled_products(heads):
+def test_attention_is_softmax_of_scaled_products(heads, random_params):
     module = SelfAttention(heads=heads)
     x = normal(0, (2, 3, 4, 8))
-    params = module.init(jax.random.key(0), x)["params"]
-    assert not params["out"]["kernel"].any()
-    params = jax.tree.map(lambda p: p + 0.3 * normal(p.size, p.shape), params)
+    params = random_params(module, x)
+    parts = params["params"]
 
-    norm = nn.GroupNorm(num_groups=4, epsilon=1e-6).apply({"params": params["norm"]}, x)
-    pixels = norm.reshape(2, 12, 8)
-    q, k, v = (
-        (pixels @ params[name]["kernel"] + params[name]["bias"]).reshape(2, 12, heads, 8 // heads)
-        for name in ("query", "key", "value")
-    )
-    weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k) / (8 / heads) ** 0.5, axis=-1)
-    mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(2, 3, 4, 8)
-    expected = x + mixed @ params["out"]["kernel"] + params["out"]["bias"]
-    np.testing.assert_allclose(module.apply({"params": params}, x), expected, atol=1e-5)
+    @jax.jit
+    def expected():
+        norm = apply(nn.GroupNorm(num_groups=4, epsilon=1e-6), {"params": parts["norm"]}, x)
+        q, k, v = (
+            (norm.reshape(2, 12, 8) @ parts[name]["kernel"] + parts[name]["bias"]).reshape(
+                2, 12, heads, 8 // heads
+            )
+            for name in ("query", "key", "value")
+        )
+        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) / (8 / heads) ** 0.5
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits, axis=-1), v)
+        return x + mixed.reshape(2, 3, 4, 8) @ parts["out"]["kernel"] + parts["out"]["bias"]
+
+    np.testing.assert_allclose(apply(module, params, x), expected(), atol=1e-5)
+
+
+def test_attention_starts_as_the_identity():
+    x = normal(0, (2, 3, 4, 8))
+    y, _ = SelfAttention().init_with_output(jax.random.key(0), x)
+    np.testing.assert_array_equal(np.asarray(y), x)
 
 
 def test_attention_heads_must_divide_the_channels():
@@ -126,16 +140,14 @@ def test_upsampling_repeats_pixels():
 def test_strided_convolution_pads_the_far_end_only():
     x = normal(0, (1, 4, 4, 1))
     params = {"params": {"kernel": jnp.ones((3, 3, 1, 1)), "bias": jnp.zeros(1)}}
-    y = conv3x3(1, dtype="float32", name="conv", stride=2).apply(params, x)
-    windows = [[x[0, i : i + 3, j : j + 3].sum() for j in (0, 2)] for i in (0, 2)]
+    y = apply(conv3x3(1, dtype="float32", name="conv", stride=2), params, x)
+    pixels = np.asarray(x)[0, :, :, 0]
+    windows = [[pixels[i : i + 3, j : j + 3].sum() for j in (0, 2)] for i in (0, 2)]
     np.testing.assert_allclose(y[0, :, :, 0], windows, atol=1e-6)
 
 
 def test_kernels_start_uniform_with_the_variance_of_the_average_fan():
-    x = jnp.zeros((1, 8, 8, 48))
-    kernel = conv3x3(16, dtype="float32", name="conv").init(jax.random.key(0), x)["params"][
-        "kernel"
-    ]
+    kernel = np.asarray(kernel_init(jax.random.key(0), (3, 3, 48, 16)))
     limit = (3 / (9 * (48 + 16) / 2)) ** 0.5
-    assert 0.99 * limit < jnp.abs(kernel).max() <= limit
-    np.testing.assert_allclose(jnp.std(kernel), limit / 3**0.5, rtol=0.03)
+    assert 0.99 * limit < np.abs(kernel).max() <= limit
+    np.testing.assert_allclose(np.std(kernel), limit / 3**0.5, rtol=0.03)

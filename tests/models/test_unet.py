@@ -97,43 +97,50 @@ def test_other_sides_are_refused_with_the_nearest_that_work():
         abstract_params((28, 3, 1), channels=8, multipliers=(1, 1, 1, 1))
 
 
-def test_the_first_time_is_zero_to_the_network():
-    module = Condition(32, 0, "float32")
-    params = module.init(jax.random.key(0), jnp.array([1]), None)
-    first = params["params"]["time_in"]
-    second = params["params"]["time_out"]
-    angles_of_zero = jnp.concatenate([jnp.zeros(4), jnp.ones(4)])
+def test_the_first_time_is_zero_to_the_network(random_params):
+    module, t = Condition(32, 0, "float32"), jnp.array([1])
+    params = random_params(module, t, None)
+    first, second = params["params"]["time_in"], params["params"]["time_out"]
+    angles_of_zero = np.repeat([0.0, 1.0], 4)
     h = jax.nn.silu(angles_of_zero @ first["kernel"] + first["bias"])
     expected = h @ second["kernel"] + second["bias"]
-    np.testing.assert_allclose(module.apply(params, jnp.array([1]), None)[0], expected, atol=1e-6)
+    condition = jax.jit(module.apply)(params, t, None)
+    np.testing.assert_allclose(condition[0], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("channels", [8, 12])
-def test_residual_block_is_its_layers_in_order(channels):
+def test_residual_block_is_its_layers_in_order(channels, random_params):
     module = ResidualBlock(channels, 0.0, "float32")
-    x = jax.random.normal(jax.random.key(0), (2, 4, 4, 8))
-    condition = jax.random.normal(jax.random.key(1), (2, 16))
-    params = module.init(jax.random.key(2), x, condition)["params"]
-    assert not params["conv_1"]["kernel"].any()
-    params = jax.tree.map(
-        lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), params
-    )
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, 4, 4, 8)), jnp.float32)
+    condition = jnp.asarray(rng.normal(size=(2, 16)), jnp.float32)
+    params = random_params(module, x, condition)
+    parts = params["params"]
 
-    def norm(name, x):
+    def norm(name, x) -> jax.Array:
         oracle = nn.GroupNorm(num_groups=x.shape[-1] // 2, epsilon=1e-6)
-        return oracle.apply({"params": params[name]}, x)
+        return jax.jit(oracle.apply)({"params": parts[name]}, x)
 
     def conv(name, x):
         numbers = ("NHWC", "HWIO", "NHWC")
-        kernel = params[name]["kernel"]
+        kernel = parts[name]["kernel"]
         y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
-        return y + params[name]["bias"]
+        return y + parts[name]["bias"]
 
     def linear(name, x):
-        return x @ params[name]["kernel"] + params[name]["bias"]
+        return x @ parts[name]["kernel"] + parts[name]["bias"]
 
-    h = conv("conv_0", jax.nn.silu(norm("norm_0", x)))
-    h = h + linear("condition", jax.nn.silu(condition))[:, None, None]
-    h = conv("conv_1", jax.nn.silu(norm("norm_1", h)))
-    expected = h + (x if channels == 8 else linear("shortcut", x))
-    np.testing.assert_allclose(module.apply({"params": params}, x, condition), expected, atol=1e-4)
+    @jax.jit
+    def expected():
+        h = conv("conv_0", jax.nn.silu(norm("norm_0", x)))
+        h += linear("condition", jax.nn.silu(condition))[:, None, None]
+        h = conv("conv_1", jax.nn.silu(norm("norm_1", h)))
+        return h + (x if channels == 8 else linear("shortcut", x))
+
+    np.testing.assert_allclose(jax.jit(module.apply)(params, x, condition), expected(), atol=1e-4)
+
+
+def test_blocks_start_as_their_shortcut():
+    module, x = ResidualBlock(8, 0.0, "float32"), jnp.ones((1, 2, 2, 8)) * jnp.arange(8.0)
+    y, _ = module.init_with_output(jax.random.key(0), x, jnp.ones((1, 4)))
+    np.testing.assert_array_equal(np.asarray(y), x)

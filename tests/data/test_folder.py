@@ -1,0 +1,166 @@
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddpm_jax.config import FolderData
+from ddpm_jax.data import count_examples, open_source
+from ddpm_jax.data import source as source_module
+from ddpm_jax.data.pictures import SUFFIXES
+from ddpm_jax.data.source import ArraySource, StreamSource
+from ddpm_jax.errors import UserError
+
+SIZE = (4, 4)
+
+
+def save(path: Path, level: int, size: tuple[int, int] = SIZE) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", size, level).save(path)
+
+
+def config(path: Path, channels: int = 1) -> FolderData:
+    return FolderData(path=str(path), image_size=SIZE, channels=channels)  # type: ignore[arg-type]
+
+
+def levels(source) -> list[int]:
+    return source.gather(np.arange(len(source))).examples[:, 0, 0, 0].tolist()
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    save(tmp_path / "dog" / "b.png", 40, (4, 9))
+    save(tmp_path / "dog" / "a.png", 30)
+    save(tmp_path / "cat" / "deep" / "z.png", 20)
+    save(tmp_path / "cat" / "Z.PNG", 10)
+    return tmp_path
+
+
+def test_subfolders_are_classes_in_the_order_of_paths(classes):
+    source = open_source(config(classes))
+    assert isinstance(source, ArraySource)
+    assert source.class_names == ("cat", "dog")
+    assert levels(source) == [10, 20, 30, 40]
+    np.testing.assert_array_equal(source.gather(np.arange(4)).labels, [0, 0, 1, 1])
+    assert count_examples(config(classes)) == 4
+
+
+def test_streamed_and_in_memory_give_the_same(classes, monkeypatch):
+    whole = open_source(config(classes))
+    monkeypatch.setattr(source_module, "IN_MEMORY_BYTES", 0)
+    stream = open_source(config(classes))
+    assert isinstance(stream, StreamSource)
+    indices = np.array([3, 0, 3, 1])
+    for one, other in zip(whole.gather(indices), stream.gather(indices), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_every_kind_of_picture_is_read(tmp_path, suffix, channels):
+    save(tmp_path / f"one{suffix}", 128)
+    (tmp_path / "notes.txt").write_text("no picture")
+    save(tmp_path / ".one.png", 0)
+    save(tmp_path / ".trash" / "two.png", 0)
+    source = open_source(config(tmp_path, channels))
+    assert (len(source), source.shape, source.class_names) == (1, (*SIZE, channels), ())
+    batch = source.gather(np.arange(1))
+    assert batch.labels is None
+    assert np.abs(batch.examples[0, :, :, 0].astype(int) - 128).max() <= 1
+
+
+def test_loose_pictures_mean_no_classes(classes, caplog):
+    save(classes / "cover.png", 15)
+    with caplog.at_level(logging.WARNING):
+        source = open_source(config(classes))
+    assert source.class_names == ()
+    assert levels(source) == [10, 20, 15, 30, 40]
+    assert len(caplog.records) == 1
+
+
+def test_a_linked_class_is_followed_and_a_circle_ends(classes, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    save(elsewhere / "x.png", 50)
+    (classes / "emu").symlink_to(elsewhere)
+    (classes / "dog" / "again").symlink_to(classes)
+    source = open_source(config(classes))
+    assert levels(source) == [10, 20, 30, 40, 50]
+    assert source.class_names == ("cat", "dog", "emu")
+
+
+def damage(path: Path) -> None:
+    """A JPEG that opens and breaks off in its middle."""
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(256, size=(64, 64, 3), dtype=np.uint8)).save(path, quality=95)
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def test_broken_pictures_are_left_out_with_one_warning(classes, caplog, monkeypatch):
+    (classes / "cat" / "empty.png").write_bytes(b"")
+    (classes / "dog" / "page.jpg").write_text("<html>404</html>")
+    damage(classes / "dog" / "torn.jpg")
+    for limit in (source_module.IN_MEMORY_BYTES, 0):
+        monkeypatch.setattr(source_module, "IN_MEMORY_BYTES", limit)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            source = open_source(config(classes))
+        assert levels(source) == [10, 20, 30, 40]
+        np.testing.assert_array_equal(source.gather(np.arange(4)).labels, [0, 0, 1, 1])
+        (record,) = caplog.records
+        message = record.getMessage()
+        assert "\n" not in message
+        for part in ("3 of 7", "empty.png", "page.jpg", "torn.jpg"):
+            assert part in message
+
+
+def test_a_picture_bomb_is_a_broken_picture(classes, caplog, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16)
+    save(classes / "dog" / "bomb.png", 99, (40, 40))
+    save(classes / "dog" / "b.png", 40)
+    with caplog.at_level(logging.WARNING):
+        assert levels(open_source(config(classes))) == [10, 20, 30, 40]
+    assert "bomb.png" in caplog.text
+
+
+def test_a_picture_lost_on_the_way_is_named(classes, monkeypatch):
+    monkeypatch.setattr(source_module, "IN_MEMORY_BYTES", 0)
+    source = open_source(config(classes))
+    (classes / "dog" / "a.png").unlink()
+    with pytest.raises(UserError, match=r"a\.png.*restore it") as caught:
+        source.gather(np.arange(4))
+    assert "\n" not in str(caught.value)
+
+
+def missing(path: Path) -> Path:
+    return path / "nowhere"
+
+
+def a_file(path: Path) -> Path:
+    save(path / "one.png", 0)
+    return path / "one.png"
+
+
+def empty(path: Path) -> Path:
+    return path
+
+
+def all_broken(path: Path) -> Path:
+    (path / "a.png").write_text("no")
+    (path / "b.png").write_text("no")
+    return path
+
+
+MISTAKES = {
+    missing: "does not exist; give a folder",
+    a_file: "is a file, not a folder; give",
+    empty: "has no pictures; supported are png",
+    all_broken: r"2 of 2 pictures.*can't be read; the first is a\.png",
+}
+
+
+@pytest.mark.parametrize(("make", "message"), MISTAKES.items())
+def test_mistakes_are_one_line(tmp_path, make, message):
+    with pytest.raises(UserError, match=message) as caught:
+        open_source(config(make(tmp_path)))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,91 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ddpm_jax.config import PointsData
+from ddpm_jax.data.points import FIGURES, open_points
+
+EVERY = pytest.mark.parametrize("figure", FIGURES)
+
+
+def open_all(figure, **settings) -> tuple[Any, Any]:
+    source = open_points(PointsData(figure=figure, **settings))
+    return source, source.gather(np.arange(len(source)))
+
+
+@EVERY
+def test_tables_are_repeatable_and_on_a_moderate_scale(figure):
+    source, batch = open_all(figure, size=2000)
+    assert (len(source), source.shape) == (2000, (2,))
+    assert batch.examples.dtype == np.float32
+    np.testing.assert_array_equal(open_all(figure, size=2000)[1].examples, batch.examples)
+    assert len(np.unique(batch.examples, axis=0)) == 2000
+    assert 0.9 < np.abs(batch.examples).max() < 2.5
+    assert np.abs(batch.examples.mean(axis=0)).max() < 0.6
+    assert (batch.examples.std(axis=0) > 0.3).all()
+
+
+@EVERY
+def test_labels_and_class_names_go_together(figure):
+    source, batch = open_all(figure, size=100)
+    if source.class_names:
+        assert batch.labels.dtype == np.int32
+        np.testing.assert_array_equal(np.unique(batch.labels), range(len(source.class_names)))
+        np.testing.assert_array_equal(np.bincount(batch.labels), [50, 50])
+    else:
+        assert batch.labels is None
+
+
+@EVERY
+def test_every_config_figure_can_be_one_point(figure):
+    assert len(open_all(figure, size=1)[0]) == 1
+
+
+def test_the_tables_names_are_the_configs():
+    literal = PointsData.__dataclass_fields__["figure"].type
+    assert set(FIGURES) == set(literal.__args__)
+
+
+def test_swiss_roll_is_the_spiral_of_its_equation():
+    points = open_all("swiss_roll", size=500, noise=0.0)[1].examples
+    # (t cos t, t sin t) / 10: the radius gives t, and t the direction.
+    t = 10 * np.linalg.norm(points, axis=1)
+    assert t.min() >= 1.5 * np.pi - 1e-5
+    assert t.max() <= 4.5 * np.pi + 1e-5
+    np.testing.assert_allclose(
+        points, t[:, None] * np.stack([np.cos(t), np.sin(t)], 1) / 10, atol=1e-4
+    )
+
+
+def test_circles_radii_are_their_classes():
+    batch = open_all("circles", size=200, noise=0.0)[1]
+    radii = np.linalg.norm(batch.examples, axis=1)
+    np.testing.assert_allclose(radii, np.array([1.0, 0.5])[batch.labels], atol=1e-6)
+
+
+def test_moons_upper_class_is_above():
+    batch = open_all("moons", size=200, noise=0.0)[1]
+    heights = batch.examples[:, 1]
+    assert (heights[batch.labels == 0] >= -1e-6).all()
+    assert (heights[batch.labels == 1] <= 0.5 + 1e-6).all()
+
+
+def test_checkerboard_fills_its_black_squares_evenly():
+    points = open_all("checkerboard", size=8000, noise=0.0)[1].examples
+    assert np.abs(points).max() <= 1
+    column, row = np.floor(2 * points + 2).astype(int).T
+    assert ((column + row) % 2 == 0).all()
+    counts = np.bincount(4 * row + column, minlength=16)
+    assert (counts > 0).sum() == 8
+    # 1000 a square, within five standard deviations.
+    assert (np.abs(counts[counts > 0] - 1000) < 5 * np.sqrt(1000)).all()
+    inside = 2 * points % 1
+    np.testing.assert_allclose(inside.mean(axis=0), 0.5, atol=0.02)
+
+
+@EVERY
+def test_noise_spreads_the_figure(figure):
+    clean = open_all(figure, size=3000, noise=0.0)[1].examples
+    noisy = open_all(figure, size=3000, noise=1.0)[1].examples
+    assert (noisy.std(axis=0) > clean.std(axis=0)).all()

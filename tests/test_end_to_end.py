@@ -1,0 +1,197 @@
+"""The commands as people type them, in processes of their own that are killed at will."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import ddpm_jax
+from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.journal import read_metrics
+from ddpm_jax.training.step import state_layout
+from tests.tiny import Trainer, assert_same
+
+# A shipped config, shrunk.
+SMALL = (
+    "--model.channels 8 --model.attention 4 --diffusion.timesteps 20 --train.batch_size 16 "
+    "--train.log_every 2 --train.save_every 4 --train.preview_every 8 --sample.num 20"
+).split()
+
+
+def command(*words, devices=1):
+    env = dict(os.environ, JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES=str(devices))
+    return {"args": [sys.executable, "-m", "ddpm_jax.cli", *map(str, words)], "env": env}
+
+
+def ddpm(*words, devices=1, code=0):
+    done = subprocess.run(
+        **command(*words, devices=devices), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def train(run, steps, *more, **options):
+    words = ("train", "configs/digits.py", "--workdir", run, "--train.steps", steps, *SMALL, *more)
+    return ddpm(*words, **options)
+
+
+def states(run, step):
+    """The whole state that a run saved at a step."""
+    checkpoints = Checkpoints(run)
+    assert checkpoints.newest_good(step) == step
+    config = checkpoints.config(step)
+    trainer = Trainer(config)
+    return checkpoints.restore(step, state_layout(trainer.experiment, trainer.mesh))
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "unbroken"
+    train(run, 20)
+    return run
+
+
+def test_a_run_leaves_what_people_want_to_see(unbroken):
+    present = {item.name for item in unbroken.iterdir()}
+    assert present >= {
+        "config.json",
+        "checkpoints",
+        "metrics.jsonl",
+        "tensorboard",
+        "samples",
+        "samples.png",
+        "denoising.gif",
+        "loss.png",
+    }
+    assert [item.name for item in (unbroken / "samples").iterdir()] == [
+        "00000008.png",
+        "00000016.png",
+    ]
+    with Image.open(unbroken / "denoising.gif") as film:
+        assert film.n_frames == 21
+    rows = read_metrics(unbroken / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(2, 21, 2))
+    assert set(rows[0]) == {
+        "step",
+        "loss",
+        "grad_norm",
+        "learning_rate",
+        "images_per_s",
+        "data_wait",
+    }
+    assert Checkpoints(unbroken).steps() == [12, 16, 20]
+
+
+def wait_for(condition, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_killed_twice_and_run_again_it_ends_bit_for_bit_the_same(unbroken, tmp_path):
+    run = tmp_path / "broken"
+    words = ("train", "configs/digits.py", "--workdir", run, "--train.steps", 20, *SMALL)
+    for step in (4, 12):
+        process = subprocess.Popen(
+            **command(*words), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        )
+        checkpoints = Checkpoints(run)
+        wait_for(lambda reach=step: any(it >= reach for it in checkpoints.steps()), process)
+        process.kill()
+        process.communicate()
+    assert max(Checkpoints(run).steps()) < 20
+    done = train(run, 20)
+    assert "going on from step" in done.stderr
+    assert_same(states(run, 20), states(unbroken, 20))
+    kept, expected = (read_metrics(it / "metrics.jsonl") for it in (run, unbroken))
+    assert [(row["step"], row["loss"]) for row in kept] == [
+        (row["step"], row["loss"]) for row in expected
+    ]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_saves_before_it_ends(tmp_path, number, code):
+    run = tmp_path / "stopped"
+    words = ("train", "configs/digits.py", "--workdir", run, *SMALL, "--train.save_every", 10_000)
+    process = subprocess.Popen(
+        **command(*words, "--train.steps", 10_000, "--train.preview_every", 10_000),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    wait_for(lambda: len(read_metrics(run / "metrics.jsonl")) > 1, process)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    (step,) = Checkpoints(run).steps()
+    assert f"stopped at step {step}; run the same command again to go on" in said
+
+
+def test_run_again_when_done_it_draws_and_trains_no_further(unbroken):
+    before = states(unbroken, 20)
+    done = train(unbroken, 20)
+    assert "going on from step 20" in done.stderr
+    assert_same(states(unbroken, 20), before)
+    assert len(read_metrics(unbroken / "metrics.jsonl")) == 10
+
+
+def test_a_run_of_eight_devices_is_sampled_on_one(tmp_path):
+    run = tmp_path / "eight"
+    train(run, 4, "--mesh.fsdp", 4, devices=8)
+    for devices, name in ((1, "one"), (8, "eight")):
+        words = ("--num", 10, "--seed", 5, "--output", tmp_path / f"{name}.npz")
+        ddpm("sample", run, *words, devices=devices)
+    one, eight = (np.load(tmp_path / f"{name}.npz") for name in ("one", "eight"))
+    np.testing.assert_allclose(one["samples"], eight["samples"], atol=1e-4)
+
+
+def test_ten_are_the_first_of_a_hundred(unbroken, tmp_path):
+    ddpm("sample", unbroken, "--num", 10, "--output", tmp_path / "ten.npz")
+    more = ("--num", 100, "--batch-size", 33, "--output", tmp_path / "hundred.npz")
+    ddpm("sample", unbroken, *more)
+    ten, hundred = (np.load(tmp_path / f"{name}.npz") for name in ("ten", "hundred"))
+    np.testing.assert_allclose(ten["samples"], hundred["samples"][:10], atol=1e-4)
+    np.testing.assert_array_equal(ten["labels"], np.arange(10))
+
+
+def test_a_run_is_loaded_and_sampled_from_python(unbroken):
+    run = ddpm_jax.load(unbroken)
+    assert run.step == 20
+    drawn = run.sample(num=16, seed=0, labels=[3] * 16)
+    assert drawn.samples.shape == (16, 8, 8, 1)
+    assert len(run.sample(labels=[1, 2]).samples) == 2
+    raw = ddpm_jax.load(unbroken, params="raw", checkpoint=12).sample(num=2)
+    assert np.abs(raw.samples - run.sample(num=2).samples).max() > 1e-4
+
+
+def test_info_says_what_a_config_amounts_to():
+    words = ("info", "configs/digits.py", "--json", "--train.batch_size", 16)
+    told = json.loads(ddpm(*words).stdout)
+    assert told["examples"] == 1797
+    assert told["parameters"] > 1000
+    assert told["flops_per_sample_forward"] > 2 * told["parameters"]
+    assert told["train_step_bytes_per_device"] > 16 * told["parameters"]
+
+
+def test_evaluate_prints_both_judgements(unbroken):
+    values = json.loads(ddpm("evaluate", unbroken, "--json", "--metrics", "accuracy").stdout)
+    assert 0 <= values["accuracy"] <= 1
+    assert len(jax.tree.leaves(values)) == 11
+
+
+@pytest.mark.parametrize("figure", ["samples", "film", "loss", "schedules", "forward"])
+def test_every_figure_is_drawn(unbroken, tmp_path, figure):
+    path = tmp_path / ("it.gif" if figure == "film" else "it.png")
+    ddpm("plot", unbroken, figure, "--output", path)
+    with Image.open(path) as picture:
+        assert min(picture.size) > 50

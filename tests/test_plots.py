@@ -1,0 +1,273 @@
+"""Figures are read back: their pixels, their frames, and what must not be left behind."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import GifImagePlugin, Image
+
+from ddpm_jax import plots
+from ddpm_jax.errors import UserError
+from ddpm_jax.plots import curves
+from ddpm_jax.plots.examples import _GAP, _TILE
+
+ROWS = [{"step": 10 * i, "loss": 0.5 / i, "grad_norm": 1.0 + i % 3} for i in range(1, 9)]
+ALPHA_BAR = {"linear": np.linspace(1, 0, 11), "cosine": np.cos(np.linspace(0, 1.5, 11)) ** 2}
+
+
+def pictures(*shape, seed=0):
+    """Each of the 256 levels of a pixel on [-1, 1], or points."""
+    return (np.random.default_rng(seed).integers(0, 256, shape) / 127.5 - 1).astype(np.float32)
+
+
+def levels(examples):
+    return np.rint((examples + 1) * 127.5).astype(np.uint8)
+
+
+def read(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+# Each figure with the least it takes; a new function needs its row here.
+DRAW = {
+    "grid": lambda path: plots.grid(path, pictures(5, 8, 8, 1)),
+    "grid, labels": lambda path: plots.grid(path, pictures(5, 8, 8, 3), labels=[0, 1, 2, 1, 0]),
+    "grid, points": lambda path: plots.grid(path, pictures(40, 2), labels=[0, 1] * 20),
+    "strip": lambda path: plots.strip(path, pictures(3, 8, 6, 4), columns=[0, 5, 10]),
+    "strip, points": lambda path: plots.strip(path, pictures(2, 3, 40, 2), rows=["a", "$x_t$"]),
+    "film": lambda path: plots.film(path, pictures(3, 5, 8, 8, 1)),
+    "film, points": lambda path: plots.film(path, pictures(3, 40, 2)),
+    "loss": lambda path: plots.loss(path, ROWS),
+    "schedules": lambda path: plots.schedules(path, ALPHA_BAR),
+}
+every_figure = pytest.mark.parametrize("name", DRAW)
+
+
+def suffix(name):
+    return ".gif" if name.startswith("film") else ".png"
+
+
+def test_every_public_figure_is_drawn_here():
+    assert {name.split(",")[0] for name in DRAW} | {"check_path"} == set(plots.__all__)
+
+
+@every_figure
+def test_one_whole_file_and_nothing_beside_it(name, tmp_path):
+    path = tmp_path / f"figure{suffix(name)}"
+    path.write_bytes(b"old")
+    DRAW[name](path)
+    with Image.open(path) as image:
+        image.load()
+        assert np.asarray(image.convert("L")).std() > 1  # something is drawn
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@every_figure
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("missing/figure", "can't be written"),
+        ("figure.jpeg", "this figure is a"),
+        ("folder", "is a folder"),
+        ("file/figure", "can't be written"),
+    ],
+)
+def test_a_path_that_cannot_be_is_one_line(name, place, message, tmp_path):
+    (tmp_path / "file").touch()
+    path = tmp_path / (place if "." in place else place + suffix(name))
+    if place == "folder":
+        path.mkdir()
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match=message) as error:
+        DRAW[name](path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_fails_halfway_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "figure.png"
+    path.write_bytes(b"old")
+
+    def full(self, file, *args, **options):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        DRAW["grid"](path)
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (5, 9), (28, 28), (70, 31)])
+def test_a_grid_keeps_every_pixel(tmp_path, height, width, channels):
+    samples = pictures(5, height, width, channels)
+    plots.grid(tmp_path / "grid.png", samples, columns=3)
+    image = read(tmp_path / "grid.png")
+    drawn = image.reshape(*image.shape[:2], channels)
+    factor = -(-_TILE // max(height, width))
+    high, wide = factor * height, factor * width
+    assert drawn.shape[:2] == (2 * high + _GAP, 3 * wide + 2 * _GAP)
+    for i, sample in enumerate(levels(samples)):
+        y, x = i // 3 * (high + _GAP), i % 3 * (wide + _GAP)
+        tile = drawn[y : y + high, x : x + wide]
+        np.testing.assert_array_equal(tile, sample.repeat(factor, 0).repeat(factor, 1))
+
+
+def test_a_strip_holds_its_pictures_in_order(tmp_path):
+    # Each picture is red of its own strength, which no letter is.
+    frames = np.full((2, 3, 8, 8, 3), -1.0)
+    frames[..., 0] = np.linspace(-0.5, 0.9, 6).reshape(2, 3, 1, 1)
+    plots.strip(
+        tmp_path / "strip.png",
+        frames,
+        columns=[0, 1, 1000],
+        rows=["a", "a long name"],
+        title="A title wider than all of them " * 2,
+    )
+    drawn = read(tmp_path / "strip.png")[..., :3]
+    corners = []
+    for colour in levels(frames[..., 0, 0, :]).reshape(6, 3):
+        where = np.argwhere((drawn == colour).all(axis=2))
+        corner, opposite = where.min(axis=0), where.max(axis=0)
+        np.testing.assert_array_equal(opposite - corner, _TILE - 1)
+        assert len(where) == _TILE**2
+        corners.append(corner)
+    y, x = np.array(corners).reshape(2, 3, 2).transpose(2, 0, 1)
+    np.testing.assert_array_equal(y, y[:, :1].repeat(3, 1))
+    np.testing.assert_array_equal(x, x[:1].repeat(2, 0))
+    assert (np.diff(y, axis=0) > _TILE).all()
+    assert (np.diff(x, axis=1) > _TILE).all()
+    border = np.concatenate([*drawn[[0, -1]], *drawn[:, [0, -1]].swapaxes(0, 1)])
+    assert (border == 255).all()  # no word and no picture touches the edge
+
+
+def test_large_pictures_are_reduced_by_their_means(tmp_path):
+    frames = pictures(40, 6, 128, 1)
+    plots.grid(tmp_path / "grid.png", frames, columns=40)
+    drawn = read(tmp_path / "grid.png")
+    assert drawn.shape == (3, 40 * (64 + _GAP) - _GAP)
+    means = frames.reshape(40, 3, 2, 64, 2).mean(axis=(2, 4))
+    assert np.abs(drawn[:, :64].astype(int) - levels(means[0])).max() <= 1
+
+
+def test_what_lies_outside_is_clipped(tmp_path):
+    sample = np.full((1, 64, 64, 1), 7.0)
+    sample[0, 0, :3, 0] = [-7, np.nan, np.inf]
+    plots.grid(tmp_path / "grid.png", sample)
+    drawn = read(tmp_path / "grid.png")
+    np.testing.assert_array_equal(drawn[0, :4], [0, 0, 255, 255])
+    assert (drawn[1:] == 255).all()
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 200])
+def test_a_film_ends_on_its_last_frame_and_holds_it(tmp_path, length):
+    frames = pictures(length, 4, 8, 8, 1)
+    frames[-1] = -1
+    frames[-1, :2] = 1
+    plots.film(tmp_path / "film.gif", frames, seconds=2, hold=1)
+    with GifImagePlugin.GifImageFile(tmp_path / "film.gif") as film:
+        assert film.n_frames == min(length, 60)
+        assert film.info.get("loop", 0) == 0
+        times = []
+        for i in range(film.n_frames):
+            film.seek(i)
+            times.append(film.info["duration"])
+        last = np.asarray(film.convert("RGB"))
+    assert times[-1] - 1000 == times[0] or length == 1
+    assert sum(times) == pytest.approx(3000, abs=310)
+    side = _TILE + _GAP
+    np.testing.assert_allclose(last[:_TILE, :_TILE], 255, atol=4)
+    np.testing.assert_allclose(last[side:, side:], 0, atol=4)
+
+
+def test_a_film_shows_only_so_many(tmp_path):
+    plots.film(tmp_path / "film.gif", pictures(2, 100, 8, 8, 3))
+    assert read(tmp_path / "film.gif").shape[:2] == (8 * (_TILE + _GAP) - _GAP,) * 2
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (8, 8, 1), (3, 8, 8, 5), (0, 8, 8, 1), (0, 2)])
+def test_arrays_of_another_kind_are_refused(tmp_path, shape):
+    for draw in (plots.grid, plots.strip, plots.film):
+        with pytest.raises(ValueError, match="neither pictures"):
+            draw(tmp_path / ("x.gif" if draw is plots.film else "x.png"), np.zeros(shape))
+
+
+def test_labels_that_do_not_fit_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="4 samples and 3 labels"):
+        plots.grid(tmp_path / "x.png", pictures(4, 8, 8, 1), labels=[1, 2, 3])
+    with pytest.raises(ValueError, match="2 labels for axis 1"):
+        plots.strip(tmp_path / "x.png", pictures(3, 8, 8, 1), columns=[1, 2])
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ROWS[:1],
+        [{"step": 1, "loss": 0.3}],
+        [{"step": 1, "loss": 0.3}, {"step": 2, "images_per_s": 9.0}, {"step": 3, "loss": None}],
+        [{"step": 1, "loss": 0.3, "grad_norm": float("nan")}, {"step": 2, "loss": float("inf")}],
+        [{"step": i, "loss": 1e-7 * 10.0 ** (i % 9)} for i in range(1, 99)],
+        [{"step": i, "loss": 0.25} for i in range(1, 99)],
+    ],
+)
+def test_a_loss_curve_takes_what_a_run_logs(tmp_path, rows):
+    plots.loss(tmp_path / "loss.png", rows)
+    assert read(tmp_path / "loss.png").shape[1] == 700
+
+
+@pytest.mark.parametrize("rows", [[], [{"step": 3}], [{"step": 3, "loss": float("nan")}]])
+def test_no_loss_to_draw_is_one_line(tmp_path, rows):
+    with pytest.raises(UserError, match="no loss is logged yet"):
+        plots.loss(tmp_path / "loss.png", rows)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_step_logged_again_counts_as_logged_last():
+    rows = [{"step": 2, "loss": 9.0}, {"step": 3, "loss": 3.0}, {"step": 2, "loss": 2.0}]
+    np.testing.assert_array_equal(curves._curve(rows, "loss"), [[2, 2], [3, 3]])
+
+
+def test_smoothing_keeps_a_constant_and_averages_noise():
+    constant, noise = np.full(300, 0.7), np.random.default_rng(0).normal(size=600)
+    np.testing.assert_allclose(curves._smooth(constant), constant, rtol=1e-12)
+    middle = curves._smooth(noise)[300]
+    assert middle == pytest.approx(noise[290:311].mean())  # 600 // 60 = 10 to each side
+    assert curves._smooth(noise)[0] == noise[0]
+
+
+def test_schedules_are_drawn_from_what_defines_them():
+    beta = np.array([0.1, 0.2, 0.5])
+    alpha_bar = np.concatenate([[1.0], np.cumprod(1 - beta)])
+    signal, noise, log_snr, betas = curves._views(alpha_bar).values()
+    np.testing.assert_allclose(signal**2 + noise**2, 1)
+    np.testing.assert_allclose(np.exp(log_snr[1:]), (signal[1:] / noise[1:]) ** 2)
+    np.testing.assert_allclose(betas[1:], beta)
+    assert np.isnan(log_snr[0])
+    assert np.isnan(betas[0])
+
+
+def test_schedules_of_other_lengths_share_an_axis(tmp_path):
+    plots.schedules(tmp_path / "s.png", {"a": np.linspace(1, 0.2, 5), "b": np.linspace(1, 0, 900)})
+    with pytest.raises(ValueError, match="must be"):
+        plots.schedules(tmp_path / "s.png", {"a": np.array([1.0])})
+    with pytest.raises(ValueError, match="must be"):
+        plots.schedules(tmp_path / "s.png", {})
+
+
+def test_drawing_leaves_pyplot_and_settings_alone():
+    code = """if True:
+        import sys, tempfile, numpy as np
+        import matplotlib
+        from ddpm_jax import plots
+        modules, before = set(sys.modules), matplotlib.rcParams.copy()
+        with tempfile.TemporaryDirectory() as folder:
+            plots.strip(folder + "/a.png", np.zeros((2, 9, 2)))
+        assert matplotlib.rcParams.copy() == before
+        assert "matplotlib.pyplot" not in set(sys.modules) - modules
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,197 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ddpm_jax import mesh as meshes
+from ddpm_jax.experiment import build, make_learning_rate, make_optimizer
+from ddpm_jax.mesh import put_batch
+from ddpm_jax.training.state import ema_update
+from ddpm_jax.training.step import (
+    batch_layout,
+    jit_train_step,
+    make_train_step,
+    state_layout,
+)
+from tests.tiny import TINY, Trainer, assert_same, changed
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    return Trainer()
+
+
+@pytest.fixture(scope="module")
+def unbroken(trainer):
+    """Twenty steps on one device."""
+    return trainer.run(trainer.init(), 20)
+
+
+def test_losses_fall(unbroken):
+    _, losses = unbroken
+    assert np.isfinite(losses).all()
+    assert losses[-5:].mean() < 0.8 * losses[:2].mean()
+
+
+@pytest.mark.parametrize(("devices", "fsdp"), [(8, 1), (8, 4), (4, 2)])
+def test_any_mesh_gives_the_losses_of_one_device(unbroken, monkeypatch, devices, fsdp):
+    # Split everything that can be, small as it is here.
+    monkeypatch.setattr(meshes, "_SMALLEST_SPLIT", 1)
+    other = Trainer(changed(TINY, mesh={"fsdp": fsdp}), devices)
+    state, losses = other.run(other.init(), 20)
+    np.testing.assert_allclose(losses, unbroken[1], rtol=1e-5)
+    if fsdp > 1:
+        kernel = state.params["conv_in"]["kernel"]
+        assert kernel.sharding.shard_shape(kernel.shape)[-1] == kernel.shape[-1] // fsdp
+
+
+@pytest.mark.parametrize(("devices", "fsdp"), [(8, 1), (8, 4)])
+def test_any_mesh_draws_exactly_the_noise_of_one_device(trainer, devices, fsdp):
+    other = Trainer(changed(TINY, mesh={"fsdp": fsdp}), devices)
+    for step in (0, 7):
+        alone, shared = (
+            jax.jit(it.experiment.draw)(put_batch(it.batch(step), it.mesh), step)
+            for it in (trainer, other)
+        )
+        drop_key = {"dropout": None}
+        assert_same(alone._replace(**drop_key), shared._replace(**drop_key))
+
+
+def test_each_step_and_seed_draws_anew(trainer):
+    draw = jax.jit(trainer.experiment.draw)
+    batch = trainer.batch(0)
+    first, second = draw(batch, 0), draw(batch, 1)
+    assert not np.array_equal(first.eps, second.eps)
+    assert not np.array_equal(first.t, second.t)
+    other = build(dataclasses.replace(TINY, seed=1)).draw(batch, 0)
+    assert not np.array_equal(first.eps, other.eps)
+
+
+def test_draws_are_what_they_are_called(trainer):
+    config = changed(TINY, train={"batch_size": 4096})
+    big = Trainer.batch.__get__(_Like(trainer, config))(0)
+    drawn = build(config).draw(big, 3)
+    assert drawn.t.min() == 1
+    assert drawn.t.max() == TINY.diffusion.timesteps
+    assert abs(float(drawn.eps.mean())) < 0.01
+    assert abs(float(drawn.eps.std()) - 1) < 0.01
+    dropped = np.asarray(drawn.labels) == 10
+    assert 0.17 < dropped.mean() < 0.23
+    np.testing.assert_array_equal(np.asarray(drawn.labels)[~dropped], big.labels[~dropped])
+    plain = np.asarray(big.examples, np.float32) / 127.5 - 1
+    same = np.isclose(drawn.x_0, plain, atol=1e-6).all((1, 2, 3))
+    mirrored = np.isclose(drawn.x_0, plain[:, :, ::-1], atol=1e-6).all((1, 2, 3))
+    assert (same | mirrored).all()
+    assert 0.4 < same.mean() < 0.6
+
+
+class _Like:
+    def __init__(self, trainer, config):
+        self.source, self.experiment = trainer.source, build(config)
+
+
+def test_without_flips_and_drops_the_data_goes_in_as_it_is(trainer):
+    config = changed(TINY, data={"flip": False}, train={"label_dropout": 0.0})
+    drawn = build(config).draw(trainer.batch(0), 0)
+    np.testing.assert_allclose(drawn.x_0, trainer.batch(0).examples / 127.5 - 1, atol=1e-6)
+    np.testing.assert_array_equal(drawn.labels, trainer.batch(0).labels)
+
+
+def test_several_steps_a_dispatch_are_the_single_steps(trainer, unbroken):
+    config = changed(TINY, train={"steps_per_dispatch": 4})
+    several = jit_train_step(build(config), trainer.mesh)
+    batches = jax.tree.map(lambda *x: np.stack(x), *[trainer.batch(n) for n in range(4)])
+    state, metrics = several(trainer.init(), put_batch(batches, trainer.mesh, leading=1))
+    np.testing.assert_allclose(metrics["loss"], unbroken[1][:4], rtol=1e-5)
+    assert int(state.step) == 4
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch():
+    plain = changed(TINY, model={"dropout": 0.0})
+    whole, parts = (Trainer(changed(plain, train={"accumulate": n})) for n in (1, 4))
+    (one, one_losses), (four, four_losses) = (it.run(it.init(), 3) for it in (whole, parts))
+    np.testing.assert_allclose(four_losses, one_losses, rtol=1e-5)
+    # Adam divides by the gradient's size: where that is tiny, rounding is not.
+    for a, b in zip(jax.tree.leaves(one.ema), jax.tree.leaves(four.ema), strict=True):
+        np.testing.assert_allclose(a, b, atol=3e-4)
+
+
+def test_the_gradient_that_is_logged_is_not_clipped(trainer):
+    clipped = changed(TINY, optimizer={"clip": 1e-3}, model={"dropout": 0.0})
+    free = changed(TINY, optimizer={"clip": None}, model={"dropout": 0.0})
+    norms = []
+    for config in (clipped, free):
+        step = jax.jit(make_train_step(build(config)))
+        norms.append(float(step(trainer.init(), trainer.batch(0))[1]["grad_norm"]))
+    assert norms[0] == pytest.approx(norms[1], rel=1e-6)
+    assert norms[0] > 1e-2
+
+
+def test_clipping_bounds_what_the_optimizer_sees():
+    config = dataclasses.replace(TINY.optimizer, clip=0.5, warmup=0, learning_rate=1.0)
+    optimizer = make_optimizer(config, make_learning_rate(config, 10))
+    grads = {"w": jnp.full((4,), 100.0)}
+    _, state = optimizer.update(grads, optimizer.init(grads), grads)
+    moments = [s.mu["w"] for s in jax.tree.leaves(state, is_leaf=lambda s: hasattr(s, "mu"))
+               if hasattr(s, "mu")]
+    np.testing.assert_allclose(optax.tree.norm(moments[0]), 0.1 * 0.5, rtol=1e-5)
+
+
+def test_adamw_decays_weights_and_adam_does_not():
+    zero = {"w": jnp.zeros(3)}
+    ones = {"w": jnp.ones(3)}
+    for name, decay, expected in (("adam", 0.0, 1.0), ("adamw", 0.1, 1.0 - 0.01 * 0.1)):
+        config = dataclasses.replace(
+            TINY.optimizer, name=name, weight_decay=decay, warmup=0, learning_rate=0.01
+        )
+        optimizer = make_optimizer(config, make_learning_rate(config, 10))
+        updates, _ = optimizer.update(zero, optimizer.init(ones), ones)
+        np.testing.assert_allclose(optax.apply_updates(ones, updates)["w"], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("decay", ["constant", "linear", "cosine"])
+def test_the_learning_rate_rises_then_follows_its_course(decay):
+    config = dataclasses.replace(TINY.optimizer, learning_rate=2.0, warmup=10, decay=decay)
+    rate = make_learning_rate(config, 110)
+    np.testing.assert_allclose([rate(n) for n in range(10)], 0.2 * np.arange(1, 11), rtol=1e-6)
+    share = {"constant": 1.0, "linear": 0.5, "cosine": 0.5}[decay]
+    assert float(rate(60)) == pytest.approx(2.0 * share, rel=1e-5)
+    assert float(rate(110)) == pytest.approx(2.0 if decay == "constant" else 0.0, abs=1e-6)
+
+
+def test_the_average_follows_at_first_and_is_slow_later():
+    zero, one = {"w": jnp.zeros(())}, {"w": jnp.ones(())}
+    early = ema_update(zero, one, jnp.asarray(1), 0.999)["w"]
+    assert float(early) == pytest.approx(1 - 2 / 11)
+    late = ema_update(zero, one, jnp.asarray(10**6), 0.999)["w"]
+    assert float(late) == pytest.approx(1 - 0.999, rel=1e-3)
+
+
+def test_the_average_of_a_run_is_its_recurrence(trainer):
+    state = trainer.init()
+    expected = [np.asarray(leaf) for leaf in jax.tree.leaves(state.ema)]
+    for step in range(1, 5):
+        state, _ = trainer.run(state, 1)
+        decay = min(TINY.train.ema_decay, (1 + step) / (10 + step))
+        params = jax.tree.leaves(state.params)
+        expected = [
+            decay * e + (1 - decay) * np.asarray(p) for e, p in zip(expected, params, strict=True)
+        ]
+    for e, leaf in zip(expected, jax.tree.leaves(state.ema), strict=True):
+        np.testing.assert_allclose(leaf, e, rtol=1e-5, atol=1e-7)
+
+
+def test_the_layouts_are_what_the_step_takes_and_the_state_is_consumed(trainer):
+    layout = state_layout(trainer.experiment, trainer.mesh)
+    state = trainer.init()
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), layout) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), state
+    )
+    compiled = jit_train_step(trainer.experiment, trainer.mesh).lower(
+        layout, batch_layout(trainer.experiment, trainer.mesh)
+    ).compile()
+    compiled(state, put_batch(trainer.batch(0), trainer.mesh))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
