@@ -12,6 +12,9 @@ jaxtyping.install_import_hook(
     "ddpm_jax.diffusion", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 )
 
+# Compiling is most of what a test costs, and level 0 takes two thirds of the time.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+
 # Eight devices on any machine's CPU, so that every test of a mesh is a test of the real program.
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)

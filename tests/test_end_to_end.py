@@ -27,6 +27,7 @@ SMALL = (
 
 def command(*words, devices=1):
     env = dict(os.environ, JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES=str(devices))
+    env.pop("XLA_FLAGS", None)  # the optimized programs that people run, not the tests' quick ones
     return {"args": [sys.executable, "-m", "ddpm_jax.cli", *map(str, words)], "env": env}
 
 

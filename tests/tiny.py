@@ -24,7 +24,7 @@ from ddpm_jax.training.step import jit_init, jit_train_step
 TINY = Config(
     data=DigitsData(flip=True),
     model=UNetConfig(
-        channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.1, num_classes=10
+        channels=8, multipliers=(1,), blocks=1, attention=(), dropout=0.1, num_classes=10
     ),
     diffusion=DiffusionConfig(schedule="cosine", timesteps=20),
     optimizer=OptimizerConfig(learning_rate=1e-2, warmup=2),

@@ -107,7 +107,7 @@ def damages(path):
     if data:
         flipped[len(data) // 2] ^= 1
         yield lambda: path.write_bytes(flipped)
-        yield lambda: path.write_bytes(data[:-1])
+        yield lambda: path.write_bytes(data[: len(data) // 2])
     yield path.unlink
 
 
