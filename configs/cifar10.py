@@ -18,7 +18,25 @@ def get_config() -> Config:
         diffusion=DiffusionConfig(schedule="linear", timesteps=1000, beta_1=1e-4, beta_T=0.02),
         optimizer=OptimizerConfig(name="adam", learning_rate=2e-4, warmup=5_000, clip=1.0),
         train=TrainConfig(
-            steps=800_000, batch_size=128, ema_decay=0.9999, keep_every=100_000, preview_every=10_000
+            steps=800_000,
+            batch_size=128,
+            ema_decay=0.9999,
+            keep_every=100_000,
+            preview_every=10_000,
         ),
         sample=SampleConfig(sampler="ddpm-beta"),
     )
+
+
+# `ddpm train --smoke`: the same run in seconds.
+SMOKE = {
+    "model.channels": 8,
+    "model.blocks": 1,
+    "diffusion.timesteps": 20,
+    "train.steps": 4,
+    "train.batch_size": 16,
+    "train.log_every": 2,
+    "train.save_every": 4,
+    "train.preview_every": None,
+    "sample.num": 16,
+}

@@ -14,9 +14,7 @@ from ddpm_jax.config import (
 def get_config() -> Config:
     return Config(
         data=DigitsData(),
-        model=UNetConfig(
-            channels=32, multipliers=(1, 2), blocks=1, attention=(4,), num_classes=10
-        ),
+        model=UNetConfig(channels=32, multipliers=(1, 2), blocks=1, attention=(4,), num_classes=10),
         diffusion=DiffusionConfig(schedule="cosine", timesteps=200),
         optimizer=OptimizerConfig(learning_rate=2e-3, warmup=50, decay="cosine"),
         train=TrainConfig(
@@ -30,3 +28,16 @@ def get_config() -> Config:
         ),
         sample=SampleConfig(sampler="ddpm", num=100),
     )
+
+
+# `ddpm train --smoke`: the same run in seconds.
+SMOKE = {
+    "model.channels": 8,
+    "diffusion.timesteps": 20,
+    "train.steps": 20,
+    "train.batch_size": 16,
+    "train.log_every": 2,
+    "train.save_every": 4,
+    "train.preview_every": 8,
+    "sample.num": 20,
+}

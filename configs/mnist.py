@@ -22,3 +22,17 @@ def get_config() -> Config:
         train=TrainConfig(steps=50_000, ema_decay=0.999, label_dropout=0.1),
         sample=SampleConfig(sampler="ddpm", num=100),
     )
+
+
+# `ddpm train --smoke`: the same run in seconds.
+SMOKE = {
+    "model.channels": 8,
+    "model.blocks": 1,
+    "diffusion.timesteps": 20,
+    "train.steps": 4,
+    "train.batch_size": 16,
+    "train.log_every": 2,
+    "train.save_every": 4,
+    "train.preview_every": None,
+    "sample.num": 20,
+}

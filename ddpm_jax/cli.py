@@ -83,7 +83,9 @@ def _target(args: Sequence[str], prog: str, what: str) -> tuple[str, list[str]]:
 _EXAMPLE = {"CONFIG": "configs/digits.py", "RUN": "runs/digits", "CONFIG|RUN": "configs/digits.py"}
 
 
-def _config_of(target: str, overrides: Sequence[str], prog: str) -> "Config":
+def _config_of(
+    target: str, overrides: Sequence[str], prog: str, *, smoke: bool = False
+) -> "Config":
     """The config of a config file or of a run folder, with its settings overridden by name."""
     from ddpm_jax import config as configs
 
@@ -94,7 +96,7 @@ def _config_of(target: str, overrides: Sequence[str], prog: str) -> "Config":
             raise UserError(f"{path} has no config.json: it is not the folder of a run")
         config = configs.loads(described.read_text(), str(described))
     else:
-        config = configs.load_file(path)
+        config = configs.load_file(path, smoke=smoke)
     return _parse(configs.Config, overrides, f"{prog} {target}", default=config)
 
 
@@ -111,15 +113,17 @@ def _take(args: list[str], option: str) -> tuple[str | None, list[str]]:
 
 
 def _bar(title: str) -> Callable[[int, int], None]:
-    from tqdm import tqdm
-
-    bar = tqdm(desc=title, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+    bars = []
 
     def progress(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
+        from tqdm import tqdm
+
+        if not bars:
+            hidden = not sys.stderr.isatty()
+            bars.append(tqdm(desc=title, total=total, unit="step", disable=hidden))
+        bars[0].update(done - bars[0].n)
         if done == total:
-            bar.close()
+            bars[0].close()
 
     return progress
 
@@ -135,14 +139,18 @@ def _train(args: list[str]) -> int:
     from ddpm_jax import config as configs
 
     if args in (["--help"], ["-h"]):
-        print("usage: ddpm train CONFIG [--workdir DIR] [--SETTING VALUE ...]\n")
-        print("Trains in DIR (runs/NAME for configs/NAME.py), going on where it stopped.\n")
+        print("usage: ddpm train CONFIG [--workdir DIR] [--smoke] [--SETTING VALUE ...]\n")
+        print("Trains in DIR (runs/NAME for configs/NAME.py), going on where it stopped;")
+        print("--smoke runs the config in seconds (runs/NAME-smoke), to see that all works.\n")
         _parse(configs.Config, args, "ddpm train CONFIG", default=configs.Config())
     target, rest = _target(args, "ddpm train", "CONFIG")
-    workdir, overrides = _take(rest, "--workdir")
-    config = _config_of(target, overrides, "ddpm train")
+    workdir, rest = _take(rest, "--workdir")
+    smoke = "--smoke" in rest
+    overrides = [word for word in rest if word != "--smoke"]
+    config = _config_of(target, overrides, "ddpm train", smoke=smoke)
     if workdir is None:
-        workdir = target if Path(target).is_dir() else f"runs/{Path(target).stem}"
+        name = f"{Path(target).stem}-smoke" if smoke else Path(target).stem
+        workdir = target if Path(target).is_dir() else f"runs/{name}"
     from ddpm_jax.training.loop import train
 
     return train(config, workdir)
@@ -281,7 +289,7 @@ def _plot(args: list[str]) -> int:
     config = _config_of(target, (), "ddpm plot")
     folder = Path(target) if Path(target).is_dir() else None
     output = figures.draw(
-        rest[0], config, folder, options.output, seed=options.seed, progress=_bar(rest[0])
+        rest[0], config, folder, options.output, seed=options.seed, progress=_bar("sampling")
     )
     print(output)
     return 0

@@ -278,7 +278,9 @@ class TrainConfig:
         need = f"a divisor of train.batch_size, which is {self.batch_size}"
         _require(divides, "train.accumulate", self.accumulate, need)
         _require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "in [0, 1)")
-        _require(0 <= self.label_dropout < 1, "train.label_dropout", self.label_dropout, "in [0, 1)")
+        _require(
+            0 <= self.label_dropout < 1, "train.label_dropout", self.label_dropout, "in [0, 1)"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -446,6 +448,24 @@ def flatten(config: Config) -> dict[str, Any]:
     return walk(to_dict(config), "")
 
 
+def override(config: Config, settings: dict[str, Any]) -> Config:
+    """Returns the config with settings replaced by dotted name: {"train.steps": 4}.
+
+    Raises UserError for an unknown name or an impossible value.
+    """
+    plain = to_dict(config)
+    known = [name for name in flatten(config) if not name.endswith(".kind")]
+    for name, value in settings.items():
+        if name not in known:
+            raise UserError(f"unknown setting {name}{nearest(name, known)}")
+        *sections, last = name.split(".")
+        place = plain
+        for section in sections:
+            place = place[section]
+        place[last] = value
+    return from_dict(plain)
+
+
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """Returns the settings that differ, as dotted name -> (old value, new value)."""
     before, after = flatten(old), flatten(new)
@@ -486,8 +506,12 @@ def loads(text: str, where: str = "config.json") -> Config:
         raise UserError(f"{where}: {error}") from None
 
 
-def load_file(path: str | Path) -> Config:
-    """Runs a config file's `get_config()`; raises UserError if there is none."""
+def load_file(path: str | Path, *, smoke: bool = False) -> Config:
+    """Runs a config file's `get_config()`; raises UserError if there is none.
+
+    With `smoke`, the file's `SMOKE` (settings by dotted name) is put over it: the same run in
+    seconds, to see that it works.
+    """
     path = Path(path)
     if not path.is_file():
         folder = path.parent if path.parent.is_dir() else Path("configs")
@@ -504,4 +528,8 @@ def load_file(path: str | Path) -> Config:
     config = module.get_config()
     if not isinstance(config, Config):
         raise UserError(f"{path}: get_config() returned {type(config).__name__}, not a Config")
-    return config
+    if not smoke:
+        return config
+    if not hasattr(module, "SMOKE"):
+        raise UserError(f"{path} has no SMOKE, a dict of settings for a run of seconds")
+    return override(config, module.SMOKE)

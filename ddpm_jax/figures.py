@@ -27,7 +27,7 @@ class Subject(NamedTuple):
     config: Config
     folder: Path | None
     seed: int
-    progress: Callable[[str], Callable[[int, int], None]]
+    progress: Callable[[int, int], None]
 
     def run(self) -> Run:
         if self.folder is None:
@@ -35,8 +35,7 @@ class Subject(NamedTuple):
         return load(self.folder)
 
     def draw(self, **options: Any) -> Samples:
-        run = self.run()
-        return run.sample(seed=self.seed, progress=self.progress("sampling"), **options)
+        return self.run().sample(seed=self.seed, progress=self.progress, **options)
 
 
 def _samples(subject: Subject, path: Path) -> None:
@@ -113,7 +112,7 @@ def draw(
     output: str | None,
     *,
     seed: int = 0,
-    progress: Callable[[str], Callable[[int, int], None]],
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
     """Draws a row of `FIGURES` and returns the path it was written to.
 

@@ -29,4 +29,3 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             beside.unlink()
-

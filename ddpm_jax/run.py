@@ -1,7 +1,7 @@
 """A trained run as an object: open its folder, sample from it.
 
-    run = ddpm_jax.load("runs/digits")
-    pictures = run.sample(num=16, seed=0, labels=[3] * 16).samples
+run = ddpm_jax.load("runs/digits")
+pictures = run.sample(num=16, seed=0, labels=[3] * 16).samples
 """
 
 from collections.abc import Callable, Sequence

@@ -216,7 +216,5 @@ def class_columns(labels: np.ndarray | None) -> int | None:
     if labels is None or len(labels) == 0:
         return None
     classes = int(labels.max()) + 1
-    in_turn = len(labels) > classes > 1 and np.array_equal(
-        labels, np.arange(len(labels)) % classes
-    )
+    in_turn = len(labels) > classes > 1 and np.array_equal(labels, np.arange(len(labels)) % classes)
     return classes if in_turn else None

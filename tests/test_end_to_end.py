@@ -18,12 +18,6 @@ from ddpm_jax.training.journal import read_metrics
 from ddpm_jax.training.step import state_layout
 from tests.tiny import Trainer, assert_same
 
-# A shipped config, shrunk.
-SMALL = (
-    "--model.channels 8 --model.attention 4 --diffusion.timesteps 20 --train.batch_size 16 "
-    "--train.log_every 2 --train.save_every 4 --train.preview_every 8 --sample.num 20"
-).split()
-
 
 def command(*words, devices=1):
     env = dict(os.environ, JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES=str(devices))
@@ -40,8 +34,8 @@ def ddpm(*words, devices=1, code=0):
 
 
 def train(run, steps, *more, **options):
-    words = ("train", "configs/digits.py", "--workdir", run, "--train.steps", steps, *SMALL, *more)
-    return ddpm(*words, **options)
+    words = ("train", "configs/digits.py", "--smoke", "--workdir", run, "--train.steps", steps)
+    return ddpm(*words, *more, **options)
 
 
 def states(run, step):
@@ -101,7 +95,7 @@ def wait_for(condition, process, seconds=120):
 
 def test_killed_twice_and_run_again_it_ends_bit_for_bit_the_same(unbroken, tmp_path):
     run = tmp_path / "broken"
-    words = ("train", "configs/digits.py", "--workdir", run, "--train.steps", 20, *SMALL)
+    words = ("train", "configs/digits.py", "--workdir", run, "--train.steps", 20, "--smoke")
     for step in (4, 12):
         process = subprocess.Popen(
             **command(*words), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
@@ -123,7 +117,15 @@ def test_killed_twice_and_run_again_it_ends_bit_for_bit_the_same(unbroken, tmp_p
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_signal_saves_before_it_ends(tmp_path, number, code):
     run = tmp_path / "stopped"
-    words = ("train", "configs/digits.py", "--workdir", run, *SMALL, "--train.save_every", 10_000)
+    words = (
+        "train",
+        "configs/digits.py",
+        "--workdir",
+        run,
+        "--smoke",
+        "--train.save_every",
+        10_000,
+    )
     process = subprocess.Popen(
         **command(*words, "--train.steps", 10_000, "--train.preview_every", 10_000),
         stderr=subprocess.PIPE,

@@ -104,7 +104,9 @@ def _describe(config: Config, run: Path) -> None:
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--workdir {run} can't be made ({error.strerror}); choose another") from None
+        raise UserError(
+            f"--workdir {run} can't be made ({error.strerror}); choose another"
+        ) from None
     if path.is_file():
         old = configs.loads(path.read_text(), str(path))
         for name, (before, after) in configs.differences(old, config).items():

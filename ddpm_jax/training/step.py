@@ -119,4 +119,3 @@ def batch_layout(experiment: Experiment, mesh: Mesh) -> Batch:
     pixels = jnp.uint8 if len(config.data.shape) == 3 else jnp.float32
     labels = shape(size, dtype=jnp.int32) if experiment.num_classes else None
     return Batch(shape(size, *config.data.shape, dtype=pixels), labels)
-

@@ -133,8 +133,11 @@ def test_clipping_bounds_what_the_optimizer_sees():
     optimizer = make_optimizer(config, make_learning_rate(config, 10))
     grads = {"w": jnp.full((4,), 100.0)}
     _, state = optimizer.update(grads, optimizer.init(grads), grads)
-    moments = [s.mu["w"] for s in jax.tree.leaves(state, is_leaf=lambda s: hasattr(s, "mu"))
-               if hasattr(s, "mu")]
+    moments = [
+        s.mu["w"]
+        for s in jax.tree.leaves(state, is_leaf=lambda s: hasattr(s, "mu"))
+        if hasattr(s, "mu")
+    ]
     np.testing.assert_allclose(optax.tree.norm(moments[0]), 0.1 * 0.5, rtol=1e-5)
 
 
@@ -188,8 +191,10 @@ def test_the_layouts_are_what_the_step_takes_and_the_state_is_consumed(trainer):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), layout) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
     )
-    compiled = jit_train_step(trainer.experiment, trainer.mesh).lower(
-        layout, batch_layout(trainer.experiment, trainer.mesh)
-    ).compile()
+    compiled = (
+        jit_train_step(trainer.experiment, trainer.mesh)
+        .lower(layout, batch_layout(trainer.experiment, trainer.mesh))
+        .compile()
+    )
     compiled(state, put_batch(trainer.batch(0), trainer.mesh))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
