@@ -1,4 +1,4 @@
-"""CIFAR-10 as in the paper (Ho et al. 2020, appendix B, and its code): FID 3.17 after 800k steps."""
+"""CIFAR-10 by the paper's recipe (Ho et al. 2020, appendix B, and its code): FID 3.17 there."""
 
 from ddpm_jax.config import (
     Config,

@@ -18,13 +18,13 @@ def get_config() -> Config:
         diffusion=DiffusionConfig(schedule="cosine", timesteps=200),
         optimizer=OptimizerConfig(learning_rate=2e-3, warmup=50, decay="cosine"),
         train=TrainConfig(
-            steps=2_000,
+            steps=800,
             batch_size=128,
             ema_decay=0.995,
             label_dropout=0.1,
-            log_every=50,
-            save_every=500,
-            preview_every=500,
+            log_every=20,
+            save_every=200,
+            preview_every=400,
         ),
         sample=SampleConfig(sampler="ddpm", num=100),
     )

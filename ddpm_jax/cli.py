@@ -25,7 +25,7 @@ T = TypeVar("T")
 # --- reading the command line ---------------------------------------------------------------------
 
 
-def _parse(cls: type[T], args: Sequence[str], prog: str, default: T | None = None) -> T:
+def _parse(cls: type[T], args: Sequence[str], prog: str, default: Any = None) -> T:
     """Reads the options of a dataclass; what tyro refuses becomes one line."""
     import tyro
 
@@ -33,7 +33,7 @@ def _parse(cls: type[T], args: Sequence[str], prog: str, default: T | None = Non
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(
+            return tyro.cli(  # type: ignore[return-value]
                 cls,
                 prog=prog,
                 args=list(args),
@@ -110,6 +110,18 @@ def _take(args: list[str], option: str) -> tuple[str | None, list[str]]:
                 raise UserError(f"{option} needs a value")
             return args[place + 1], args[:place] + args[place + 2 :]
     return None, args
+
+
+def _split(args: list[str], prefix: str) -> tuple[list[str], list[str]]:
+    """Takes all options that begin so, each with its values, out of the words."""
+    taken: list[str] = []
+    rest: list[str] = []
+    into = rest
+    for word in args:
+        if word.startswith("--"):
+            into = taken if word.startswith(prefix) else rest
+        into.append(word)
+    return taken, rest
 
 
 def _bar(title: str) -> Callable[[int, int], None]:
@@ -223,7 +235,7 @@ def _sample(args: list[str]) -> int:
 
 @dataclass(frozen=True)
 class _EvaluateOptions:
-    """Judges a run's samples against its data."""
+    """Judges a run's samples against its data, or other data: --data.split test."""
 
     metrics: tuple[str, ...] | None = None
     """Names of metrics; else all that apply to the data."""
@@ -238,12 +250,15 @@ def _evaluate(args: list[str]) -> int:
     if args in (["--help"], ["-h"]):
         _parse(_EvaluateOptions, args, "ddpm evaluate RUN")
     target, rest = _target(args, "ddpm evaluate", "RUN")
+    of_data, rest = _split(rest, "--data.")
     options = _parse(_EvaluateOptions, _flag(rest, "--json"), f"ddpm evaluate {target}")
+    from ddpm_jax import config as configs
     from ddpm_jax.evaluation import evaluate
     from ddpm_jax.run import load
 
     run = load(target, checkpoint=options.checkpoint, params=options.params, report=_warn)
-    values = evaluate(run, options.metrics, seed=options.seed, progress=_bar)
+    other = _parse(configs.Config, of_data, f"ddpm evaluate {target}", default=run.config)
+    values = evaluate(run, options.metrics, data=other.data, seed=options.seed, progress=_bar)
     _show(values, options.json)
     return 0
 
@@ -382,6 +397,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"ddpm: {error}", file=sys.stderr)
         return 2
+    except SystemExit:  # tyro has printed its help.
+        return 0
     except KeyboardInterrupt:
         return 130
 

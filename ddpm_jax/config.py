@@ -43,7 +43,7 @@ class DigitsData:
 
 @dataclass(frozen=True, kw_only=True)
 class PointsData:
-    """A table of points of a two-dimensional figure, the same for every seed of a run."""
+    """Points of a two-dimensional figure in a table that is the same for every seed of a run."""
 
     kind: ClassVar[str] = "points"
     flip: ClassVar[bool] = False
@@ -52,6 +52,8 @@ class PointsData:
     """How many points the table holds."""
     noise: float = 0.1
     """Standard deviation of the noise around the figure, before it is scaled."""
+    table: int = 0
+    """Which of the figure's tables: another number, and all points are fresh."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -60,6 +62,7 @@ class PointsData:
     def __post_init__(self):
         _require(self.size >= 1, "data.size", self.size, "at least 1")
         _require(self.noise >= 0, "data.noise", self.noise, "0 or more")
+        _require(0 <= self.table < 2**32, "data.table", self.table, "in 0 … 4294967295")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,13 +100,30 @@ class FolderData(_Images):
     """A folder of pictures; its subfolders, where all pictures lie in some, are the classes."""
 
     kind: ClassVar[str] = "folder"
-    path: str = "."
+    path: str = ""
+    """The folder; it has to be given."""
 
 
 DataConfig = DigitsData | PointsData | TfdsData | FolderData
 
 
 # --- network ------------------------------------------------------------------------------------
+
+
+def _check_halvings(shape: tuple[int, ...], multipliers: tuple[int, ...]) -> None:
+    if len(shape) != 3:
+        raise UserError(f"model: a U-Net needs images, and the data's examples are {shape}")
+    from ddpm_jax.models.unet import unet_divisor
+
+    height, width, _ = shape
+    levels, divisor = len(multipliers), unet_divisor(multipliers)
+    if height % divisor or width % divisor:
+        near = [max(divisor, round(side / divisor) * divisor) for side in (height, width)]
+        raise UserError(
+            f"model.multipliers: {levels} levels halve the image {levels - 1} times, and "
+            f"{height}×{width} is not divisible by {divisor}; use fewer levels, or "
+            f"--data.image_size {near[0]} {near[1]}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,20 +160,8 @@ class UNetConfig:
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raises UserError if examples of this shape can't go through the levels."""
-        if len(shape) != 3:
-            raise UserError(f"model: a U-Net needs images, and the data's examples are {shape}")
-        from ddpm_jax.models.unet import unet_divisor
-
-        height, width, _ = shape
-        levels, divisor = len(self.multipliers), unet_divisor(self.multipliers)
-        if height % divisor or width % divisor:
-            near = [max(divisor, round(side / divisor) * divisor) for side in (height, width)]
-            raise UserError(
-                f"model.multipliers: {levels} levels halve the image {levels - 1} times, and "
-                f"{height}×{width} is not divisible by {divisor}; use fewer levels, or "
-                f"--data.image_size {near[0]} {near[1]}"
-            )
-        sides = [max(height, width) // 2**level for level in range(levels)]
+        _check_halvings(shape, self.multipliers)
+        sides = [max(shape[:2]) // 2**level for level in range(len(self.multipliers))]
         absent = sorted(set(self.attention) - set(sides))
         if absent:
             raise UserError(
@@ -162,7 +170,56 @@ class UNetConfig:
             )
 
 
-ModelConfig = UNetConfig
+@dataclass(frozen=True, kw_only=True)
+class MlpConfig:
+    """An MLP whose layers are scaled by a table of T times; the defaults are for points."""
+
+    kind: ClassVar[str] = "mlp"
+    width: int = 128
+    """Features of each hidden layer."""
+    layers: int = 3
+    """Hidden layers."""
+    num_classes: int = 0
+    """0 for a network without labels."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the network computes in; parameters, losses and diffusion stay float32."""
+
+    def __post_init__(self):
+        _require(self.width >= 1, "model.width", self.width, "at least 1")
+        _require(self.layers >= 1, "model.layers", self.layers, "at least 1")
+        _require(self.num_classes >= 0, "model.num_classes", self.num_classes, "0 or more")
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Takes examples of any shape: it flattens them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepUNetConfig:
+    """A small U-Net that sees the time as a plane beside x_t; the defaults are document 002's."""
+
+    kind: ClassVar[str] = "step_unet"
+    channels: int = 32
+    multipliers: tuple[int, ...] = (1, 2, 4)
+    """Channels of each level, in units of `channels`; each level halves height and width."""
+    timesteps: int = 10
+    """T, by which the network divides the time; the same as diffusion.timesteps."""
+    num_classes: int = 0
+    """0 for a network without labels; else each class has a plane of its own beside x_t."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the network computes in; parameters, losses and diffusion stay float32."""
+
+    def __post_init__(self):
+        _require(self.channels >= 1, "model.channels", self.channels, "at least 1")
+        good = len(self.multipliers) > 0 and min(self.multipliers) >= 1
+        _require(good, "model.multipliers", self.multipliers, "one whole number ≥ 1 a level")
+        _require(self.num_classes >= 0, "model.num_classes", self.num_classes, "0 or more")
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raises UserError if examples of this shape can't go through the levels."""
+        _check_halvings(shape, self.multipliers)
+
+
+ModelConfig = UNetConfig | MlpConfig | StepUNetConfig
 
 
 # --- diffusion, optimizer, loop, sampling, devices ----------------------------------------------
@@ -320,7 +377,7 @@ class MeshConfig:
     """How devices share the work."""
 
     fsdp: int = 1
-    """Devices that split each large parameter among them; the rest of the devices split the batch."""
+    """Devices that share each large parameter; the batch is split over all devices."""
 
     def __post_init__(self):
         _require(self.fsdp >= 1, "mesh.fsdp", self.fsdp, "at least 1")
@@ -331,7 +388,7 @@ class Config:
     """One run, whole: with its seed and a step number it determines everything."""
 
     seed: int = 0
-    data: DataConfig = field(default_factory=DigitsData)
+    data: DataConfig = field(default_factory=TfdsData)
     model: ModelConfig = field(default_factory=UNetConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -345,6 +402,8 @@ class Config:
         clips = self.sample.clip and self.data.kind == "points"
         _require(not clips, "sample.clip", True, "False for points, which lie outside [-1, 1]")
         T, steps = self.diffusion.timesteps, self.sample.steps
+        told = getattr(self.model, "timesteps", T)
+        _require(told == T, "model.timesteps", told, f"diffusion.timesteps, which is {T}")
         need = f"at most diffusion.timesteps, which is {T}"
         _require(steps is None or steps <= T, "sample.steps", steps, need)
         labels = self.model.num_classes > 0
@@ -428,7 +487,7 @@ def _value(hint: Any, value: Any, dotted: str) -> Any:
         if member is type(None) and value is None:
             return None
         if member is float and type(value) in (int, float):
-            return float(value)
+            return float(value)  # type: ignore[arg-type]
         if isinstance(member, type) and type(value) is member:
             return value
     named = str(getattr(hint, "__name__", hint)).replace("typing.", "")

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
+from ddpm_jax.config import DataConfig
 from ddpm_jax.data import open_source
 from ddpm_jax.data.pixels import to_unit
 from ddpm_jax.errors import UserError, nearest
@@ -15,18 +17,26 @@ def evaluate(
     run: Run,
     metrics: Sequence[str] | None = None,
     *,
+    data: DataConfig | None = None,
     seed: int = 0,
     progress: Callable[[str], Callable[[int, int], None]] = lambda title: lambda done, total: None,
 ) -> dict[str, float]:
     """Returns every metric's values for the run, drawn with the sampler of its config.
 
-    `metrics` are rows of `METRICS`; None takes all that apply to the data. `progress` is called
-    with a metric's name and gives what is told the network steps done and to do. Raises UserError
-    for a metric that does not exist or does not apply, and when the data is not there.
+    `metrics` are rows of `METRICS`; None takes all that apply to the data. `data` are other
+    examples to judge by than those of the training, of the same shape. `progress` is called with a
+    metric's name and gives what is told the network steps done and to do. Raises UserError for a
+    metric that does not exist or does not apply, and for data that is not there or has another
+    shape.
     """
-    source = open_source(run.config.data)
+    source = open_source(run.config.data if data is None else data)
+    if source.shape != run.config.data.shape:
+        raise UserError(
+            f"data: the examples are {source.shape}, and the run was trained on "
+            f"{run.config.data.shape}; name data of that shape"
+        )
     batch = source.gather(np.arange(len(source)))
-    examples = np.asarray(to_unit(np.asarray(batch.examples)), np.float32)
+    examples = np.asarray(to_unit(jnp.asarray(batch.examples)), np.float32)
     classes = run.config.model.num_classes
     labels = None if batch.labels is None else np.asarray(batch.labels)
     real = Real(source.shape, len(source), labels, classes)

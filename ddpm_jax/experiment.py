@@ -77,13 +77,15 @@ class Experiment:
         def key(stream: str) -> jax.Array:
             return stream_key(config.seed, stream, step)
 
-        x_0 = to_unit(batch.examples)
+        x_0 = to_unit(jnp.asarray(batch.examples))
         if config.data.flip:
             x_0 = random_flip(key("flip"), x_0)
         count = x_0.shape[0]
         t = jax.random.randint(key("timestep"), (count,), 1, config.diffusion.timesteps + 1)
         eps = jax.random.normal(key("noise"), x_0.shape)
-        labels = batch.labels if self.num_classes else None
+        labels = None
+        if self.num_classes:
+            labels = jnp.asarray(batch.labels)
         if labels is not None and config.train.label_dropout > 0:
             dropped = jax.random.bernoulli(key("labels"), config.train.label_dropout, (count,))
             labels = jnp.where(dropped, self.num_classes, labels)
@@ -132,7 +134,11 @@ def build(config: Config) -> Experiment:
 def _network(config: Config) -> nn.Module:
     model = config.model
     settings = {item.name: getattr(model, item.name) for item in dataclasses.fields(model)}
-    return MODELS[model.kind](**settings)
+    network = MODELS[model.kind]
+    # T is said once, in the diffusion's settings: a network with a table of times is told it.
+    if "timesteps" in (item.name for item in dataclasses.fields(network)):
+        settings["timesteps"] = config.diffusion.timesteps
+    return network(**settings)
 
 
 def make_learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:

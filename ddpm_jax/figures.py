@@ -64,9 +64,9 @@ def _schedules(subject: Subject, path: Path) -> None:
     given = {"beta_1": settings.beta_1, "beta_T": settings.beta_T, "s": settings.s}
     own = settings.schedule
     curves = {
-        f"{name} (this one)" if name == own else name: make_schedule(
-            name, settings.timesteps, **given
-        ).alpha_bar
+        f"{name} (this one)" if name == own else name: np.asarray(
+            make_schedule(name, settings.timesteps, **given).alpha_bar
+        )
         for name in SCHEDULES
     }
     plots.schedules(path, curves)

@@ -21,7 +21,7 @@ from ddpm_jax.errors import UserError
 _SMALLEST_SPLIT = 2**14
 
 
-def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """Arranges all devices of all processes, or those given, as (data, fsdp).
 
     Raises UserError if `fsdp` does not divide the number of devices.

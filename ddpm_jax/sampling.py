@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from ddpm_jax import plots
 from ddpm_jax.config import SampleConfig
 from ddpm_jax.diffusion import (
     Sampler,
@@ -25,7 +26,6 @@ from ddpm_jax.diffusion import (
     sample_noise,
     time_steps,
 )
-from ddpm_jax import plots
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.files import replacing
@@ -212,7 +212,7 @@ def write_samples(path: Path, drawn: Samples) -> None:
 
 
 def class_columns(labels: np.ndarray | None) -> int | None:
-    """Returns the number of classes if labels run through them in turn: a column is then a class."""
+    """Returns the number of classes if labels run through them in turn, a class a column."""
     if labels is None or len(labels) == 0:
         return None
     classes = int(labels.max()) + 1

@@ -6,6 +6,7 @@ the others as they are, and step n draws the same numbers whether or not the run
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ddpm_jax.typing import Keys
 
@@ -21,12 +22,12 @@ STREAMS = {
 }
 
 
-def stream_key(seed: int, stream: str, step: int | jax.Array = 0) -> jax.Array:
+def stream_key(seed: int | jax.Array, stream: str, step: int | jax.Array = 0) -> jax.Array:
     """Returns the key of one stream at one step, which may be traced."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), STREAMS[stream]), step)
 
 
-def sample_keys(seed: int, indices: jax.Array) -> Keys:
+def sample_keys(seed: int | jax.Array, indices: jax.Array | np.ndarray) -> Keys:
     """Returns the key of each sample `[B]`, from its index alone: sample i never depends on B."""
     root = stream_key(seed, "sample")
     return jax.vmap(jax.random.fold_in, (None, 0))(root, jnp.asarray(indices, jnp.uint32))

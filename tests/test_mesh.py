@@ -55,7 +55,7 @@ def test_rows_go_to_the_mesh_and_come_back_in_order():
 
 def test_a_batch_that_does_not_split_is_refused_with_one_that_does():
     config = changed(TINY, train={"batch_size": 20, "accumulate": 2})
-    with pytest.raises(UserError, match="--train.batch_size 16 can"):
+    with pytest.raises(UserError, match=r"--train\.batch_size 16 can"):
         check_batch(config, make_mesh())
     check_batch(changed(TINY, train={"batch_size": 32, "accumulate": 2}), make_mesh())
 

@@ -66,6 +66,7 @@ def test_samples_are_float32_on_the_scale_of_the_data(sixteen):
 def test_the_film_begins_with_noise_and_ends_with_the_samples(trained, sixteen):
     filmed = program(trained[0])(trained[1], 16, seed=3, frames_of=4)
     np.testing.assert_array_equal(filmed.samples, sixteen.samples)
+    assert filmed.frames is not None
     assert filmed.frames.shape[1:] == (4, 8, 8, 1)
     np.testing.assert_array_equal(filmed.frames[-1], sixteen.samples[:4])
     assert filmed.frames[0].std() == pytest.approx(1, abs=0.2)

@@ -23,6 +23,8 @@ def open_folder(config: FolderData) -> StreamSource:
     there are no labels. Pictures that can't be read are left out with one warning. Raises
     UserError if the folder is missing or has no readable picture.
     """
+    if not config.path:
+        raise UserError("data.path is not set; give a folder of pictures: --data.path FOLDER")
     root = Path(config.path).expanduser()
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"

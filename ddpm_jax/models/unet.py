@@ -22,6 +22,25 @@ def unet_divisor(multipliers: tuple[int, ...]) -> int:
     return 2 ** (len(multipliers) - 1)
 
 
+def check_inputs(
+    x_t: jax.Array, labels: jax.Array | None, *, multipliers: tuple[int, ...], num_classes: int
+) -> None:
+    """Raises ValueError for labels without classes, and for sides that the levels don't halve."""
+    if labels is not None and not num_classes:
+        raise ValueError("labels were given to a U-Net without classes (num_classes = 0)")
+    divisor = unet_divisor(multipliers)
+    height, width = x_t.shape[1:3]
+    if height % divisor or width % divisor:
+        below, above = (
+            "x".join(str(max(divisor, rounded(side) * divisor)) for side in (height, width))
+            for rounded in (lambda side: side // divisor, lambda side: -(-side // divisor))
+        )
+        raise ValueError(
+            f"a U-Net of {len(multipliers)} levels needs sides that {divisor} divides, "
+            f"not {height}x{width}: the nearest are {below} and {above}"
+        )
+
+
 class Condition(nn.Module):
     """Embeds the time, and the class where there are classes, into one vector [B, features].
 
@@ -110,7 +129,7 @@ class UNet(nn.Module):
         *,
         train: bool,
     ) -> Float[Array, "B H W C"]:
-        self._check(x_t, labels)
+        check_inputs(x_t, labels, multipliers=self.multipliers, num_classes=self.num_classes)
         condition = Condition(4 * self.channels, self.num_classes, self.dtype, name="condition")(
             t, labels
         )
@@ -156,18 +175,3 @@ class UNet(nn.Module):
 
         h = nn.swish(GroupNorm(name="norm_out")(h))
         return conv3x3(x_t.shape[-1], dtype=jnp.float32, name="conv_out", zero=True)(h)
-
-    def _check(self, x_t: jax.Array, labels: jax.Array | None) -> None:
-        if labels is not None and not self.num_classes:
-            raise ValueError("labels were given to a U-Net without classes (num_classes = 0)")
-        divisor = unet_divisor(self.multipliers)
-        height, width = x_t.shape[1:3]
-        if height % divisor or width % divisor:
-            below, above = (
-                "x".join(str(max(divisor, rounded(side) * divisor)) for side in (height, width))
-                for rounded in (lambda side: side // divisor, lambda side: -(-side // divisor))
-            )
-            raise ValueError(
-                f"a U-Net of {len(self.multipliers)} levels needs sides that {divisor} divides, "
-                f"not {height}x{width}: the nearest are {below} and {above}"
-            )

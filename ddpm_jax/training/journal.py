@@ -21,7 +21,7 @@ class Journal:
         self._silent = silent
         self._file = self._board = self._bar = None
         self._path = run / "metrics.jsonl"
-        self._total, self._begun, self._start = total, time.monotonic(), start
+        self._total, self._start, self._begun = total, start, None
         if silent:
             return
         from tensorboardX import SummaryWriter
@@ -47,7 +47,9 @@ class Journal:
             tqdm.write(line, file=sys.stderr)
 
     def advance(self, steps: int) -> None:
-        """Moves the bar."""
+        """Moves the bar, and begins the clock: what is left is told by the steps alone."""
+        if self._begun is None:
+            self._begun, self._start = time.monotonic(), self._start + steps
         if self._bar is not None:
             self._bar.update(steps)
 
@@ -67,7 +69,7 @@ class Journal:
         if self._bar is not None:
             self._bar.set_postfix(shown)
         else:
-            spent = time.monotonic() - self._begun
+            spent = time.monotonic() - (self._begun or time.monotonic())
             left = spent / max(1, step - self._start) * (self._total - step)
             text = "  ".join(f"{name} {value}" for name, value in shown.items())
             self.say(f"step {step:,} of {self._total:,}  {text}  {_clock(left)} left")

@@ -1,10 +1,7 @@
 """Training from the first step, or from where it stopped, to the last one and its pictures."""
 
-import signal
 import time
-from collections import deque
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import jax
@@ -24,11 +21,10 @@ from ddpm_jax.mesh import check_batch, make_mesh, put_batch
 from ddpm_jax.sampling import SampleProgram, write_samples
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.journal import Journal, read_metrics
+from ddpm_jax.training.meter import Meter
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import batch_layout, jit_init, jit_train_step, state_layout
-
-# How many dispatches the host may run ahead: enough to hide it, few enough to stop promptly.
-_AHEAD = 2
+from ddpm_jax.training.stop import Stop
 
 
 def train(config: Config, workdir: str | Path) -> int:
@@ -142,7 +138,7 @@ class _Session(NamedTuple):
         self.journal.say(f"going on from step {step:,}")
         return self.checkpoints.restore(step, layout)
 
-    def steps(self, state: TrainState, step: int, stop: "Stop") -> tuple[TrainState, int]:
+    def steps(self, state: TrainState, step: int, stop: Stop) -> tuple[TrainState, int]:
         """Runs to the last step, or to the end of the dispatch in which a signal came."""
         train = self.config.train
         if step >= train.steps:
@@ -150,7 +146,7 @@ class _Session(NamedTuple):
         compiled = self._compile()
         previews = SampleProgram(self.experiment, self.mesh, self.config.sample)
         each = train.steps_per_dispatch
-        meter = _Meter(self.experiment, self.journal)
+        meter = Meter(self.experiment, self.journal)
         with Batches(
             self.source,
             seed=self.config.seed,
@@ -220,98 +216,3 @@ class _Session(NamedTuple):
             path.parent.mkdir(exist_ok=True)
             write_samples(path, drawn)
             self.journal.picture(step, "samples", path)
-
-
-class _Meter:
-    """Averages over the rows of the journal; reads the device one dispatch late, never sooner."""
-
-    def __init__(self, experiment: Experiment, journal: Journal):
-        self._experiment, self._journal = experiment, journal
-        self._every = experiment.config.train.log_every
-        self._flying: deque[Any] = deque()
-        self._interval: list[tuple[int, Any]] = []
-        self._due: list[tuple[int, Any]] = []
-        self.restart()
-
-    def restart(self) -> None:
-        self._since, self._away, self._waited = time.monotonic(), 0.0, 0.0
-
-    def add(self, step: int, metrics: Any) -> None:
-        self._flying.append(metrics)
-        if len(self._flying) > _AHEAD:
-            jax.block_until_ready(self._flying.popleft())
-        if self._due:
-            self._write()
-        self._interval.append((step, metrics))
-        if step % self._every == 0:
-            self._due, self._interval = self._interval, []
-
-    def flush(self) -> None:
-        self._due += self._interval
-        self._interval = []
-        if self._due:
-            self._write()
-
-    def waiting(self) -> "_Timer":
-        return _Timer(self, "_waited")
-
-    def paused(self) -> "_Timer":
-        return _Timer(self, "_away")
-
-    def _write(self) -> None:
-        due, self._due = self._due, []
-        step = due[-1][0]
-        fetched = jax.device_get([metrics for _, metrics in due])
-        means = {name: float(np.mean([row[name] for row in fetched])) for name in fetched[0]}
-        spent = max(1e-9, time.monotonic() - self._since - self._away)
-        config = self._experiment.config.train
-        images = config.batch_size * config.steps_per_dispatch * len(due)
-        row = {
-            **means,
-            "learning_rate": float(self._experiment.learning_rate(step - 1)),
-            "images_per_s": images / spent,
-            "data_wait": self._waited / spent,
-        }
-        self._journal.row(step, row)
-        self.restart()
-        if not np.isfinite(means["loss"]):
-            raise UserError(
-                f"the loss is {means['loss']} at step {step}; nothing was saved since: lower "
-                "--optimizer.learning_rate, or use --model.dtype float32, and run again"
-            )
-
-
-class _Timer:
-    def __init__(self, meter: _Meter, name: str):
-        self._meter, self._name = meter, name
-
-    def __enter__(self) -> None:
-        self._begun = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        spent = time.monotonic() - self._begun
-        setattr(self._meter, self._name, getattr(self._meter, self._name) + spent)
-
-
-class Stop:
-    """Turns SIGTERM and the first SIGINT into a wish that the loop grants after its next step."""
-
-    def __init__(self):
-        self.signal: int | None = None
-
-    @property
-    def exit_code(self) -> int:
-        return 130 if self.signal == signal.SIGINT else 0
-
-    def _wish(self, number: int, _: FrameType | None) -> None:
-        if number == signal.SIGINT and self.signal == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal = number
-
-    def __enter__(self) -> "Stop":
-        self._old = {n: signal.signal(n, self._wish) for n in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)

@@ -1,0 +1,61 @@
+"""The conditional MLP of the 2-D tutorials: each layer's output is scaled by a table of the time."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from ddpm_jax.models.layers import dense
+from ddpm_jax.typing import Labels, Timesteps
+
+
+class Mlp(nn.Module):
+    """Predicts one value per coordinate of x_t, zero at initialisation.
+
+    x_t is [B, *shape] float32, flattened; t in 1…T ([B] or a scalar), T being `timesteps`; labels
+    [B] in 0…num_classes where num_classes, or None for all, means "no class"; the result is
+    float32 with the shape of x_t. `layers` times, h becomes softplus(gain · (W h + b)), with a gain
+    for each of `width` features from a learned table of T rows, to which a class adds its own. A
+    time beyond T gives NaN. Three layers of 128 have 72,066 parameters for points and T = 100.
+    Raises ValueError for labels where num_classes is 0.
+    """
+
+    timesteps: int
+    width: int = 128
+    layers: int = 3
+    num_classes: int = 0
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(
+        self,
+        x_t: Float[Array, "B *shape"],
+        t: Timesteps,
+        labels: Labels | None = None,
+        *,
+        train: bool,
+    ) -> Float[Array, "B *shape"]:
+        if labels is not None and not self.num_classes:
+            raise ValueError("labels were given to an MLP without classes (num_classes = 0)")
+        h = x_t.reshape(len(x_t), -1)
+        coordinates = h.shape[-1]
+        for layer in range(self.layers):
+            # Coordinates enter and leave in float32: half precision rounds them by as much as the
+            # noise of the last steps.
+            dtype = self.dtype if layer else jnp.float32
+            h = dense(self.width, dtype=dtype, name=f"layer_{layer}")(h)
+            h = nn.softplus(self._gain(t, labels, layer) * h.astype(self.dtype))
+        return dense(coordinates, dtype=jnp.float32, name="out", zero=True)(h).reshape(x_t.shape)
+
+    def _gain(self, t: Timesteps, labels: Labels | None, layer: int) -> jax.Array:
+        def table(rows: int, init: nn.initializers.Initializer, name: str) -> nn.Embed:
+            return nn.Embed(
+                rows, self.width, embedding_init=init, dtype=self.dtype, name=f"{name}_{layer}"
+            )
+
+        gain = table(self.timesteps, nn.initializers.uniform(1.0), "time")(jnp.atleast_1d(t) - 1)
+        if not self.num_classes:
+            return gain
+        labels = jnp.array([self.num_classes]) if labels is None else labels
+        return gain + table(self.num_classes + 1, nn.initializers.zeros, "label")(labels)

@@ -1,0 +1,28 @@
+"""Signals as wishes: a run saves before it ends."""
+
+import signal
+from types import FrameType
+
+
+class Stop:
+    """Turns SIGTERM and the first SIGINT into a wish that the loop grants after its next step."""
+
+    def __init__(self):
+        self.signal: int | None = None
+
+    @property
+    def exit_code(self) -> int:
+        return 130 if self.signal == signal.SIGINT else 0
+
+    def _wish(self, number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT and self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def __enter__(self) -> "Stop":
+        self._old = {n: signal.signal(n, self._wish) for n in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)

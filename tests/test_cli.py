@@ -1,0 +1,208 @@
+"""What people get wrong: exit code 2, one line that helps, and nothing written or lost."""
+
+import pytest
+
+from ddpm_jax import cli
+from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.journal import Journal, read_metrics
+from ddpm_jax.training.loop import train
+from tests.tiny import TINY, changed
+
+DIGITS = "configs/digits.py"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of four steps."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    config = changed(TINY, train={"steps": 4, "preview_every": None}, sample={"num": 4})
+    assert train(config, folder) == 0
+    return folder
+
+
+@pytest.fixture
+def told(capsys, tmp_path):
+    """Runs a command that must fail, and returns its one line."""
+
+    def command(*words):
+        capsys.readouterr()
+        code = cli.main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        assert code == 2, out + err
+        assert err.startswith("ddpm: ")
+        assert err.count("\n") == 1, err
+        assert "Traceback" not in err
+        return err
+
+    return command
+
+
+CONFIGS = {
+    "no config file": (["configs/digit.py"], "did you mean configs/digits.py?"),
+    "no config named": ([], "ddpm train needs a CONFIG first"),
+    "a setting mistyped": ([DIGITS, "--trian.steps", "3"], "(did you mean --train.steps?)"),
+    "a setting half mistyped": ([DIGITS, "--train.step", "3"], "(did you mean --train.steps?)"),
+    "a word for a number": ([DIGITS, "--train.steps", "many"], "--train.steps"),
+    "a value missing": ([DIGITS, "--train.steps"], "--train.steps"),
+    "no batch": ([DIGITS, "--train.batch_size", "0"], "train.batch_size is 0"),
+    "no T": ([DIGITS, "--diffusion.timesteps", "0"], "diffusion.timesteps is 0"),
+    "a beta too large": ([DIGITS, "--diffusion.beta_T", "1.2"], "diffusion.beta_T is 1.2"),
+    "a negative beta": ([DIGITS, "--diffusion.beta_1=-0.1"], "diffusion.beta_1 is -0.1"),
+    "levels that do not divide": (
+        [DIGITS, "--model.multipliers", "1", "2", "2", "2", "2"],
+        "8×8 is not divisible by 16",
+    ),
+    "an unknown schedule": ([DIGITS, "--diffusion.schedule", "cosin"], "did you mean cosine?"),
+    "an unknown sampler": ([DIGITS, "--sample.sampler", "dddm"], "one of ddim, ddpm, ddpm-beta"),
+    "more steps than T": ([DIGITS, "--sample.steps", "5000"], "at most diffusion.timesteps"),
+    "another number of classes": ([DIGITS, "--model.num_classes", "7"], "--model.num_classes 10"),
+    "a batch that does not split": ([DIGITS, "--train.batch_size", "12"], "--train.batch_size 16"),
+    "devices that do not divide": ([DIGITS, "--mesh.fsdp", "3"], "mesh.fsdp is 3"),
+    "a stray word": ([DIGITS, "fast"], "fast"),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_a_config_that_can_not_be_trained_is_refused_before_anything_is_written(
+    case, told, tmp_path
+):
+    words, expected = CONFIGS[case]
+    workdir = ["--workdir", tmp_path / "new"] if words else []
+    assert expected in told("train", *words, *workdir)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_data_set_that_is_not_prepared_names_the_command_that_prepares_it(told, tmp_path):
+    words = ("--data.data_dir", tmp_path, "--workdir", tmp_path / "new")
+    line = told("train", "configs/cifar10.py", *words)
+    assert f"ddpm data prepare cifar10 --data_dir {tmp_path}" in line
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_with_another_network_is_left_as_it_is(told, run):
+    before = {item: item.stat().st_mtime_ns for item in run.rglob("*")}
+    words = ("--workdir", run, "--train.batch_size", 16)
+    assert "holds a run with model.channels = 8, and this config has" in told(
+        "train", DIGITS, *words
+    )
+    assert {item: item.stat().st_mtime_ns for item in run.rglob("*")} == before
+
+
+def test_a_workdir_that_is_a_file_or_below_one_is_refused(told, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert "--workdir" in told("train", DIGITS, "--smoke", "--workdir", workdir)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+SAMPLES = {
+    "a label that does not exist": (["--num", "1", "--labels", "10"], "there is no class 10"),
+    "labels of another number": (["--num", "3", "--labels", "1", "2"], "2 labels for 3 samples"),
+    "an unknown sampler": (["--sampler", "dddm"], "one of ddim, ddpm, ddpm-beta"),
+    "more steps than T": (["--steps", "21"], "--steps is 21; it must be at most T, which is 20"),
+    "no steps": (["--steps", "0"], "sample.steps is 0"),
+    "no samples": (["--num", "0"], "--num is 0"),
+    "an eta for ddpm": (["--sampler", "ddpm", "--eta", "0.5"], "takes no 'eta'"),
+    "an eta too large": (["--sampler", "ddim", "--eta", "2"], "sample.eta is 2.0"),
+    "another ending": (["--output", "samples.jpg"], "one of .png, .gif, .npz"),
+    "a folder that is not there": (["--output", "nowhere/at/all.png"], "can't be written"),
+    "a step that was not saved": (["--checkpoint", "3"], "has no checkpoint 3; it has 4"),
+    "a mistyped option": (["--gidance", "3"], "(did you mean --guidance?)"),
+    "other parameters": (["--params", "best"], "params"),
+}
+
+
+@pytest.mark.parametrize("case", SAMPLES)
+def test_samples_that_can_not_be_drawn_are_refused(case, told, run, monkeypatch):
+    words, expected = SAMPLES[case]
+    before = sorted(run.rglob("*"))
+    assert expected in told("sample", run, *words)
+    assert sorted(run.rglob("*")) == before
+
+
+def test_a_folder_without_checkpoints_is_no_run(told, tmp_path):
+    assert f"{tmp_path} has no checkpoints; train first" in told("sample", tmp_path)
+    assert "does not exist; train first" in told("sample", tmp_path / "nothing")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_is_a_folder_is_refused(told, run, tmp_path):
+    folder = tmp_path / "folder.png"
+    folder.mkdir()
+    assert "is a folder; name a file in it" in told("sample", run, "--output", folder)
+
+
+def test_guidance_without_dropped_labels_is_refused(told, tmp_path):
+    plain = changed(
+        TINY, train={"steps": 1, "label_dropout": 0.0, "preview_every": None}, sample={"num": 1}
+    )
+    train(plain, tmp_path / "plain")
+    assert "--guidance needs" in told("sample", tmp_path / "plain", "--guidance", "1")
+
+
+def test_the_other_commands_say_what_they_need(told, run, tmp_path):
+    assert "did you mean sample?" in told("sampel", run)
+    assert "did you mean forward?" in told("plot", run, "forwards")
+    assert "this figure is a .png file" in told("plot", run, "loss", "--output", "loss.pdf")
+    assert "needs a trained run" in told("plot", DIGITS, "loss", "--output", tmp_path / "x.png")
+    assert "did you mean accuracy?" in told("evaluate", run, "--metrics", "acuracy")
+    assert "needs points" in told("evaluate", run, "--metrics", "sliced_wasserstein")
+    assert "unknown setting --trian.steps" in told("info", DIGITS, "--trian.steps", "3")
+    assert "has no config.json" in told("info", tmp_path)
+    assert "use: ddpm data prepare NAME" in told("data", "prepare")
+
+
+def test_a_damaged_config_of_a_run_is_named(told, tmp_path):
+    (tmp_path / "config.json").write_text('{"train": {"stepz": 3}}')
+    assert "config.json: unknown setting train.stepz" in told("info", tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    assert "is not valid JSON" in told("info", tmp_path)
+
+
+def test_all_checkpoints_damaged_is_an_error_and_never_a_fresh_start(told, tmp_path):
+    config = changed(TINY, train={"steps": 1, "preview_every": None}, sample={"num": 1})
+    train(config, tmp_path / "run")
+    (tmp_path / "run/checkpoints/1/meta.json").unlink()
+    words = ["sample", tmp_path / "run"]
+    assert cli.main([str(word) for word in words]) == 2
+    assert Checkpoints(tmp_path / "run").steps() == [1]
+
+
+@pytest.mark.parametrize("words", [[], *([name] for name in cli.COMMANDS)])
+def test_help_is_no_mistake(words, capsys):
+    assert cli.main([*words, "--help"]) == 0
+    out, err = capsys.readouterr()
+    assert "ddpm" in out
+    assert not err
+
+
+def test_samples_go_where_they_are_asked_to(run, tmp_path, capsys):
+    for name in ("a.png", "a.gif", "a.npz"):
+        words = ["sample", run, "--num", "4", "--labels", "3", "--output", tmp_path / name]
+        assert cli.main([str(word) for word in words]) == 0
+        assert (tmp_path / name).stat().st_size > 100
+    assert "4 samples of step 4" in capsys.readouterr().out
+
+
+def test_harmless_changes_take_effect_and_are_told(run, capsys):
+    config = changed(
+        TINY,
+        train={"steps": 6, "preview_every": None},
+        sample={"num": 4},
+        optimizer={"learning_rate": 0.5},
+    )
+    assert train(config, run) == 0
+    said = capsys.readouterr()
+    assert "optimizer.learning_rate: 0.01 -> 0.5" in said.out
+    assert "going on from step 4" in said.err
+    assert Checkpoints(run).steps()[-1] == 6
+
+
+def test_rows_beyond_the_step_a_run_goes_on_from_are_taken_back(tmp_path):
+    values = {"loss": 1.0, "grad_norm": 1.0, "images_per_s": 1.0}
+    for start, rows, expected in ((0, (2, 4, 6), [2, 4, 6]), (4, (6,), [2, 4, 6])):
+        journal = Journal(tmp_path, start=start, total=6)
+        for row in rows:
+            journal.row(row, values)
+        journal.close()
+        assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == expected
