@@ -6,12 +6,14 @@ over all processes.
 """
 
 import functools
-from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
 from ddpm_jax.data.source import Source
 from ddpm_jax.typing import Batch
+
+_FOREVER = 2**60
 
 
 @functools.lru_cache(maxsize=2)
@@ -66,9 +68,9 @@ def local_batch(
 class Batches:
     """Calls with a step return `local_batch` of that step; close it when done.
 
-    Of a source that decodes on demand, the next step's batch is prepared in the background
-    meanwhile. Any step may be asked for at any time. What goes wrong in the background is raised
-    by the call that asks for that step.
+    Of a source that decodes on demand, Grain prepares the next steps' batches meanwhile; it needs
+    no state of its own, as a batch is a function of the step. Any step may be asked for at any
+    time. What goes wrong in the background is raised by the call that asks for that step.
     """
 
     def __init__(
@@ -88,29 +90,33 @@ class Batches:
             process_index=process_index,
             process_count=process_count,
         )
-        ahead = "ddpm-prefetch"
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=ahead) if source.streams else None
-        self._ahead: dict[int, Future[Batch]] = {}
+        self._streams = source.streams
+        self._ahead: Any = None
+        self._next = 0
 
     def __call__(self, step: int) -> Batch:
-        if self._pool is None:
+        if not self._streams:
             return self._batch(step=step)
-        future = self._ahead.pop(step, None)
-        self._drop()
-        batch = self._batch(step=step) if future is None else future.result()
-        self._ahead[step + 1] = self._pool.submit(self._batch, step=step + 1)
-        return batch
+        if self._ahead is None or step != self._next:
+            self.close()
+            self._ahead = self._from(step)
+        self._next = step + 1
+        return next(self._ahead)
 
-    def _drop(self) -> None:
-        for future in self._ahead.values():
-            future.cancel()
-        self._ahead.clear()
+    def _from(self, step: int) -> Any:
+        import grain  # two seconds, which data in memory need not wait for
+
+        steps = grain.MapDataset.range(step, _FOREVER)
+        # The source decodes in threads of its own; this one only keeps it busy.
+        reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+        batches = steps.map(lambda n: self._batch(step=n)).to_iter_dataset(reading)
+        return iter(batches)
 
     def close(self) -> None:
-        """Ends the background thread; waits for the batch it is at. May be called twice."""
-        self._drop()
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        """Ends the background work; may be called twice."""
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
 
     def __enter__(self) -> "Batches":
         return self

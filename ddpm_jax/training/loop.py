@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -111,19 +111,23 @@ def _describe(config: Config, run: Path) -> None:
         beside.write_text(configs.dumps(config))
 
 
-class _Session(NamedTuple):
+class _Session:
     """What the loop works with, on every process alike."""
 
-    experiment: Experiment
-    mesh: Mesh
-    source: Source
-    checkpoints: Checkpoints
-    journal: Journal
-    run: Path
-
-    @property
-    def config(self) -> Config:
-        return self.experiment.config
+    def __init__(
+        self,
+        experiment: Experiment,
+        mesh: Mesh,
+        source: Source,
+        checkpoints: Checkpoints,
+        journal: Journal,
+        run: Path,
+    ):
+        self.experiment, self.mesh, self.source = experiment, mesh, source
+        self.checkpoints, self.journal, self.run = checkpoints, journal, run
+        self.config = experiment.config
+        # Previews and the last pictures are of one size, and so of one compiled program.
+        self.program = SampleProgram(experiment, mesh, self.config.sample)
 
     def begin(self, step: int) -> TrainState:
         """Restores the state of `step`, or draws the first one."""
@@ -143,8 +147,8 @@ class _Session(NamedTuple):
         train = self.config.train
         if step >= train.steps:
             return state, step
+        saved = step
         compiled = self._compile()
-        previews = SampleProgram(self.experiment, self.mesh, self.config.sample)
         each = train.steps_per_dispatch
         meter = Meter(self.experiment, self.journal)
         with Batches(
@@ -157,30 +161,29 @@ class _Session(NamedTuple):
             meter.restart()
             while step < train.steps and stop.signal is None:
                 with meter.waiting():
-                    batch = put_batch(self._gather(batches, step), self.mesh, leading=each > 1)
+                    batch = put_batch(self._gather(batches, step), self.mesh, leading=int(each > 1))
                 state, metrics = compiled(state, batch)
                 step += each
                 meter.add(step, metrics)
                 self.journal.advance(each)
                 if train.preview_every and step % train.preview_every == 0:
                     with meter.paused():
-                        self._preview(previews, state, step)
-                if step % train.save_every == 0 and step < train.steps:
+                        self._preview(state, step)
+                if step % train.save_every == 0:
                     with meter.paused():
                         self._save(state, step)
+                    saved = step
         meter.flush()
-        self._save(state, step)
+        if saved != step:
+            self._save(state, step)
         self.checkpoints.wait()
         return state, step
 
     def finish(self, state: TrainState) -> None:
         """Draws what people want to see of a finished run: samples, their film, the loss."""
         self.journal.say("drawing samples.png, denoising.gif and loss.png")
-        program = SampleProgram(self.experiment, self.mesh, self.config.sample)
-        options = self.config.sample
-        drawn = program(
-            state.ema, options.num, seed=self.config.seed, frames_of=min(options.num, 64)
-        )
+        num = self.config.sample.num
+        drawn = self.program(state.ema, num, seed=self.config.seed, frames_of=min(num, 64))
         if jax.process_index() == 0:
             write_samples(self.run / "samples.png", drawn)
             write_samples(self.run / "denoising.gif", drawn)
@@ -209,8 +212,8 @@ class _Session(NamedTuple):
             step, state, self.config, keep=train.keep, keep_every=train.keep_every
         )
 
-    def _preview(self, program: SampleProgram, state: TrainState, step: int) -> None:
-        drawn = program(state.ema, self.config.sample.num, seed=self.config.seed)
+    def _preview(self, state: TrainState, step: int) -> None:
+        drawn = self.program(state.ema, self.config.sample.num, seed=self.config.seed)
         if jax.process_index() == 0:
             path = self.run / "samples" / f"{step:08}.png"
             path.parent.mkdir(exist_ok=True)

@@ -1,0 +1,54 @@
+"""The README's code runs, its commands exist, and its tables are complete."""
+
+import re
+import shlex
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ddpm_jax import cli
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_functional_example_ends_at_its_data():
+    (code,) = [block for block in blocks("python") if "def denoiser" in block]
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["x_0"].shape == (8, 32, 32, 3)
+    # The example's data lies at the origin, and its denoiser is exact.
+    np.testing.assert_allclose(jax.numpy.abs(names["x_0"]).max(), 0, atol=1e-4)
+
+
+def commands() -> list[list[str]]:
+    lines = [line for block in blocks("console") for line in block.splitlines()]
+    typed = [shlex.split(line[2:], comments=True) for line in lines if line.startswith("$ ddpm")]
+    return typed + [
+        shlex.split(it.replace("\\|", "|")) for it in re.findall(r"`(ddpm [^`]*)`", README)
+    ]
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_exists(words):
+    assert words[1] in cli.COMMANDS
+    for word in words[2:]:
+        if word.startswith("configs/"):
+            assert (ROOT / word).is_file()
+
+
+def test_every_config_has_its_row():
+    for path in (ROOT / "configs").glob("*.py"):
+        assert f"configs/{path.name}" in README
+
+
+def test_every_option_of_sample_is_told():
+    for name in cli._names(cli._SampleOptions):
+        assert f"--{name}" in README
+
