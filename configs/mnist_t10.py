@@ -24,7 +24,7 @@ from ddpm_jax.config import (
 def get_config() -> Config:
     return Config(
         data=TfdsData(name="mnist", image_size=(28, 28), channels=1),
-        model=StepUNetConfig(timesteps=10),
+        model=StepUNetConfig(),
         diffusion=DiffusionConfig(schedule="linear", timesteps=10, beta_1=0.1, beta_T=0.8),
         optimizer=OptimizerConfig(learning_rate=1e-3, clip=None),
         train=TrainConfig(steps=37_500, batch_size=32, ema_decay=0.999, preview_every=1_875),

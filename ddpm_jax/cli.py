@@ -91,6 +91,8 @@ def _config_of(
 
     path = Path(target)
     if path.is_dir():
+        if smoke:
+            raise UserError(f"--smoke is for config files, and {path} is a run; leave it out")
         described = path / "config.json"
         if not described.is_file():
             raise UserError(f"{path} has no config.json: it is not the folder of a run")
@@ -106,7 +108,7 @@ def _take(args: list[str], option: str) -> tuple[str | None, list[str]]:
         if word.startswith(f"{option}="):
             return word.split("=", 1)[1], args[:place] + args[place + 1 :]
         if word == option:
-            if place + 1 == len(args):
+            if place + 1 == len(args) or args[place + 1].startswith("--"):
                 raise UserError(f"{option} needs a value")
             return args[place + 1], args[:place] + args[place + 2 :]
     return None, args
@@ -193,7 +195,7 @@ class _SampleOptions:
     batch_size: int | None = None
     """Samples computed at once."""
     output: str | None = None
-    """FILE.png (a grid), FILE.gif (the film of their denoising) or FILE.npz (arrays)."""
+    """FILE.png (a grid), .gif (the film of their denoising) or .npz; else RUN-seedS.png here."""
 
 
 def _sample(args: list[str]) -> int:
@@ -201,15 +203,14 @@ def _sample(args: list[str]) -> int:
         _parse(_SampleOptions, args, "ddpm sample RUN")
     target, rest = _target(args, "ddpm sample", "RUN")
     options = _parse(_SampleOptions, rest, f"ddpm sample {target}")
-    output = Path(options.output or Path(target) / "samples.png")
+    named = f"{Path(target).resolve().name}-seed{options.seed}.png"
+    output = Path(options.output or named)
     writers = (".png", ".gif", ".npz")
     if output.suffix not in writers:
         raise UserError(f"--output {output}: its ending must be one of {', '.join(writers)}")
-    if options.num is not None and options.num < 1:
-        raise UserError(f"--num is {options.num}; it must be at least 1")
     from ddpm_jax import plots
     from ddpm_jax.run import load
-    from ddpm_jax.sampling import write_samples
+    from ddpm_jax.sampling import film_size, write_samples
 
     run = load(target, checkpoint=options.checkpoint, params=options.params, report=_warn)
     plots.check_path(output, output.suffix)
@@ -225,7 +226,7 @@ def _sample(args: list[str]) -> int:
         steps=options.steps,
         eta=options.eta,
         batch_size=options.batch_size,
-        frames_of=64 if output.suffix == ".gif" else 0,
+        frames_of=film_size(run.config.data.shape) if output.suffix == ".gif" else 0,
         progress=_bar("sampling"),
     )
     write_samples(output, drawn)
@@ -284,17 +285,31 @@ class _PlotOptions:
     output: str | None = None
     """Where to; else FIGURE.png (or .gif) in the run's folder, or here for a config."""
     seed: int = 0
+    num: int | None = None
+    """How many samples or examples."""
+    columns: int | None = None
+    """Columns of the grid of samples."""
+    times: int | None = None
+    """How many times t, evenly over 0 … T."""
+    rows: Literal["examples", "times"] | None = None
+    """What each row of a strip is."""
+    way: Literal["stepwise", "direct"] | None = None
+    """One of the two ways to noise; else both."""
+    split: str | None = None
+    """Another split of the data set to take examples from, as test."""
 
 
 def _plot(args: list[str]) -> int:
     from ddpm_jax import figures
 
     names = "|".join(figures.FIGURES)
-    if args in (["--help"], ["-h"]):
-        print(f"usage: ddpm plot CONFIG|RUN {names} [--output FILE] [--seed S]\n")
+    if args[-1:] in (["--help"], ["-h"]):
+        print(f"usage: ddpm plot CONFIG|RUN {names} [OPTIONS]\n")
         for name, figure in figures.FIGURES.items():
-            print(f"  {name:<10} {(figure.__doc__ or '').splitlines()[0]}")
-        return 0
+            takes = " ".join(f"--{option}" for option in figures.options_of(name))
+            print(f"  {name:<10} {(figure.__doc__ or '').splitlines()[0]} {takes}".rstrip())
+        print()
+        _parse(_PlotOptions, ["--help"], "ddpm plot CONFIG|RUN FIGURE")
     target, rest = _target(args, "ddpm plot", "CONFIG|RUN")
     if not rest or rest[0] not in figures.FIGURES:
         word = rest[0] if rest else "nothing"
@@ -303,36 +318,35 @@ def _plot(args: list[str]) -> int:
     options = _parse(_PlotOptions, rest[1:], f"ddpm plot {target} {rest[0]}")
     config = _config_of(target, (), "ddpm plot")
     folder = Path(target) if Path(target).is_dir() else None
-    output = figures.draw(
-        rest[0], config, folder, options.output, seed=options.seed, progress=_bar("sampling")
-    )
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    given |= {"output": options.output, "progress": _bar("sampling")}
+    output = figures.draw(rest[0], config, folder, **given)
     print(output)
     return 0
 
 
 @dataclass(frozen=True)
 class _PrepareOptions:
-    """Prepares a TFDS data set; needs the extra: pip install 'ddpm_jax[prepare]'."""
+    """Prepares a TFDS data set; needs the extra: pip install 'ddpm_jax[prepare]'.
+
+    --from DIR takes original files that are already downloaded from DIR.
+    """
 
     data_dir: str | None = None
     """Where to; else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    original: str | None = None
-    """A folder with the original files, already downloaded (spelled --from)."""
 
 
 def _data(args: list[str]) -> int:
-    if not args or args[0] != "prepare" or len(args) < 2 or args[1].startswith("-"):
-        usage = "ddpm data prepare NAME [--data_dir DIR] [--from DIR]"
-        if args in (["--help"], ["-h"]):
-            print(f"usage: {usage}\n\nPrepares a TFDS data set on disk; TensorFlow is needed once.")
-            return 0
-        raise UserError(f"use: {usage}")
+    if args[-1:] in (["--help"], ["-h"]):
+        _parse(_PrepareOptions, ["--help"], "ddpm data prepare NAME")
+    if args[:1] != ["prepare"] or len(args) < 2 or args[1].startswith("-"):
+        raise UserError("use: ddpm data prepare NAME [--data_dir DIR] [--from DIR]")
     name = args[1]
     original, rest = _take(args[2:], "--from")
     options = _parse(_PrepareOptions, rest, f"ddpm data prepare {name}")
     from ddpm_jax.data.tfds import prepare
 
-    prepare(name, options.data_dir, original or options.original)
+    prepare(name, options.data_dir, original)
     return 0
 
 

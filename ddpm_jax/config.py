@@ -9,6 +9,7 @@ import dataclasses
 import importlib.util
 import json
 import math
+import traceback
 import types
 import typing
 from dataclasses import dataclass, field
@@ -21,6 +22,11 @@ from ddpm_jax.errors import UserError, nearest
 def _require(ok: bool, name: str, value: Any, need: str) -> None:
     if not ok:
         raise UserError(f"{name} is {value!r}; it must be {need}")
+
+
+def check_seed(seed: int) -> None:
+    """Raises UserError for a seed that is no 32-bit number."""
+    _require(0 <= seed < 2**32, "seed", seed, "in 0 … 4294967295")
 
 
 def _require_row(name: str, value: str, table: typing.Iterable[str]) -> None:
@@ -104,7 +110,34 @@ class FolderData(_Images):
     """The folder; it has to be given."""
 
 
-DataConfig = DigitsData | PointsData | TfdsData | FolderData
+@dataclass(frozen=True, kw_only=True)
+class PictureData:
+    """One picture, of any size and shape: each example of a batch is that picture."""
+
+    kind: ClassVar[str] = "picture"
+    flip: ClassVar[bool] = False
+    path: str | None = None
+    """The picture's file; None for scikit-learn's flower.jpg."""
+    image_size: tuple[int, int] | None = None
+    """Height and width to scale and crop it to; None for its own."""
+    channels: Literal[1, 3, 4] = 3
+    """1 grey, 3 red-green-blue, 4 with transparency."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Raises UserError while the size is left to the picture (see ddpm_jax.data.resolve)."""
+        if self.image_size is None:
+            mend = "let ddpm_jax.data.resolve(config) read the picture's, or give one"
+            raise UserError(f"data.image_size is None; {mend}")
+        return (*self.image_size, self.channels)
+
+    def __post_init__(self):
+        size = self.image_size
+        good = size is None or min(size) >= 1
+        _require(good, "data.image_size", size, "at least 1 1, or None for the picture's own")
+
+
+DataConfig = DigitsData | PointsData | TfdsData | FolderData | PictureData
 
 
 # --- network ------------------------------------------------------------------------------------
@@ -122,7 +155,7 @@ def _check_halvings(shape: tuple[int, ...], multipliers: tuple[int, ...]) -> Non
         raise UserError(
             f"model.multipliers: {levels} levels halve the image {levels - 1} times, and "
             f"{height}×{width} is not divisible by {divisor}; use fewer levels, or "
-            f"--data.image_size {near[0]} {near[1]}"
+            f"images of {near[0]}×{near[1]}"
         )
 
 
@@ -201,10 +234,8 @@ class StepUNetConfig:
     channels: int = 32
     multipliers: tuple[int, ...] = (1, 2, 4)
     """Channels of each level, in units of `channels`; each level halves height and width."""
-    timesteps: int = 10
-    """T, by which the network divides the time; the same as diffusion.timesteps."""
     num_classes: int = 0
-    """0 for a network without labels; else each class has a plane of its own beside x_t."""
+    """0 for a network without labels."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the network computes in; parameters, losses and diffusion stay float32."""
 
@@ -219,7 +250,69 @@ class StepUNetConfig:
         _check_halvings(shape, self.multipliers)
 
 
-ModelConfig = UNetConfig | MlpConfig | StepUNetConfig
+@dataclass(frozen=True, kw_only=True)
+class SmallUNetConfig:
+    """A U-Net for one picture, small enough for a CPU; the defaults have 395,763 parameters."""
+
+    kind: ClassVar[str] = "small_unet"
+    channels: tuple[int, ...] = (8, 16, 32, 64)
+    """Channels of the picture's own size, then of each level; a level halves height and width."""
+    time_dim: int = 16
+    """Entries of the time's sinusoidal table."""
+    groups: int = 4
+    """Groups of channels that are normalised together, where there are channels enough."""
+    num_classes: int = 0
+    """0 for a network without labels."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the network computes in; parameters, losses and diffusion stay float32."""
+
+    def __post_init__(self):
+        good = len(self.channels) >= 2 and min(self.channels) >= 1
+        _require(good, "model.channels", self.channels, "two or more whole numbers ≥ 1")
+        _require(self.time_dim >= 4, "model.time_dim", self.time_dim, "at least 4")
+        _require(self.groups >= 1, "model.groups", self.groups, "at least 1")
+        _require(self.num_classes >= 0, "model.num_classes", self.num_classes, "0 or more")
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raises UserError for points; images of any size are padded as needed."""
+        if len(shape) != 3:
+            raise UserError(f"model: a U-Net needs images, and the data's examples are {shape}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotatedUNetConfig:
+    """The annotated diffusion model's U-Net; the defaults are document 004's for Fashion-MNIST."""
+
+    kind: ClassVar[str] = "annotated_unet"
+    dim: int = 28
+    """Channels of the first level; a quarter of the time embedding's."""
+    multipliers: tuple[int, ...] = (1, 2, 4)
+    """Channels of each level, in units of `dim`; each level halves height and width."""
+    block: Literal["resnet", "convnext"] = "convnext"
+    """What the levels are built of, two of them a level."""
+    attention_bias: bool = False
+    """Whether query, key and value of the linear attention have a bias."""
+    dropout: float = 0.0
+    num_classes: int = 0
+    """0 for a network without labels."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the network computes in; parameters, losses and diffusion stay float32."""
+    remat: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+
+    def __post_init__(self):
+        _require(self.dim >= 4, "model.dim", self.dim, "at least 4")
+        good = len(self.multipliers) > 0 and min(self.multipliers) >= 1
+        _require(good, "model.multipliers", self.multipliers, "one whole number ≥ 1 a level")
+        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
+        _require(self.num_classes >= 0, "model.num_classes", self.num_classes, "0 or more")
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raises UserError if examples of this shape can't go through the levels."""
+        _check_halvings(shape, self.multipliers)
+
+
+ModelConfig = UNetConfig | MlpConfig | StepUNetConfig | SmallUNetConfig | AnnotatedUNetConfig
 
 
 # --- diffusion, optimizer, loop, sampling, devices ----------------------------------------------
@@ -250,7 +343,13 @@ class DiffusionConfig:
     p2_k: float = 1.0
 
     def __post_init__(self):
-        from ddpm_jax.diffusion import LOSSES, PARAMETERIZATIONS, SCHEDULES, WEIGHTINGS
+        from ddpm_jax.diffusion import (
+            LOSSES,
+            PARAMETERIZATIONS,
+            SCHEDULES,
+            WEIGHTINGS,
+            make_schedule,
+        )
 
         _require_row("diffusion.schedule", self.schedule, SCHEDULES)
         _require_row("diffusion.prediction", self.prediction, PARAMETERIZATIONS)
@@ -266,6 +365,11 @@ class DiffusionConfig:
         for name in ("min_snr_gamma", "p2_k"):
             _require(getattr(self, name) > 0, f"diffusion.{name}", getattr(self, name), "above 0")
         _require(self.p2_gamma >= 0, "diffusion.p2_gamma", self.p2_gamma, "0 or more")
+        settings = {"beta_1": self.beta_1, "beta_T": self.beta_T, "s": self.s}
+        try:
+            make_schedule(self.schedule, self.timesteps, **settings)
+        except ValueError as error:
+            raise UserError(f"diffusion.schedule {self.schedule}: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,8 +465,11 @@ class SampleConfig:
 
     def __post_init__(self):
         from ddpm_jax.diffusion import SAMPLERS
+        from ddpm_jax.diffusion.tables import options_of
 
         _require_row("sample.sampler", self.sampler, SAMPLERS)
+        takes_eta = self.eta is None or "eta" in options_of(SAMPLERS[self.sampler])
+        _require(takes_eta, "sample.eta", self.eta, f"left out for {self.sampler}, which has none")
         for name in ("num", "batch_size"):
             _require(getattr(self, name) >= 1, f"sample.{name}", getattr(self, name), "at least 1")
         steps_ok = self.steps is None or self.steps >= 1
@@ -397,13 +504,16 @@ class Config:
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self):
-        _require(0 <= self.seed < 2**32, "seed", self.seed, "in 0 … 4294967295")
-        self.model.check_shape(self.data.shape)
+        check_seed(self.seed)
+        for name, value in flatten(self).items():
+            finite = not isinstance(value, float) or math.isfinite(value)
+            _require(finite, name, value, "a finite number")
+        # A picture's own size is not known yet; `data.resolve` builds the config again with it.
+        if not (isinstance(self.data, PictureData) and self.data.image_size is None):
+            self.model.check_shape(self.data.shape)
         clips = self.sample.clip and self.data.kind == "points"
         _require(not clips, "sample.clip", True, "False for points, which lie outside [-1, 1]")
         T, steps = self.diffusion.timesteps, self.sample.steps
-        told = getattr(self.model, "timesteps", T)
-        _require(told == T, "model.timesteps", told, f"diffusion.timesteps, which is {T}")
         need = f"at most diffusion.timesteps, which is {T}"
         _require(steps is None or steps <= T, "sample.steps", steps, need)
         labels = self.model.num_classes > 0
@@ -581,10 +691,20 @@ def load_file(path: str | Path, *, smoke: bool = False) -> Config:
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file; a config file ends in .py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"{path} has no get_config(); it must return a ddpm_jax.Config")
-    config = module.get_config()
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"{path} has no get_config(); it must return a ddpm_jax.Config")
+        config = module.get_config()
+    except UserError:
+        raise
+    # The file is the user's, and so is whatever is wrong in it.
+    except Exception as error:
+        lines = [row.lineno for row in traceback.extract_tb(error.__traceback__)
+                 if row.filename == str(path)]
+        where = f"{path}:{lines[-1]}" if lines else str(path)
+        what = " ".join(str(error).split())
+        raise UserError(f"{where}: {type(error).__name__}: {what}; mend the file") from error
     if not isinstance(config, Config):
         raise UserError(f"{path}: get_config() returned {type(config).__name__}, not a Config")
     if not smoke:

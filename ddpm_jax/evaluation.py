@@ -54,8 +54,12 @@ def evaluate(
 
 
 def _chosen(metrics: Sequence[str] | None, real: Real) -> list[str]:
-    if metrics is None:
-        return list(applicable(real))
+    if not metrics:
+        found = list(applicable(real))
+        if not found:
+            why = "; ".join(f"{name}: {row.obstacle(real)}" for name, row in METRICS.items())
+            raise UserError(f"no metric applies to this run ({why})")
+        return found
     for name in metrics:
         if name not in METRICS:
             known = ", ".join(METRICS)

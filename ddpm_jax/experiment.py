@@ -160,10 +160,14 @@ def make_learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
 def make_optimizer(
     config: OptimizerConfig, learning_rate: optax.Schedule
 ) -> optax.GradientTransformation:
-    """Adam or AdamW behind clipping by the gradient's global norm."""
-    adam = optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.eps)
-    parts = [] if config.clip is None else [optax.clip_by_global_norm(config.clip)]
-    parts.append(adam)
-    if config.weight_decay:
-        parts.append(optax.add_decayed_weights(config.weight_decay))
-    return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate))
+    """Adam or AdamW behind clipping by the gradient's global norm.
+
+    Every setting gives a state of one form, so that each of them can be changed on resume.
+    """
+    clip, decay = config.clip, config.weight_decay
+    return optax.chain(
+        optax.identity() if clip is None else optax.clip_by_global_norm(clip),
+        optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.eps),
+        optax.add_decayed_weights(decay) if config.name == "adamw" else optax.identity(),
+        optax.scale_by_learning_rate(learning_rate),
+    )

@@ -1,24 +1,41 @@
 """The figures that `ddpm plot` draws: arrays of a run or a config, handed to `plots`."""
 
+import inspect
+import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from ddpm_jax import plots
-from ddpm_jax.config import Config
-from ddpm_jax.data import open_source
+from ddpm_jax.config import Config, override
+from ddpm_jax.data import open_source, resolve
 from ddpm_jax.data.pixels import to_unit
-from ddpm_jax.diffusion import SCHEDULES, make_schedule, q_sample, time_steps
+from ddpm_jax.diffusion import (
+    SCHEDULES,
+    NoiseSchedule,
+    make_schedule,
+    q_sample,
+    q_step,
+    time_steps,
+)
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
 from ddpm_jax.run import Run, load
-from ddpm_jax.sampling import Samples, write_samples
-from ddpm_jax.streams import sample_keys
+from ddpm_jax.sampling import Samples, class_columns, make_denoiser, write_samples
+from ddpm_jax.streams import stream_key
 from ddpm_jax.training.journal import read_metrics
+from ddpm_jax.typing import Examples
+
+Rows = Literal["examples", "times"]
+Way = Literal["stepwise", "direct"]
+
+_POINTS = 2_000
+"""How many points of the plane make a cloud."""
 
 
 class Subject(NamedTuple):
@@ -34,18 +51,124 @@ class Subject(NamedTuple):
             raise UserError("this figure needs a trained run: name its folder, as runs/digits")
         return load(self.folder)
 
-    def draw(self, **options: Any) -> Samples:
-        return self.run().sample(seed=self.seed, progress=self.progress, **options)
+    def several(self, num: int | None, pictures: int) -> int:
+        """Returns how many examples to show: `pictures` of them or a cloud, unless told."""
+        return num or (pictures if len(self.config.data.shape) == 3 else _POINTS)
+
+    def sample(self, num: int, *, film: bool = False) -> Samples:
+        # Only what is in the first batch leaves a trajectory: one batch holds them all.
+        options = {"frames_of": num, "batch_size": num} if film else {}
+        return self.run().sample(num, seed=self.seed, progress=self.progress, **options)
+
+    def examples(self, num: int, split: str | None) -> tuple[Examples, jax.Array | None]:
+        """Returns some of the data on the network's scale, and their labels if there are any."""
+        config = self.config if split is None else override(self.config, {"data.split": split})
+        source = open_source(config.data)
+        random = np.random.default_rng(self.seed)
+        chosen = source.gather(random.choice(len(source), min(num, len(source)), replace=False))
+        labels = None if chosen.labels is None else jnp.asarray(chosen.labels)
+        return to_unit(jnp.asarray(chosen.examples)), labels
+
+    def times(self, wanted: int) -> np.ndarray:
+        """Returns 0…T, or as many times as wanted, evenly over them: int32, increasing."""
+        T = self.config.diffusion.timesteps
+        return time_steps(T, min(T, wanted - 1))[::-1]
 
 
-def _samples(subject: Subject, path: Path) -> None:
+# --- arrays: strips of K times, [K, B, …] ---------------------------------------------------------
+
+
+def direct(schedule: NoiseSchedule, x_0: Examples, times: np.ndarray, key: jax.Array) -> np.ndarray:
+    """Returns x_t drawn from q(x_t | x_0), `[K, B, …]`, with one noise for all times.
+
+    The eye then follows the picture, not the grain. x_0 is `[B, …]`, times int `[K]` in 0…T.
+    """
+    eps = jax.random.normal(key, x_0.shape)
+    at_time = jax.jit(jax.vmap(lambda t: q_sample(schedule, x_0, t, eps)))
+    return np.asarray(at_time(jnp.asarray(times)))
+
+
+def stepwise(
+    schedule: NoiseSchedule, x_0: Examples, times: np.ndarray, key: jax.Array
+) -> np.ndarray:
+    """Returns x_t after t steps of q(x_t | x_{t-1}), `[K, B, …]`, each with fresh noise.
+
+    x_0 is `[B, …]`, times int `[K]` from 0 on, increasing; only their x_t are kept.
+    """
+
+    def step(t: jax.Array, x: Examples) -> Examples:
+        return q_step(schedule, x, t, jax.random.normal(jax.random.fold_in(key, t), x.shape))
+
+    walk = jax.jit(lambda x, s, t: lax.fori_loop(s + 1, t + 1, step, x))
+    frames = [x_0]
+    for s, t in itertools.pairwise(times):
+        frames.append(walk(frames[-1], s, t))
+    return np.stack(jax.device_get(frames))
+
+
+def guesses(run: Run, x_t: np.ndarray, times: np.ndarray, labels: jax.Array | None) -> np.ndarray:
+    """Returns the network's x̂_0 of each x_t, `[K, B, …]` as they are; times int `[K]` in 0…T.
+
+    Guidance and clipping are those of the run's sampling. At t = 0 nothing is to be guessed.
+    """
+    known = labels if run.experiment.num_classes else None
+    denoiser = make_denoiser(run.experiment, run.params, known, run.config.sample)
+    guess = jax.jit(lambda x, t: denoiser(x, t).x_0)
+    pairs = zip(jnp.asarray(x_t), jnp.asarray(times), strict=True)
+    return np.stack([np.asarray(guess(x, t) if t else x) for x, t in pairs])
+
+
+def stages(drawn: Samples, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns as many stages of a filmed chain as wanted, `[K, B, …]`, and their times from T to 0.
+
+    Evenly over the frames, the first and the last among them; all of them if there are fewer.
+    """
+    if drawn.frames is None or drawn.times is None:
+        raise ValueError("stages need samples drawn with frames_of")
+    last = len(drawn.frames) - 1
+    kept = np.linspace(0, last, min(wanted, last + 1)).round().astype(int)
+    return drawn.frames[kept], drawn.times[kept]
+
+
+def _strip(
+    path: Path, named: dict[str, np.ndarray], times: np.ndarray, rows: Rows = "examples"
+) -> None:
+    """Draws strips `[K, B, …]`, each under its name: a row each for a cloud or for every picture.
+
+    With `rows` "times", what was a row is a column. Names are left out where one strip has all.
+    """
+    strips = list(named.values())
+    names = list(named)
+    if strips[0].ndim == 5:
+        # B pictures, and the strips of one below each other.
+        frames = np.stack(strips, axis=2)
+        frames = frames.reshape(len(times), -1, *frames.shape[3:])
+        names *= strips[0].shape[1]
+    else:
+        frames = np.stack(strips, axis=1)
+    labels: dict[str, Any] = {"rows": [int(t) for t in times]}
+    if len(named) > 1:
+        labels["columns"] = names
+    if rows == "examples":
+        frames = frames.swapaxes(0, 1)
+        labels = {"columns": labels["rows"], "rows": labels.get("columns")}
+    plots.strip(path, frames, **labels)
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def _samples(
+    subject: Subject, path: Path, *, num: int | None = None, columns: int | None = None
+) -> None:
     """A grid of samples; where the data has classes, a column is a class."""
-    write_samples(path, subject.draw())
+    drawn = subject.sample(num or subject.config.sample.num)
+    plots.grid(path, drawn.samples, columns=columns or class_columns(drawn.labels))
 
 
-def _film(subject: Subject, path: Path) -> None:
+def _film(subject: Subject, path: Path, *, num: int | None = None) -> None:
     """The film of the samples' denoising, from noise to data."""
-    write_samples(path, subject.draw(frames_of=64))
+    write_samples(path, subject.sample(subject.several(num, 64), film=True))
 
 
 def _loss(subject: Subject, path: Path) -> None:
@@ -72,37 +195,77 @@ def _schedules(subject: Subject, path: Path) -> None:
     plots.schedules(path, curves)
 
 
-def _forward(subject: Subject, path: Path) -> None:
-    """Examples of the data on their way to noise: x_t at ten times."""
-    config = subject.config
-    source = open_source(config.data)
-    experiment = build(config)
-    random = np.random.default_rng(subject.seed)
-    pictures = len(source.shape) == 3
-    chosen = random.choice(len(source), min(5 if pictures else 2_000, len(source)), replace=False)
-    x_0 = to_unit(jnp.asarray(source.gather(chosen).examples))
-    T = config.diffusion.timesteps
-    times = time_steps(T, min(T, 9))[::-1]
-    # One noise for an example's whole row: the eye follows the picture, not the grain.
-    keys = sample_keys(subject.seed, np.arange(len(x_0)))
-    eps = jax.vmap(lambda key: jax.random.normal(key, x_0.shape[1:]))(keys)
-    frames = np.stack(
-        [np.asarray(q_sample(experiment.schedule, x_0, jnp.asarray(t), eps)) for t in times]
-    )
-    columns = [int(t) for t in times]
-    if pictures:
-        plots.strip(path, frames.swapaxes(0, 1), columns=columns)
-    else:
-        plots.strip(path, frames, columns=columns)
+def _forward(
+    subject: Subject,
+    path: Path,
+    *,
+    num: int | None = None,
+    times: int = 11,
+    rows: Rows = "examples",
+    way: Way | None = None,
+    split: str | None = None,
+) -> None:
+    """Data on its way to noise: step by step, and at once from x_0."""
+    x_0, _ = subject.examples(subject.several(num, 1), split)
+    schedule, shown = build(subject.config).schedule, subject.times(times)
+    strips = {
+        name: draw_strip(schedule, x_0, shown, stream_key(subject.seed, "noise"))
+        for name, draw_strip in {"stepwise": stepwise, "direct": direct}.items()
+        if way in (None, name)
+    }
+    _strip(path, strips, shown, rows)
 
 
-FIGURES: dict[str, Callable[[Subject, Path], None]] = {
+def _reverse(
+    subject: Subject,
+    path: Path,
+    *,
+    num: int | None = None,
+    times: int = 11,
+    rows: Rows = "examples",
+) -> None:
+    """Samples on their way from noise to data: the chain at some of its times."""
+    drawn = subject.sample(subject.several(num, 10), film=True)
+    frames, shown = stages(drawn, times)
+    _strip(path, {"": frames}, shown, rows)
+
+
+def _x0(
+    subject: Subject,
+    path: Path,
+    *,
+    num: int | None = None,
+    times: int = 11,
+    rows: Rows = "examples",
+    split: str | None = None,
+) -> None:
+    """x_t, and with it the x_0 that the network guesses from it."""
+    run = subject.run()
+    x_0, labels = subject.examples(subject.several(num, 1), split)
+    shown = subject.times(times)
+    x_t = direct(run.experiment.schedule, x_0, shown, stream_key(subject.seed, "noise"))
+    strips = {"$x_t$": x_t, r"$\hat{x}_0$": guesses(run, x_t, shown, labels)}
+    _strip(path, strips, shown, rows)
+
+
+FIGURES: dict[str, Callable[..., None]] = {
     "samples": _samples,
     "film": _film,
     "loss": _loss,
     "schedules": _schedules,
     "forward": _forward,
+    "reverse": _reverse,
+    "x0": _x0,
 }
+
+
+def options_of(name: str) -> list[str]:
+    """Returns the options that a row of `FIGURES` takes."""
+    parameters = inspect.signature(FIGURES[name]).parameters.values()
+    return [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+
+
+_LEAST = {"num": 1, "columns": 1, "times": 2}
 
 
 def draw(
@@ -113,14 +276,23 @@ def draw(
     *,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    **options: Any,
 ) -> Path:
     """Draws a row of `FIGURES` and returns the path it was written to.
 
     Without an output it goes into the run's folder, or into the current one for a bare config.
-    Raises UserError for a figure that needs what is not there.
+    `options` are among `options_of(name)`. Raises UserError for a figure that needs what is not
+    there, an option that it lacks, and one that is too small.
     """
+    for option, value in options.items():
+        if option not in options_of(name):
+            takes = ", ".join(f"--{each}" for each in (*options_of(name), "output", "seed"))
+            raise UserError(f"--{option}: the figure {name} has no such option; it takes {takes}")
+        least = _LEAST.get(option)
+        if least is not None and value < least:
+            raise UserError(f"--{option} is {value}; it must be at least {least}")
     suffix = ".gif" if name == "film" else ".png"
     path = Path(output) if output else (folder or Path()) / f"{name}{suffix}"
     plots.check_path(path, suffix)
-    FIGURES[name](Subject(config, folder, seed, progress), path)
+    FIGURES[name](Subject(resolve(config), folder, seed, progress), path, **options)
     return path

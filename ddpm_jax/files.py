@@ -1,8 +1,9 @@
 """Writing files so that a kill at any moment leaves the old one or the new one, never half."""
 
+import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ddpm_jax.errors import UserError
@@ -29,3 +30,32 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             beside.unlink()
+
+
+@contextmanager
+def exclusive(folder: Path, *, needed: bool = True) -> Iterator[None]:
+    """Makes a folder and holds it for this process alone; `needed` is False for all but the first.
+
+    The hold ends with the process, however it ends. Raises UserError if another process of this
+    machine holds it, or if it can't be made.
+    """
+    if not needed:
+        yield
+        return
+    lock = folder / ".lock"
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = held.enter_context(lock.open("w"))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(
+                f"--workdir {folder} can't be written ({reason}); choose another"
+            ) from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"another process is training in {folder}; wait for it, or choose another --workdir"
+            ) from None
+        yield

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from ddpm_jax.config import Config
-from ddpm_jax.data import count_examples
+from ddpm_jax.data import count_examples, resolve
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
-from ddpm_jax.mesh import check_batch, make_mesh
+from ddpm_jax.mesh import check_batch, fitting_mesh
 from ddpm_jax.training.step import batch_layout, jit_train_step, state_layout
 
 
@@ -41,7 +41,7 @@ def step_memory(experiment: Experiment) -> int | None:
 
     None where the backend does not say.
     """
-    mesh = make_mesh(experiment.config.mesh.fsdp)
+    mesh = fitting_mesh(experiment.config.mesh.fsdp)
     check_batch(experiment.config, mesh)
     step = jit_train_step(experiment, mesh)
     layout = state_layout(experiment, mesh), batch_layout(experiment, mesh)
@@ -62,6 +62,7 @@ def describe(config: Config) -> dict[str, Any]:
 
     `examples` is None, with `data` saying why, where the data is not there yet.
     """
+    config = resolve(config)
     experiment = build(config)
     try:
         examples, data = count_examples(config.data), config.data.kind

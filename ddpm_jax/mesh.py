@@ -34,6 +34,14 @@ def make_mesh(fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     return jax.make_mesh(shape, ("data", "fsdp"), axis_types=axes, devices=devices)
 
 
+def fitting_mesh(fsdp: int) -> Mesh:
+    """The mesh of `fsdp` where it divides this machine's devices, else one without fsdp.
+
+    Trained on a pod, a run is looked at and sampled at a desk.
+    """
+    return make_mesh(fsdp if jax.device_count() % fsdp == 0 else 1)
+
+
 def check_batch(config: Config, mesh: Mesh) -> None:
     """Raises UserError if a part of the batch can't be split evenly over the devices."""
     part = config.train.batch_size // config.train.accumulate

@@ -8,13 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 from jax.sharding import Mesh
 
 from ddpm_jax.config import Config, SampleConfig
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
-from ddpm_jax.mesh import make_mesh
+from ddpm_jax.mesh import fitting_mesh
 from ddpm_jax.sampling import SampleProgram, Samples, override
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.step import state_layout
@@ -92,12 +91,12 @@ def load(
     checkpoints = Checkpoints(folder, report=report)
     step = checkpoints.newest_good(checkpoint)
     if step is None:
+        if folder.is_file():
+            raise UserError(f"{folder} is a file; name the folder of a run, as runs/digits")
         what = "has no checkpoints" if folder.is_dir() else "does not exist"
         raise UserError(f"{folder} {what}; train first: ddpm train CONFIG --workdir {folder}")
     experiment = build(checkpoints.config(step))
     name = {"ema": "ema", "raw": "params"}[params]
-    # Trained on a pod, sampled at a desk: the fsdp of the training need not fit here.
-    fsdp = experiment.config.mesh.fsdp
-    mesh = make_mesh(fsdp if jax.device_count() % fsdp == 0 else 1)
+    mesh = fitting_mesh(experiment.config.mesh.fsdp)
     layout = {name: getattr(state_layout(experiment, mesh), name)}
     return Run(folder, step, experiment, checkpoints.restore(step, layout)[name], mesh)

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ddpm_jax import plots
-from ddpm_jax.config import SampleConfig
+from ddpm_jax.config import SampleConfig, check_seed
 from ddpm_jax.diffusion import (
     Sampler,
     advance,
@@ -76,32 +76,31 @@ class Samples(NamedTuple):
     """int32 `[N]`; num_classes stands for a sample of no class; None without labels."""
     frames: np.ndarray | None
     """`[F, n, …]`: the first n samples on their way from noise to data, if asked for."""
+    times: np.ndarray | None
+    """int32 `[F]`: the frames' times, from T down to 0; None without frames."""
 
 
 class SampleProgram:
     """The chain of one experiment and one set of options, compiled once for each batch size."""
 
     def __init__(self, experiment: Experiment, mesh: Mesh, options: SampleConfig):
-        """Raises UserError for a sampler, steps or eta that do not go together."""
+        """Raises UserError for steps or guidance that this network can't give."""
         T = experiment.config.diffusion.timesteps
         self.experiment, self.mesh, self.options = experiment, mesh, options
         if options.steps is not None and options.steps > T:
-            raise UserError(f"--steps is {options.steps}; it must be at most T, which is {T}")
+            raise UserError(f"sample.steps is {options.steps}; it must be at most T, which is {T}")
         if options.guidance > 0 and experiment.config.train.label_dropout == 0:
             raise UserError(
-                "--guidance needs a network trained with some labels dropped "
+                "sample.guidance needs a network trained with some labels dropped "
                 "(train.label_dropout above 0), and this one was not"
             )
         extra = {} if options.eta is None else {"eta": options.eta}
-        try:
-            self.sampler: Sampler = make_sampler(options.sampler, experiment.schedule, **extra)
-        except ValueError as error:
-            raise UserError(str(error)) from None
+        self.sampler: Sampler = make_sampler(options.sampler, experiment.schedule, **extra)
         self.times = time_steps(T, options.steps or T)
         rows = batch_sharding(mesh)
         self._start = jax.jit(self._first_carry, out_shardings=rows)
         # The carry is donated: a chain holds one state, not two.
-        self._advance = jax.jit(self._some_steps, donate_argnums=1)
+        self._advance = jax.jit(self._some_steps, donate_argnums=1, out_shardings=rows)
 
     def _first_carry(self, seed: jax.Array, indices: jax.Array) -> Any:
         shape = self.experiment.config.data.shape
@@ -128,8 +127,11 @@ class SampleProgram:
         `labels` has one class for each sample, or None for each class in turn. The first
         `frames_of` samples (within one batch) leave their trajectory, at about 50 moments.
         `progress` is told the network steps done and to do. Raises UserError for a label that
-        does not exist or labels that are not `num` many.
+        does not exist, labels that are not `num` many, or a number or seed out of range.
         """
+        check_seed(seed)
+        if num < 1:
+            raise UserError(f"the number of samples is {num}; it must be at least 1")
         drawn_labels = self._check_labels(num, labels)
         size = self._batch_size(num)
         chunk = _chunk(len(self.times) - 1)
@@ -160,6 +162,7 @@ class SampleProgram:
             np.concatenate(samples)[:num],
             drawn_labels,
             np.stack(frames)[:, :num] if frames else None,
+            self.times[[*range(0, per_batch, chunk), per_batch]] if frames else None,
         )
 
     def _batch_size(self, num: int) -> int:
@@ -182,6 +185,11 @@ class SampleProgram:
         return np.asarray(labels, np.int32)
 
 
+def film_size(shape: tuple[int, ...]) -> int:
+    """How many examples of a shape a film shows: what an eye can follow."""
+    return 64 if len(shape) == 3 else 2_000
+
+
 def _chunk(steps: int) -> int:
     """The steps of one dispatch: they divide the chain if they can, so one program serves all."""
     wanted = max(1, round(steps / _CHUNKS))
@@ -190,8 +198,13 @@ def _chunk(steps: int) -> int:
 
 
 def override(options: SampleConfig, **changes: Any) -> SampleConfig:
-    """Returns the options with those changes that are not None."""
+    """Returns the options with those changes that are not None.
+
+    Another sampler does not inherit the eta of the one before.
+    """
     given = {name: value for name, value in changes.items() if value is not None}
+    if given.get("sampler", options.sampler) != options.sampler:
+        given = {"eta": None} | given
     return dataclasses.replace(options, **given)
 
 

@@ -13,15 +13,19 @@ jaxtyping.install_import_hook(
 )
 
 # Compiling is most of what a test costs, and level 0 takes two thirds of the time.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+_QUICK = "--xla_backend_optimization_level=0"
+if _QUICK not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}"
 
 # Eight devices on any machine's CPU, so that every test of a mesh is a test of the real program.
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 
 # Tests, and the commands they start, meet the same programs again and again: each is compiled once.
-_CACHE = tempfile.TemporaryDirectory(prefix="ddpm-test-programs-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
-jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+# The first process sets the folder up; its workers and commands inherit it.
+if "DDPM_TEST_PROGRAMS" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="ddpm-test-programs-")
+    os.environ["DDPM_TEST_PROGRAMS"] = os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+jax.config.update("jax_compilation_cache_dir", os.environ["DDPM_TEST_PROGRAMS"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

@@ -3,6 +3,7 @@
 import pytest
 
 from ddpm_jax import cli
+from ddpm_jax.files import exclusive
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.journal import Journal, read_metrics
 from ddpm_jax.training.loop import train
@@ -58,6 +59,13 @@ CONFIGS = {
     "another number of classes": ([DIGITS, "--model.num_classes", "7"], "--model.num_classes 10"),
     "a batch that does not split": ([DIGITS, "--train.batch_size", "12"], "--train.batch_size 16"),
     "devices that do not divide": ([DIGITS, "--mesh.fsdp", "3"], "mesh.fsdp is 3"),
+    "more noise than float32 holds": (
+        [DIGITS, "--diffusion.schedule", "linear", "--diffusion.timesteps", "10000"],
+        "lower beta_T",
+    ),
+    "an eta for ddpm": ([DIGITS, "--sample.eta", "0.5"], "left out for ddpm, which has none"),
+    "no limit spelt inf": ([DIGITS, "--optimizer.clip", "inf"], "optimizer.clip is inf"),
+    "a seed below 0": ([DIGITS, "--seed=-1"], "seed is -1"),
     "a stray word": ([DIGITS, "fast"], "fast"),
 }
 
@@ -99,15 +107,21 @@ SAMPLES = {
     "a label that does not exist": (["--num", "1", "--labels", "10"], "there is no class 10"),
     "labels of another number": (["--num", "3", "--labels", "1", "2"], "2 labels for 3 samples"),
     "an unknown sampler": (["--sampler", "dddm"], "one of ddim, ddpm, ddpm-beta"),
-    "more steps than T": (["--steps", "21"], "--steps is 21; it must be at most T, which is 20"),
+    "more steps than T": (
+        ["--steps", "21"],
+        "sample.steps is 21; it must be at most T, which is 20",
+    ),
     "no steps": (["--steps", "0"], "sample.steps is 0"),
-    "no samples": (["--num", "0"], "--num is 0"),
-    "an eta for ddpm": (["--sampler", "ddpm", "--eta", "0.5"], "takes no 'eta'"),
+    "no samples": (["--num", "0"], "the number of samples is 0"),
+    "an eta for ddpm": (["--sampler", "ddpm", "--eta", "0.5"], "left out for ddpm, which has none"),
     "an eta too large": (["--sampler", "ddim", "--eta", "2"], "sample.eta is 2.0"),
     "another ending": (["--output", "samples.jpg"], "one of .png, .gif, .npz"),
     "a folder that is not there": (["--output", "nowhere/at/all.png"], "can't be written"),
     "a step that was not saved": (["--checkpoint", "3"], "has no checkpoint 3; it has 4"),
     "a mistyped option": (["--gidance", "3"], "(did you mean --guidance?)"),
+    "a seed below 0": (["--seed=-1"], "seed is -1"),
+    "a seed too large": (["--seed", "4294967296"], "seed is 4294967296"),
+    "labels without any": (["--labels"], "the number of samples is 0"),
     "other parameters": (["--params", "best"], "params"),
 }
 
@@ -137,11 +151,14 @@ def test_guidance_without_dropped_labels_is_refused(told, tmp_path):
         TINY, train={"steps": 1, "label_dropout": 0.0, "preview_every": None}, sample={"num": 1}
     )
     train(plain, tmp_path / "plain")
-    assert "--guidance needs" in told("sample", tmp_path / "plain", "--guidance", "1")
+    assert "sample.guidance needs" in told("sample", tmp_path / "plain", "--guidance", "1")
 
 
 def test_the_other_commands_say_what_they_need(told, run, tmp_path):
     assert "did you mean sample?" in told("sampel", run)
+    assert "is a file; name the folder of a run" in told("sample", DIGITS)
+    assert "--smoke is for config files" in told("train", run, "--smoke")
+    assert "--workdir needs a value" in told("train", DIGITS, "--workdir", "--smoke")
     assert "did you mean forward?" in told("plot", run, "forwards")
     assert "this figure is a .png file" in told("plot", run, "loss", "--output", "loss.pdf")
     assert "needs a trained run" in told("plot", DIGITS, "loss", "--output", tmp_path / "x.png")
@@ -184,12 +201,44 @@ def test_samples_go_where_they_are_asked_to(run, tmp_path, capsys):
     assert "4 samples of step 4" in capsys.readouterr().out
 
 
+def test_mistakes_in_a_config_file_are_told_with_their_line(told, tmp_path):
+    path = tmp_path / "mine.py"
+    head = "from ddpm_jax.config import Config, TrainConfig\n"
+    for body, expected in (
+        (
+            "def get_config():\n    return Config(train=TrainConfig(step=3))\n",
+            "mine.py:3: TypeError",
+        ),
+        ("import nowhere\n", "mine.py:2: ModuleNotFoundError"),
+        ("def get_config(:\n", "SyntaxError"),
+    ):
+        path.write_text(head + body)
+        assert expected in told("train", path, "--workdir", tmp_path / "new")
+
+
+def test_one_folder_is_trained_in_by_one_process(told, tmp_path):
+    with exclusive(tmp_path / "run"):
+        words = ("train", DIGITS, "--smoke", "--train.batch_size", 16)
+        assert "another process is training in" in told(*words, "--workdir", tmp_path / "run")
+
+
+def test_a_state_that_is_not_finite_is_never_saved(tmp_path, capsys):
+    # The parameters overflow at once, and the row that would show it is due only later.
+    run = tmp_path / "run"
+    words = ["train", DIGITS, "--smoke", "--workdir", run, "--optimizer.learning_rate", "1e30"]
+    words += ["--optimizer.clip", "None", "--optimizer.warmup", "0", "--train.log_every", "20"]
+    words += ["--train.preview_every", "None"]
+    assert cli.main([str(word) for word in words]) == 2
+    assert "is not finite at step" in capsys.readouterr().err.splitlines()[-1]
+    assert Checkpoints(run).steps() == []
+
+
 def test_harmless_changes_take_effect_and_are_told(run, capsys):
     config = changed(
         TINY,
         train={"steps": 6, "preview_every": None},
         sample={"num": 4},
-        optimizer={"learning_rate": 0.5},
+        optimizer={"learning_rate": 0.5, "clip": None, "name": "adamw", "weight_decay": 0.1},
     )
     assert train(config, run) == 0
     said = capsys.readouterr()

@@ -14,6 +14,8 @@ import pytest
 from PIL import Image, ImageSequence
 
 import ddpm_jax
+from ddpm_jax import cli
+from ddpm_jax.figures import FIGURES
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.journal import read_metrics
 from ddpm_jax.training.step import state_layout
@@ -32,6 +34,20 @@ def ddpm(*words, devices=1, code=0):
     )
     assert done.returncode == code, done.stderr
     return done
+
+
+@pytest.fixture
+def here(capsys):
+    """Runs a command in this process, which costs no start, and returns what it printed."""
+
+    def run(*words):
+        capsys.readouterr()
+        code = cli.main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        assert code == 0, err
+        return out
+
+    return run
 
 
 def train(run, steps, *more, **options):
@@ -162,10 +178,10 @@ def test_a_run_of_eight_devices_is_sampled_on_one(tmp_path):
     np.testing.assert_allclose(one["samples"], eight["samples"], atol=1e-4)
 
 
-def test_ten_are_the_first_of_a_hundred(unbroken, tmp_path):
-    ddpm("sample", unbroken, "--num", 10, "--output", tmp_path / "ten.npz")
+def test_ten_are_the_first_of_a_hundred(unbroken, tmp_path, here):
+    here("sample", unbroken, "--num", 10, "--output", tmp_path / "ten.npz")
     more = ("--num", 100, "--batch-size", 33, "--output", tmp_path / "hundred.npz")
-    ddpm("sample", unbroken, *more)
+    here("sample", unbroken, *more)
     ten, hundred = (np.load(tmp_path / f"{name}.npz") for name in ("ten", "hundred"))
     np.testing.assert_allclose(ten["samples"], hundred["samples"][:10], atol=1e-4)
     np.testing.assert_array_equal(ten["labels"], np.arange(10))
@@ -181,24 +197,24 @@ def test_a_run_is_loaded_and_sampled_from_python(unbroken):
     assert np.abs(raw.samples - run.sample(num=2).samples).max() > 1e-4
 
 
-def test_info_says_what_a_config_amounts_to():
+def test_info_says_what_a_config_amounts_to(here):
     words = ("info", "configs/digits.py", "--json", "--train.batch_size", 16)
-    told = json.loads(ddpm(*words).stdout)
+    told = json.loads(here(*words))
     assert told["examples"] == 1797
     assert told["parameters"] > 1000
     assert told["flops_per_sample_forward"] > 2 * told["parameters"]
     assert told["train_step_bytes_per_device"] > 16 * told["parameters"]
 
 
-def test_evaluate_prints_both_judgements(unbroken):
-    values = json.loads(ddpm("evaluate", unbroken, "--json", "--metrics", "accuracy").stdout)
+def test_evaluate_judges_every_class(unbroken, here):
+    values = json.loads(here("evaluate", unbroken, "--json", "--metrics", "accuracy"))
     assert 0 <= values["accuracy"] <= 1
     assert len(jax.tree.leaves(values)) == 11
 
 
-@pytest.mark.parametrize("figure", ["samples", "film", "loss", "schedules", "forward"])
-def test_every_figure_is_drawn(unbroken, tmp_path, figure):
+@pytest.mark.parametrize("figure", FIGURES)
+def test_every_figure_is_drawn(unbroken, tmp_path, figure, here):
     path = tmp_path / ("it.gif" if figure == "film" else "it.png")
-    ddpm("plot", unbroken, figure, "--output", path)
+    here("plot", unbroken, figure, "--output", path)
     with Image.open(path) as picture:
         assert min(picture.size) > 50

@@ -9,7 +9,7 @@ from ddpm_jax.diffusion import SAMPLERS
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
 from ddpm_jax.mesh import make_mesh
-from ddpm_jax.sampling import SampleProgram, _chunk, make_denoiser, write_samples
+from ddpm_jax.sampling import SampleProgram, _chunk, make_denoiser, override, write_samples
 from tests.tiny import TINY, Trainer, changed
 
 
@@ -123,8 +123,8 @@ def test_clipping_keeps_x_0_within_the_scale(trained):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"steps": 21}, "--steps is 21; it must be at most T, which is 20"),
-        ({"sampler": "ddpm", "eta": 0.5}, "takes no 'eta'"),
+        ({"steps": 21}, "sample.steps is 21; it must be at most T, which is 20"),
+        ({"sampler": "ddpm", "eta": 0.5}, "left out for ddpm, which has none"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(trained, options, words):
@@ -133,9 +133,24 @@ def test_options_that_do_not_go_together_are_refused(trained, options, words):
     assert words in str(caught.value)
 
 
+def test_another_sampler_does_not_inherit_eta():
+    options = dataclasses.replace(TINY.sample, sampler="ddim", eta=0.5)
+    assert override(options, sampler="ddpm").eta is None
+    assert override(options, steps=3).eta == 0.5
+    assert override(options, sampler="ddim").eta == 0.5
+
+
+@pytest.mark.parametrize(
+    ("num", "seed", "words"), [(0, 0, "number of samples is 0"), (1, -1, "seed is -1")]
+)
+def test_numbers_and_seeds_out_of_range_are_refused(trained, num, seed, words):
+    with pytest.raises(UserError, match=words):
+        program(trained[0])(trained[1], num, seed=seed)
+
+
 def test_guidance_needs_dropped_labels():
     experiment = build(changed(TINY, train={"label_dropout": 0.0}))
-    with pytest.raises(UserError, match="--guidance needs a network trained with"):
+    with pytest.raises(UserError, match=r"sample.guidance needs a network trained with"):
         program(experiment, guidance=1.0)
 
 

@@ -7,6 +7,7 @@ from ddpm_jax.config import DataConfig
 from ddpm_jax.data.batches import Batches, batch_indices, epoch_order, local_batch
 from ddpm_jax.data.digits import open_digits
 from ddpm_jax.data.folder import open_folder
+from ddpm_jax.data.picture import open_picture, resolve
 from ddpm_jax.data.pixels import random_flip, to_pixels, to_unit
 from ddpm_jax.data.points import open_points
 from ddpm_jax.data.source import Source, StreamSource, load
@@ -23,6 +24,7 @@ __all__ = [
     "local_batch",
     "open_source",
     "random_flip",
+    "resolve",
     "to_pixels",
     "to_unit",
 ]
@@ -32,6 +34,7 @@ SOURCES: dict[str, Callable[[Any], Source]] = {
     "points": open_points,
     "tfds": open_tfds,
     "folder": open_folder,
+    "picture": open_picture,
 }
 
 

@@ -120,8 +120,12 @@ def make_schedule(name: str, T: int, **settings: Any) -> NoiseSchedule:
 def at(table: Table, t: Timesteps, ndim: int) -> Float[Array, "..."]:
     """Returns the entries at t, shaped to broadcast against an array with `ndim` axes.
 
-    t is one time for all (the result is a scalar) or one each (`[B, 1, …, 1]`). A time beyond T
-    gives NaN: a gather that silently took the last entry instead would hide the mistake.
+    t is one time for all (the result is a scalar) or one each (`[B, 1, …, 1]`). A time outside
+    0…T gives NaN: a gather that silently took the last entry instead would hide the mistake.
     """
-    entries = jnp.asarray(table).at[t].get(mode="fill", fill_value=jnp.nan)
+    entries = (
+        jnp.asarray(table)
+        .at[t]
+        .get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    )
     return entries if t.ndim == 0 else entries.reshape(-1, *[1] * (ndim - 1))

@@ -15,13 +15,15 @@ from ddpm_jax.typing import Timesteps
 kernel_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 
 
-def dense(features: int, *, dtype: DTypeLike, name: str, zero: bool = False) -> nn.Dense:
+def dense(
+    features: int, *, dtype: DTypeLike, name: str, zero: bool = False, bias: bool = True
+) -> nn.Dense:
     """Returns a linear map of the last axis; `zero` starts it at zero, to open a residual branch.
 
     Over an image's last axis it is a 1x1 convolution.
     """
     init = nn.initializers.zeros if zero else kernel_init
-    return nn.Dense(features, kernel_init=init, dtype=dtype, name=name)
+    return nn.Dense(features, use_bias=bias, kernel_init=init, dtype=dtype, name=name)
 
 
 def conv3x3(
@@ -112,30 +114,74 @@ def _group_moments(x: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
 class SelfAttention(nn.Module):
     """Adds to each pixel what it attends to over its whole image (Ho et al. 2020, appendix B).
 
-    x is [B, H, W, C]; the result has its shape. Each head has C/heads channels, and the softmax is
-    float32. The identity at initialisation. Raises ValueError where heads does not divide C.
+    x is [B, H, W, C]; the result has its shape. Each head has `head_channels` channels, C/heads
+    where that is None; `bias` is that of query, key and value; `groups` is the most that x is
+    normalised in. The softmax is float32. The identity at initialisation. Raises ValueError where
+    heads does not divide C and head_channels is None.
     """
 
     heads: int = 1
     dtype: DTypeLike = "float32"
+    head_channels: int | None = None
+    bias: bool = True
+    groups: int = 32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         height, width, channels = x.shape[1:]
-        if channels % self.heads:
+        if channels % self.heads and not self.head_channels:
             raise ValueError(f"{self.heads} attention heads do not divide {channels} channels")
-        h = GroupNorm(dtype=self.dtype, name="norm")(x)
-        query, key, value = (
-            rearrange(
-                dense(channels, dtype=self.dtype, name=name)(h),
-                "b y x (n c) -> b (y x) n c",
-                n=self.heads,
-            )
-            for name in ("query", "key", "value")
-        )
+        inner = self.heads * (self.head_channels or channels // self.heads)
+        h = GroupNorm(self.groups, dtype=self.dtype, name="norm")(x)
+        query, key, value = _heads(h, self.heads, inner, bias=self.bias, dtype=self.dtype)
         h = jax.nn.dot_product_attention(query, key, value)
         h = rearrange(h, "b (y x) n c -> b y x (n c)", y=height, x=width)
         return x + dense(channels, dtype=self.dtype, name="out", zero=True)(h)
+
+
+class LinearAttention(nn.Module):
+    """Adds to each pixel what it reads from one summary of its image (Shen et al. 2018, section 3).
+
+    A key's softmax runs over the pixels and a query's over its features, so that a head's summary
+    is [c, c] and the cost is linear in the pixels. x is [B, H, W, C]; the result has its shape.
+    Each head has `head_channels` channels; `bias` is that of query, key and value (the keys' has no
+    effect, as their softmax doesn't see it). What is added is normalised in one group, and so is
+    what is read. The softmaxes are float32.
+    """
+
+    heads: int = 4
+    head_channels: int = 32
+    bias: bool = True
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        _, height, width, channels = x.shape
+        inner = self.heads * self.head_channels
+        h = GroupNorm(1, dtype=self.dtype, name="norm")(x)
+        query, key, value = _heads(h, self.heads, inner, bias=self.bias, dtype=self.dtype)
+        query = nn.softmax(query.astype(jnp.float32), axis=-1) * self.head_channels**-0.5
+        key = nn.softmax(key.astype(jnp.float32), axis=1)
+        summary = jnp.einsum("bpnk,bpnv->bnkv", key.astype(self.dtype), value)
+        h = jnp.einsum("bpnk,bnkv->bpnv", query.astype(self.dtype), summary)
+        h = rearrange(h, "b (y x) n c -> b y x (n c)", y=height, x=width)
+        h = dense(channels, dtype=self.dtype, name="out")(h)
+        # An average over all pixels is small: a smaller epsilon would make too much of it.
+        return x + GroupNorm(1, epsilon=1e-5, dtype=self.dtype, name="norm_out")(h)
+
+
+def _heads(
+    x: Float[Array, "B H W C"], heads: int, inner: int, *, bias: bool, dtype: DTypeLike
+) -> list[Float[Array, "B pixels heads c"]]:
+    """Returns the query, key and value of each pixel and head; called inside a module."""
+    return [
+        rearrange(
+            dense(inner, bias=bias, dtype=dtype, name=name)(x),
+            "b y x (n c) -> b (y x) n c",
+            n=heads,
+        )
+        for name in ("query", "key", "value")
+    ]
 
 
 def upsample_nearest(x: Float[Array, "B H W C"]) -> Float[Array, "B 2*H 2*W C"]:

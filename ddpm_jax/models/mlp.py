@@ -1,13 +1,12 @@
-"""The conditional MLP of the 2-D tutorials: each layer's output is scaled by a table of the time."""
+"""The conditional MLP of the 2-D tutorial: a table of the time scales each layer's output."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
 
 from ddpm_jax.models.layers import dense
-from ddpm_jax.typing import Labels, Timesteps
+from ddpm_jax.typing import Examples, Labels, Timesteps
 
 
 class Mlp(nn.Module):
@@ -30,12 +29,12 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x_t: Float[Array, "B *shape"],
+        x_t: Examples,
         t: Timesteps,
         labels: Labels | None = None,
         *,
         train: bool,
-    ) -> Float[Array, "B *shape"]:
+    ) -> Examples:
         if labels is not None and not self.num_classes:
             raise ValueError("labels were given to an MLP without classes (num_classes = 0)")
         h = x_t.reshape(len(x_t), -1)

@@ -10,13 +10,24 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ddpm_jax.models.layers import GroupNorm, conv3x3, dense, kernel_init, timestep_embedding
+from ddpm_jax.models.convolutions import Double, Halve
+from ddpm_jax.models.layers import GroupNorm, conv3x3, dense, timestep_embedding
 from ddpm_jax.typing import Labels, Timesteps
 
 
 def small_unet_divisor(channels: tuple[int, ...]) -> int:
     """Returns what the sides are padded to a multiple of: 2 for each level of the network."""
     return 2 ** (len(channels) - 1)
+
+
+def mish(x: jax.Array) -> jax.Array:
+    """Returns x tanh(log(1 + eˣ)) (Misra 2019, equation 1), with one exponential in place of three.
+
+    tanh(log(1 + e)) = n / (n + 2) with n = e (e + 2); beyond 20 that is 1 to every digit.
+    """
+    e = jnp.exp(jnp.minimum(x, 20.0))
+    n = e * (e + 2.0)
+    return x * (n / (n + 2.0))
 
 
 class TimeProjection(nn.Module):
@@ -28,7 +39,7 @@ class TimeProjection(nn.Module):
     @nn.compact
     def __call__(self, table: Float[Array, "b D"]) -> Float[Array, "b 1 1 C"]:
         h = dense(self.channels, dtype=self.dtype, name="in")(table)
-        h = dense(self.channels, dtype=self.dtype, name="out")(jax.nn.mish(h))
+        h = dense(self.channels, dtype=self.dtype, name="out")(mish(h))
         return h[:, None, None, :]
 
 
@@ -64,14 +75,10 @@ class SmallUNet(nn.Module):
         levels = range(len(self.channels) - 1)
 
         def normed(h: jax.Array, name: str) -> jax.Array:
-            return GroupNorm(self.groups, dtype=self.dtype, name=name)(jax.nn.mish(h))
+            return GroupNorm(self.groups, dtype=self.dtype, name=name)(mish(h))
 
         def block(h: jax.Array, width: int, name: str) -> jax.Array:
             return normed(conv3x3(width, dtype=self.dtype, name=name)(h), f"{name}_norm")
-
-        def resize(h: jax.Array, kind: type[nn.Conv | nn.ConvTranspose], name: str) -> jax.Array:
-            options = {"strides": (2, 2), "kernel_init": kernel_init, "dtype": self.dtype}
-            return normed(kind(h.shape[-1], (4, 4), name=name, **options)(h), f"{name}_norm")
 
         def told(h: jax.Array, name: str) -> jax.Array:
             return h + TimeProjection(h.shape[-1], self.dtype, name=name)(table)
@@ -86,9 +93,10 @@ class SmallUNet(nn.Module):
             h = block(h, self.channels[level + 1], f"down_{level}_0")
             h = block(h, self.channels[level + 1], f"down_{level}_1")
             skips.append(h)
-            h = resize(h, nn.Conv, f"down_{level}")
+            h = normed(Halve(self.dtype, name=f"down_{level}")(h), f"down_{level}_norm")
         for level in reversed(levels):
-            h = jnp.concatenate([resize(h, nn.ConvTranspose, f"up_{level}"), skips.pop()], axis=-1)
+            h = normed(Double(self.dtype, name=f"up_{level}")(h), f"up_{level}_norm")
+            h = jnp.concatenate([h, skips.pop()], axis=-1)
             h = told(h, f"up_{level}_time")
             h = block(h, self.channels[level + 1], f"up_{level}_0")
             h = block(h, self.channels[level], f"up_{level}_1")

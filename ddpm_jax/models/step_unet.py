@@ -3,8 +3,9 @@
 A U-Net as Ronneberger et al. 2015 drew it (max-pooling, 2x2 transposed convolutions, ReLU, no
 normalisation), which is told the time by one more plane beside x_t. The document builds that plane
 and then leaves it out of the network; here the first convolution sees it. Its closing exercise, to
-draw a digit that was asked for, is done likewise: each class has a plane of its own. The last
-convolution starts at zero, as everywhere in this package, and not at He's values.
+draw a digit that was asked for, it leaves to the reader: here each class adds a bias of its own to
+the first convolution of each level, which is what a constant plane for each class would do, and at
+all sizes. The last convolution starts at zero, as everywhere in this package, not at He's values.
 """
 
 import flax.linen as nn
@@ -52,18 +53,17 @@ class Upsample(nn.Module):
 class StepUNet(nn.Module):
     """Predicts one value per pixel and channel of x_t, zero at initialisation.
 
-    x_t is [B, H, W, C] float32, t in 1…T ([B] or a scalar), labels [B] in 0…num_classes where
-    num_classes, or None for all, means "no class"; the result is float32 with the shape of x_t.
-    Level i has channels · multipliers[i] channels and sides of 1/2^i; the defaults are the
-    document's 32, 64 and 128. The plane of the time is relu(w t/timesteps + b) with a w and a b for
-    each pixel; a class's plane is a parameter. They fix the picture's size once there are
-    parameters. Raises ValueError for sides that 2 for each level after the first does not divide,
-    and for labels where num_classes is 0.
+    x_t is [B, H, W, C] float32, t in 1…T ([B] or a scalar), T being `timesteps`; labels [B] in
+    0…num_classes where num_classes, or None for all, means "no class"; the result is float32 with
+    the shape of x_t. Level i has channels · multipliers[i] channels and sides of 1/2^i; the
+    defaults are the document's 32, 64 and 128. The plane of the time is relu(w t/T + b) with a w
+    and a b for each pixel, which fix the picture's size once there are parameters. Raises
+    ValueError for sides that `unet_divisor` does not divide, and for labels where num_classes is 0.
     """
 
+    timesteps: int
     channels: int = 32
     multipliers: tuple[int, ...] = (1, 2, 4)
-    timesteps: int = 10
     num_classes: int = 0
     dtype: DTypeLike = "float32"
 
@@ -80,17 +80,21 @@ class StepUNet(nn.Module):
         widths = [self.channels * multiplier for multiplier in self.multipliers]
         levels = range(len(widths))
 
-        def convolve(h: jax.Array, width: int, name: str, dtype: DTypeLike) -> jax.Array:
-            conv = nn.Conv(width, (3, 3), kernel_init=_he, dtype=dtype, name=name)
-            return nn.relu(conv(h))
+        def convolve(
+            h: jax.Array, width: int, name: str, *, first: bool, dtype: DTypeLike = self.dtype
+        ) -> jax.Array:
+            h = nn.Conv(width, (3, 3), kernel_init=_he, dtype=dtype, name=name)(h)
+            if first and self.num_classes:
+                h += self._class_bias(labels, width, f"{name}_label").astype(h.dtype)
+            return nn.relu(h)
 
         # As in `unet`, what touches pixels is float32: it costs little, and they keep their digits.
-        h = jnp.concatenate([x_t, self._planes(x_t, t, labels)], axis=-1)
+        h = jnp.concatenate([x_t, self._time_plane(x_t, t)], axis=-1)
         skips = []
         for level in levels:
-            first = jnp.float32 if level == 0 else self.dtype
-            h = convolve(h, widths[level], f"down_{level}_0", first)
-            h = convolve(h, widths[level], f"down_{level}_1", self.dtype)
+            dtype = self.dtype if level else jnp.float32
+            h = convolve(h, widths[level], f"down_{level}_0", first=True, dtype=dtype)
+            h = convolve(h, widths[level], f"down_{level}_1", first=False)
             if level != levels[-1]:
                 skips.append(h)
                 h = max_pool_2x2(h)
@@ -99,23 +103,20 @@ class StepUNet(nn.Module):
             h = jnp.concatenate([skips.pop(), h], axis=-1)
             # One convolution fewer at full size, where it costs the most.
             for i in range(2 if level else 1):
-                h = convolve(h, widths[level], f"up_{level}_{i}", self.dtype)
+                h = convolve(h, widths[level], f"up_{level}_{i}", first=i == 0)
         zeros = nn.initializers.zeros
         return nn.Dense(x_t.shape[-1], kernel_init=zeros, dtype=jnp.float32, name="out")(h)
 
-    def _planes(
-        self, x_t: jax.Array, t: Timesteps, labels: Labels | None
-    ) -> Float[Array, "B H W planes"]:
-        """Returns the plane of the time and, where there are classes, the plane of the class."""
+    def _time_plane(self, x_t: jax.Array, t: Timesteps) -> Float[Array, "B H W 1"]:
         batch, height, width, _ = x_t.shape
-        time = jnp.broadcast_to(t, (batch,)).astype(jnp.float32)[:, None] / self.timesteps
+        share = jnp.broadcast_to(t, (batch,)).astype(jnp.float32)[:, None] / self.timesteps
         plane = nn.Dense(height * width, kernel_init=_he, dtype=jnp.float32, name="time")
-        planes = [nn.relu(plane(time))]
-        if self.num_classes:
-            none = jnp.full((batch,), self.num_classes)
-            init = nn.initializers.normal(1.0)
-            embed = nn.Embed(
-                self.num_classes + 1, height * width, embedding_init=init, name="label"
-            )
-            planes.append(embed(none if labels is None else labels))
-        return rearrange(planes, "n b (y x) -> b y x n", y=height)
+        return rearrange(nn.relu(plane(share)), "b (y x) -> b y x 1", y=height)
+
+    def _class_bias(
+        self, labels: Labels | None, width: int, name: str
+    ) -> Float[Array, "b 1 1 {width}"]:
+        labels = jnp.array([self.num_classes]) if labels is None else labels
+        init = nn.initializers.normal(1.0)
+        biases = nn.Embed(self.num_classes + 1, width, embedding_init=init, name=name)(labels)
+        return biases[:, None, None, :]

@@ -1,5 +1,7 @@
 """The U-Net of Ho et al. 2020, appendix B, as in their TensorFlow code."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -51,13 +53,14 @@ class Condition(nn.Module):
     features: int
     num_classes: int
     dtype: DTypeLike
+    activation: Callable[[jax.Array], jax.Array] = nn.swish
 
     @nn.compact
     def __call__(self, t: Timesteps, labels: Labels | None) -> Float[Array, "B features"]:
         # Published weights count the time from 0; ours is 0 for clean data, which no network sees.
         h = timestep_embedding(t - 1, self.features // 4)
         h = dense(self.features, dtype=self.dtype, name="time_in")(h)
-        h = dense(self.features, dtype=self.dtype, name="time_out")(nn.swish(h))
+        h = dense(self.features, dtype=self.dtype, name="time_out")(self.activation(h))
         if self.num_classes:
             labels = jnp.array([self.num_classes]) if labels is None else labels
             init = nn.initializers.normal(1.0)

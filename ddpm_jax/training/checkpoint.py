@@ -37,7 +37,8 @@ class Checkpoints:
 
     def __init__(self, run: str | Path, *, report: Callable[[str], None] = print):
         """`report` is given one line for each checkpoint that had to be passed over."""
-        self.folder = Path(run).absolute() / "checkpoints"
+        self.run = Path(run)
+        self.folder = self.run.absolute() / "checkpoints"
         self._report = report
         self._writer: ocp.StandardCheckpointer | None = None
         self._thread: threading.Thread | None = None
@@ -84,7 +85,7 @@ class Checkpoints:
             writer.wait_until_finished()
             if jax.process_index() == 0:
                 self._seal(step, config)
-                self._prune(keep, keep_every)
+                self._prune(step, keep, keep_every)
         except Exception as error:  # Raised again, in the caller's thread, by wait().
             self._failure = error
 
@@ -99,8 +100,9 @@ class Checkpoints:
             shutil.rmtree(final)
         target.rename(final)
 
-    def _prune(self, keep: int, keep_every: int | None) -> None:
-        for step in self.steps()[:-keep]:
+    def _prune(self, newest: int, keep: int, keep_every: int | None) -> None:
+        # A later one is damaged, or the run would have gone on from it: it must not count.
+        for step in [step for step in self.steps() if step <= newest][:-keep]:
             if keep_every is None or step % keep_every:
                 # Renamed first: half a removal must not look like an altered checkpoint.
                 going = (self.folder / str(step)).rename(self.folder / f"{step}.tmp-old")

@@ -34,7 +34,7 @@ class Journal:
             self._file = self._path.open("a")
         else:
             self._file = self._path.open("w")
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start or None)
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1 if start else 0)
         # Piped into a file, a bar is noise: plain lines at each row instead.
         if sys.stderr.isatty():
             self._bar = tqdm(

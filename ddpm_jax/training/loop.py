@@ -11,14 +11,14 @@ from jax.sharding import Mesh
 from ddpm_jax import config as configs
 from ddpm_jax import plots
 from ddpm_jax.config import Config
-from ddpm_jax.data import open_source
+from ddpm_jax.data import open_source, resolve
 from ddpm_jax.data.batches import Batches
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
-from ddpm_jax.files import replacing
+from ddpm_jax.files import exclusive, replacing
 from ddpm_jax.mesh import check_batch, make_mesh, put_batch
-from ddpm_jax.sampling import SampleProgram, write_samples
+from ddpm_jax.sampling import SampleProgram, film_size, write_samples
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.journal import Journal, read_metrics
 from ddpm_jax.training.meter import Meter
@@ -34,51 +34,54 @@ def train(config: Config, workdir: str | Path) -> int:
     130 after SIGINT. Raises UserError, before anything is written, if the config can't be trained
     here or the folder holds a run of another network.
     """
-    run = Path(workdir)
+    run, config = Path(workdir), resolve(config)
     mesh = make_mesh(config.mesh.fsdp)
     check_batch(config, mesh)
-    _check_folder(config, run)
+    if run.exists() and not run.is_dir():
+        raise UserError(f"--workdir {run} is a file; name a folder")
     source = open_source(config.data)
     _check_labels(config, source)
     experiment = build(config)
+    # Previews and the last pictures are of one size, and so of one compiled program.
+    program = SampleProgram(experiment, mesh, config.sample)
     checkpoints = Checkpoints(run, report=print)
     step = checkpoints.newest_good() or 0
-    each = config.train.steps_per_dispatch
-    if step % each:
-        raise UserError(
-            f"train.steps_per_dispatch is {each}; it must divide step {step}, where {run} goes on"
-        )
+    if step:
+        _check_resume(config, checkpoints, step)
     first = jax.process_index() == 0
-    if first:
-        _describe(config, run)
-    journal = Journal(run, start=step, total=max(step, config.train.steps), silent=not first)
-    session = _Session(experiment, mesh, source, checkpoints, journal, run)
-    try:
-        with Stop() as stop:
-            state, step = session.steps(session.begin(step), step, stop)
-        if stop.signal is None:
-            session.finish(state)
-            return 0
-        journal.say(f"stopped at step {step}; run the same command again to go on")
-        return stop.exit_code
-    finally:
-        journal.close()
-        checkpoints.close()
+    with exclusive(run, needed=first):
+        if first:
+            _describe(config, run)
+        total = max(step, config.train.steps)
+        journal = Journal(run, start=step, total=total, silent=not first)
+        session = _Session(experiment, mesh, source, checkpoints, journal, program)
+        try:
+            with Stop(journal.say) as stop:
+                state, step = session.steps(session.begin(step), step, stop)
+            if stop.signal is None:
+                session.finish(state)
+                return 0
+            journal.say(f"stopped at step {step}; run the same command again to go on")
+            return stop.exit_code
+        finally:
+            journal.close()
+            checkpoints.close()
 
 
-def _check_folder(config: Config, run: Path) -> None:
-    path = run / "config.json"
-    if run.exists() and not run.is_dir():
-        raise UserError(f"--workdir {run} is a file; name a folder")
-    if not path.is_file():
-        return
-    changed = configs.breaking(configs.loads(path.read_text(), str(path)), config)
+def _check_resume(config: Config, checkpoints: Checkpoints, step: int) -> None:
+    """Raises UserError if the run can't go on from a checkpoint with this config."""
+    run, each = checkpoints.run, config.train.steps_per_dispatch
+    changed = configs.breaking(checkpoints.config(step), config)
     if changed:
         name, (old, new) = next(iter(changed.items()))
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
         raise UserError(
             f"{run} holds a run with {name} = {old!r}, and this config has {new!r}{more}; "
             "choose another --workdir, or put the setting back"
+        )
+    if step % each:
+        raise UserError(
+            f"train.steps_per_dispatch is {each}; it must divide step {step}, where {run} goes on"
         )
 
 
@@ -97,12 +100,6 @@ def _check_labels(config: Config, source: Source) -> None:
 def _describe(config: Config, run: Path) -> None:
     """Writes config.json and prints what changed since the last time, if anything."""
     path = run / "config.json"
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--workdir {run} can't be made ({error.strerror}); choose another"
-        ) from None
     if path.is_file():
         old = configs.loads(path.read_text(), str(path))
         for name, (before, after) in configs.differences(old, config).items():
@@ -121,13 +118,11 @@ class _Session:
         source: Source,
         checkpoints: Checkpoints,
         journal: Journal,
-        run: Path,
+        program: SampleProgram,
     ):
         self.experiment, self.mesh, self.source = experiment, mesh, source
-        self.checkpoints, self.journal, self.run = checkpoints, journal, run
-        self.config = experiment.config
-        # Previews and the last pictures are of one size, and so of one compiled program.
-        self.program = SampleProgram(experiment, mesh, self.config.sample)
+        self.checkpoints, self.journal, self.program = checkpoints, journal, program
+        self.config, self.run = experiment.config, checkpoints.run
 
     def begin(self, step: int) -> TrainState:
         """Restores the state of `step`, or draws the first one."""
@@ -150,7 +145,7 @@ class _Session:
         saved = step
         compiled = self._compile()
         each = train.steps_per_dispatch
-        meter = Meter(self.experiment, self.journal)
+        meter = Meter(train, self.journal)
         with Batches(
             self.source,
             seed=self.config.seed,
@@ -166,24 +161,28 @@ class _Session:
                 step += each
                 meter.add(step, metrics)
                 self.journal.advance(each)
+                # Saved first: a preview may take longer than a scheduler waits after its signal.
+                if step % train.save_every == 0:
+                    self._save(state, step, meter)
+                    saved = step
                 if train.preview_every and step % train.preview_every == 0:
                     with meter.paused():
-                        self._preview(state, step)
-                if step % train.save_every == 0:
-                    with meter.paused():
-                        self._save(state, step)
-                    saved = step
+                        self._preview(state, step, stop)
         meter.flush()
         if saved != step:
-            self._save(state, step)
+            self._save(state, step, meter)
         self.checkpoints.wait()
         return state, step
 
     def finish(self, state: TrainState) -> None:
         """Draws what people want to see of a finished run: samples, their film, the loss."""
         self.journal.say("drawing samples.png, denoising.gif and loss.png")
-        num = self.config.sample.num
-        drawn = self.program(state.ema, num, seed=self.config.seed, frames_of=min(num, 64))
+        drawn = self.program(
+            state.ema,
+            self.config.sample.num,
+            seed=self.config.seed,
+            frames_of=film_size(self.config.data.shape),
+        )
         if jax.process_index() == 0:
             write_samples(self.run / "samples.png", drawn)
             write_samples(self.run / "denoising.gif", drawn)
@@ -206,16 +205,32 @@ class _Session:
             rows = [batch._replace(labels=None) for batch in rows]
         return rows[0] if each == 1 else jax.tree.map(lambda *x: np.stack(x), *rows)
 
-    def _save(self, state: TrainState, step: int) -> None:
+    def _save(self, state: TrainState, step: int, meter: Meter) -> None:
+        meter.check()
         train = self.config.train
-        self.checkpoints.save(
-            step, state, self.config, keep=train.keep, keep_every=train.keep_every
-        )
+        with meter.paused():
+            self.checkpoints.save(
+                step, state, self.config, keep=train.keep, keep_every=train.keep_every
+            )
 
-    def _preview(self, state: TrainState, step: int) -> None:
-        drawn = self.program(state.ema, self.config.sample.num, seed=self.config.seed)
+    def _preview(self, state: TrainState, step: int, stop: Stop) -> None:
+        def interrupt(done: int, total: int) -> None:
+            # One process alone must not leave a program that all of them run.
+            if stop.signal is not None and jax.process_count() == 1:
+                raise _Interrupted
+
+        try:
+            drawn = self.program(
+                state.ema, self.config.sample.num, seed=self.config.seed, progress=interrupt
+            )
+        except _Interrupted:
+            return
         if jax.process_index() == 0:
             path = self.run / "samples" / f"{step:08}.png"
             path.parent.mkdir(exist_ok=True)
             write_samples(path, drawn)
             self.journal.picture(step, "samples", path)
+
+
+class _Interrupted(Exception):
+    """A preview was left for a signal's sake."""

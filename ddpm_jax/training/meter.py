@@ -2,13 +2,15 @@
 
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
 import numpy as np
 
+from ddpm_jax.config import TrainConfig
 from ddpm_jax.errors import UserError
-from ddpm_jax.experiment import Experiment
 from ddpm_jax.training.journal import Journal
 
 # How many dispatches the host may run ahead: enough to hide it, few enough to stop promptly.
@@ -18,9 +20,8 @@ _AHEAD = 2
 class Meter:
     """Averages over the rows of the journal; reads the device one dispatch late, never sooner."""
 
-    def __init__(self, experiment: Experiment, journal: Journal):
-        self._experiment, self._journal = experiment, journal
-        self._every = experiment.config.train.log_every
+    def __init__(self, config: TrainConfig, journal: Journal):
+        self._config, self._journal = config, journal
         self._flying: deque[Any] = deque()
         self._interval: list[tuple[int, Any]] = []
         self._due: list[tuple[int, Any]] = []
@@ -38,8 +39,17 @@ class Meter:
         if self._due:
             self._write()
         self._interval.append((step, metrics))
-        if step % self._every == 0:
+        if step % self._config.log_every == 0:
             self._due, self._interval = self._interval, []
+
+    def check(self) -> None:
+        """Waits for all that was dispatched; raises UserError if any of it is not finite.
+
+        To be called before a save, so that no checkpoint holds what a bad step left behind.
+        """
+        if self._due:
+            self._write()
+        _check_finite([(step, jax.device_get(metrics)) for step, metrics in self._interval])
 
     def flush(self) -> None:
         """Writes what has not been written yet."""
@@ -48,44 +58,43 @@ class Meter:
         if self._due:
             self._write()
 
-    def waiting(self) -> "_Timer":
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
         """Times what is spent waiting for data."""
-        return _Timer(self, "_waited")
+        begun = time.monotonic()
+        yield
+        self._waited += time.monotonic() - begun
 
-    def paused(self) -> "_Timer":
+    @contextmanager
+    def paused(self) -> Iterator[None]:
         """Times what is no training: it does not count against images/s."""
-        return _Timer(self, "_away")
+        begun = time.monotonic()
+        yield
+        self._away += time.monotonic() - begun
 
     def _write(self) -> None:
         due, self._due = self._due, []
-        step = due[-1][0]
+        steps = [step for step, _ in due]
         fetched = jax.device_get([metrics for _, metrics in due])
-        means = {name: float(np.mean([row[name] for row in fetched])) for name in fetched[0]}
+        _check_finite(list(zip(steps, fetched, strict=True)))
         spent = max(1e-9, time.monotonic() - self._since - self._away)
-        config = self._experiment.config.train
-        images = config.batch_size * config.steps_per_dispatch * len(due)
+        images = self._config.batch_size * self._config.steps_per_dispatch * len(due)
         row = {
-            **means,
-            "learning_rate": np.asarray(self._experiment.learning_rate(step - 1)).item(),
+            "loss": float(np.mean([metrics["loss"] for metrics in fetched])),
+            "grad_norm": float(np.mean([metrics["grad_norm"] for metrics in fetched])),
+            "learning_rate": float(np.ravel(fetched[-1]["learning_rate"])[-1]),
             "images_per_s": images / spent,
             "data_wait": self._waited / spent,
         }
-        self._journal.row(step, row)
+        self._journal.row(steps[-1], row)
         self.restart()
-        if not np.isfinite(means["loss"]):
-            raise UserError(
-                f"the loss is {means['loss']} at step {step}; nothing was saved since: lower "
-                "--optimizer.learning_rate, or use --model.dtype float32, and run again"
-            )
 
 
-class _Timer:
-    def __init__(self, meter: Meter, name: str):
-        self._meter, self._name = meter, name
-
-    def __enter__(self) -> None:
-        self._begun = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        spent = time.monotonic() - self._begun
-        setattr(self._meter, self._name, getattr(self._meter, self._name) + spent)
+def _check_finite(rows: list[tuple[int, Any]]) -> None:
+    for step, metrics in rows:
+        for name in ("loss", "grad_norm"):
+            if not np.isfinite(metrics[name]).all():
+                raise UserError(
+                    f"{name} is not finite at step {step}; the newest checkpoint is from before: "
+                    "lower --optimizer.learning_rate or use --model.dtype float32, and run again"
+                )

@@ -20,7 +20,7 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 def make_train_step(experiment: Experiment) -> TrainStep:
     """Returns `train_step(state, batch) -> (state, metrics)`: Ho et al. 2020, algorithm 1.
 
-    `metrics` are float32 scalars: loss, and grad_norm before clipping.
+    `metrics` are float32 scalars: loss, grad_norm before clipping, learning_rate.
     """
     train = experiment.config.train
 
@@ -31,7 +31,12 @@ def make_train_step(experiment: Experiment) -> TrainStep:
         params = optax.apply_updates(state.params, updates)
         step = state.step + 1
         ema = ema_update(state.ema, params, step, train.ema_decay)
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+        metrics = {
+            "loss": loss,
+            "grad_norm": optax.tree.norm(grads),
+            # From the compiled step: computed by the host, it would wait behind the next one.
+            "learning_rate": jnp.asarray(experiment.learning_rate(state.step), jnp.float32),
+        }
         return TrainState(step, params, ema, opt_state), metrics
 
     return train_step

@@ -1,14 +1,17 @@
 """Signals as wishes: a run saves before it ends."""
 
 import signal
+from collections.abc import Callable
 from types import FrameType
 
 
 class Stop:
     """Turns SIGTERM and the first SIGINT into a wish that the loop grants after its next step."""
 
-    def __init__(self):
+    def __init__(self, say: Callable[[str], None]):
+        """`say` is told, when a wish comes, that it was heard."""
         self.signal: int | None = None
+        self._say = say
 
     @property
     def exit_code(self) -> int:
@@ -18,6 +21,8 @@ class Stop:
         if number == signal.SIGINT and self.signal == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
+        hint = "; once more ends at once, without saving" if number == signal.SIGINT else ""
+        self._say(f"saving after this step{hint}")
 
     def __enter__(self) -> "Stop":
         self._old = {n: signal.signal(n, self._wish) for n in (signal.SIGTERM, signal.SIGINT)}

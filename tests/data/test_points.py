@@ -21,9 +21,20 @@ def test_tables_are_repeatable_and_on_a_moderate_scale(figure):
     assert batch.examples.dtype == np.float32
     np.testing.assert_array_equal(open_all(figure, size=2000)[1].examples, batch.examples)
     assert len(np.unique(batch.examples, axis=0)) == 2000
-    assert 0.9 < np.abs(batch.examples).max() < 2.5
-    assert np.abs(batch.examples.mean(axis=0)).max() < 0.6
-    assert (batch.examples.std(axis=0) > 0.3).all()
+    # The tutorial divides its S by 10 and leaves it there: an S of a fifth of the others' size.
+    points = batch.examples * (10 if figure == "s_curve" else 1)
+    assert 0.9 < np.abs(points).max() < 2.5
+    assert np.abs(points.mean(axis=0)).max() < 0.6
+    assert (points.std(axis=0) > 0.3).all()
+
+
+@EVERY
+def test_another_table_has_other_points_of_the_same_figure(figure):
+    one, other = (open_all(figure, size=2000, table=table)[1].examples for table in (0, 1))
+    assert len(np.unique(np.concatenate([one, other]), axis=0)) == 4000
+    scale = one.std(axis=0)
+    np.testing.assert_allclose(one.mean(axis=0) / scale, other.mean(axis=0) / scale, atol=0.15)
+    np.testing.assert_allclose(other.std(axis=0) / scale, 1, atol=0.1)
 
 
 @EVERY
@@ -56,6 +67,13 @@ def test_swiss_roll_is_the_spiral_of_its_equation():
     np.testing.assert_allclose(
         points, t[:, None] * np.stack([np.cos(t), np.sin(t)], 1) / 10, atol=1e-4
     )
+
+
+def test_s_curve_is_two_three_quarter_circles_of_radius_a_tenth():
+    points = open_all("s_curve", size=500, noise=0.0)[1].examples
+    # Each point lies on the upper or the lower circle, around (0, ±0.1).
+    radii = np.hypot(points[:, 0], np.abs(points[:, 1]) - 0.1)
+    np.testing.assert_allclose(radii, 0.1, atol=1e-6)
 
 
 def test_circles_radii_are_their_classes():

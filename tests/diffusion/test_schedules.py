@@ -119,3 +119,10 @@ def test_wrong_shapes_are_caught_by_the_hook_of_conftest():
         q_sample(schedule, x_0, jnp.ones(3, int), x_0)
     with pytest.raises(TypeCheckError):
         q_sample(schedule, x_0, jnp.ones(4), x_0)
+
+
+@pytest.mark.parametrize("t", [-1, 11])
+def test_a_time_outside_the_table_is_never_read_as_another(t):
+    table = make_schedule("linear", 10).alpha_bar
+    assert np.isnan(at(table, jnp.asarray(t), 1))
+    assert not np.isnan(at(table, jnp.asarray([0, 10]), 1)).any()

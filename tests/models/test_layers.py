@@ -6,6 +6,7 @@ import pytest
 
 from ddpm_jax.models.layers import (
     GroupNorm,
+    LinearAttention,
     SelfAttention,
     conv3x3,
     group_count,
@@ -130,6 +131,58 @@ def test_attention_starts_as_the_identity():
 def test_attention_heads_must_divide_the_channels():
     with pytest.raises(ValueError, match="3 attention heads do not divide 8 channels"):
         SelfAttention(heads=3).init(jax.random.key(0), jnp.zeros((1, 2, 2, 8)))
+
+
+def test_attention_heads_may_be_wider_than_their_share(random_params):
+    module = SelfAttention(heads=3, head_channels=5, bias=False, groups=1)
+    x = normal(0, (2, 3, 4, 8))
+    params = random_params(module, x)
+    parts = params["params"]
+    assert {name: set(parts[name]) for name in ("query", "key", "value")} == {
+        "query": {"kernel"},
+        "key": {"kernel"},
+        "value": {"kernel"},
+    }
+
+    @jax.jit
+    def expected():
+        norm = apply(nn.GroupNorm(num_groups=1, epsilon=1e-6), {"params": parts["norm"]}, x)
+        q, k, v = (
+            (norm.reshape(2, 12, 8) @ parts[name]["kernel"]).reshape(2, 12, 3, 5)
+            for name in ("query", "key", "value")
+        )
+        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) / 5**0.5
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits, axis=-1), v)
+        return x + mixed.reshape(2, 3, 4, 15) @ parts["out"]["kernel"] + parts["out"]["bias"]
+
+    np.testing.assert_allclose(apply(module, params, x), expected(), atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_linear_attention_reads_a_summary_weighted_over_the_pixels(bias, random_params):
+    module = LinearAttention(heads=2, head_channels=3, bias=bias)
+    x = normal(0, (2, 3, 4, 8))
+    params = random_params(module, x)
+    parts = params["params"]
+
+    def norm(name, h, epsilon) -> jax.Array:
+        return apply(nn.GroupNorm(num_groups=1, epsilon=epsilon), {"params": parts[name]}, h)
+
+    @jax.jit
+    def expected():
+        h = norm("norm", x, 1e-6).reshape(2, 12, 8)
+        q, k, v = (
+            (h @ parts[name]["kernel"] + parts[name].get("bias", 0.0)).reshape(2, 12, 2, 3)
+            for name in ("query", "key", "value")
+        )
+        # Attention in full: the weight that pixel p gives pixel r is a product of two softmaxes.
+        weight = jnp.einsum("bphc,brhc->bhpr", jax.nn.softmax(q, axis=3), jax.nn.softmax(k, axis=1))
+        mixed = jnp.einsum("bhpr,brhc->bphc", weight, v) / 3**0.5
+        h = mixed.reshape(2, 3, 4, 6) @ parts["out"]["kernel"] + parts["out"]["bias"]
+        return x + norm("norm_out", h, 1e-5)
+
+    np.testing.assert_allclose(apply(module, params, x), expected(), atol=1e-5)
+    assert ("bias" in parts["query"]) == bias
 
 
 def test_upsampling_repeats_pixels():

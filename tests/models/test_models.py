@@ -1,5 +1,6 @@
 """What every network of MODELS promises, shown on a tiny instance of each."""
 
+import dataclasses
 from functools import cache, partial
 
 import jax
@@ -10,6 +11,10 @@ import pytest
 from ddpm_jax.models import MODELS
 
 TINY = {
+    "annotated_unet": {"dim": 8, "multipliers": (1, 2)},
+    "mlp": {"width": 8, "layers": 2, "timesteps": 1000},
+    "small_unet": {"channels": (8, 8), "time_dim": 8},
+    "step_unet": {"channels": 8, "multipliers": (1, 2), "timesteps": 100},
     "unet": {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,)},
 }
 T = jnp.array([1, 40, 700, 1000])
@@ -17,6 +22,14 @@ LABELS = jnp.array([0, 1, 2, 3])
 # These programs run once or twice: compiling them takes all the time, optimising them half of it.
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 every_model = pytest.mark.parametrize("name", MODELS)
+
+
+def fields(name):
+    return {item.name for item in dataclasses.fields(MODELS[name])}
+
+
+def models_with(field):
+    return pytest.mark.parametrize("name", [name for name in MODELS if field in fields(name)])
 
 
 X = np.random.default_rng(1).normal(size=(4, 8, 8, 3)).astype("float32")
@@ -108,7 +121,7 @@ def test_labels_without_classes_are_refused(name, tiny):
         model.apply(params, X, T, LABELS, train=False)
 
 
-@every_model
+@models_with("dropout")
 def test_dropout_acts_in_training_only_and_follows_its_key(name, tiny, forward):
     model, params = tiny(name, dropout=0.5)
 
@@ -127,11 +140,13 @@ def test_dropout_acts_in_training_only_and_follows_its_key(name, tiny, forward):
 
 @pytest.fixture(scope="module")
 def loss_and_gradients(tiny):
-    """Trains with dropout and classes, so that every parameter and every stream takes part."""
+    """Trains with classes, and dropout where there is one: all parameters and streams take part."""
 
     @cache
-    def compute(name, remat):
-        model, params = tiny(name, num_classes=3, dropout=0.1, remat=remat)
+    def compute(name, **options):
+        if "dropout" in fields(name):
+            options["dropout"] = 0.1
+        model, params = tiny(name, num_classes=3, **options)
 
         def loss(params):
             rngs = {"dropout": jax.random.key(5)}
@@ -144,7 +159,7 @@ def loss_and_gradients(tiny):
 
 @every_model
 def test_every_parameter_learns(name, loss_and_gradients):
-    _, gradients = loss_and_gradients(name, remat=False)
+    _, gradients = loss_and_gradients(name)
     for path, gradient in jax.tree.leaves_with_path(gradients):
         place = jax.tree_util.keystr(path, simple=True, separator="/")
         assert np.isfinite(gradient).all(), place
@@ -152,16 +167,16 @@ def test_every_parameter_learns(name, loss_and_gradients):
         assert place.endswith("key/bias") or np.abs(gradient).max() > 1e-6, place
 
 
-@every_model
+@models_with("remat")
 def test_remat_changes_neither_loss_nor_gradients(name, loss_and_gradients):
     jax.tree.map(
         lambda plain, again: np.testing.assert_allclose(plain, again, rtol=1e-3, atol=1e-5),
-        loss_and_gradients(name, remat=False),
+        loss_and_gradients(name),
         loss_and_gradients(name, remat=True),
     )
 
 
-@every_model
+@models_with("remat")
 def test_remat_saves_less_for_the_backward_pass(name, tiny):
     def saved(remat):
         model, params = tiny(name, remat=remat)

@@ -185,6 +185,19 @@ def test_the_last_few_and_every_nth_are_kept(tmp_path):
     assert checkpoints.steps() == [3, 6, 7, 8]
 
 
+def test_a_damaged_later_one_does_not_count_among_the_last(tmp_path):
+    checkpoints = Checkpoints(tmp_path, report=lambda line: None)
+    weights = {"w": jnp.ones(3)}
+    for step in (2, 8):
+        checkpoints.save(step, weights, TINY, keep=9, keep_every=None)
+        checkpoints.wait()
+    (tmp_path / "checkpoints/8/meta.json").unlink()
+    assert checkpoints.newest_good() == 2
+    checkpoints.save(4, weights, TINY, keep=1, keep_every=None)
+    checkpoints.close()
+    assert checkpoints.newest_good() == 4
+
+
 def test_a_save_that_fails_says_so_and_leaves_the_older_ones(copy, trainer, monkeypatch):
     run, _, checkpoints = copy
 

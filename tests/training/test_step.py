@@ -141,6 +141,22 @@ def test_clipping_bounds_what_the_optimizer_sees():
     np.testing.assert_allclose(optax.tree.norm(moments[0]), 0.1 * 0.5, rtol=1e-5)
 
 
+def test_every_optimizer_has_a_state_of_one_form():
+    # So that a resumed run may clip, decay or warm up otherwise than before.
+    params = {"w": jnp.ones(3)}
+    forms = set()
+    for changes in (
+        {},
+        {"clip": None},
+        {"warmup": 5, "decay": "cosine"},
+        {"name": "adamw", "weight_decay": 0.1},
+    ):
+        config = dataclasses.replace(TINY.optimizer, **changes)
+        state = make_optimizer(config, make_learning_rate(config, 10)).init(params)
+        forms.add(str(jax.tree.structure(state)))
+    assert len(forms) == 1
+
+
 def test_adamw_decays_weights_and_adam_does_not():
     zero = {"w": jnp.zeros(3)}
     ones = {"w": jnp.ones(3)}

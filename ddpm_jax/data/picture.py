@@ -1,0 +1,80 @@
+"""One picture as a data set: a table of length 1, of which a batch holds several copies."""
+
+import dataclasses
+import io
+from pathlib import Path
+
+import numpy as np
+
+from ddpm_jax.config import Config, PictureData
+from ddpm_jax.data.pictures import decode_picture
+from ddpm_jax.data.source import ArraySource
+from ddpm_jax.errors import UserError
+
+_EXIF_ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)
+
+
+def open_picture(config: PictureData) -> ArraySource:
+    """Returns the picture as the only example, uint8 `[H, W, C]`, without labels.
+
+    It is scaled and cropped to the config's size where that is not its own. Raises UserError if
+    the picture is missing or can't be read, or its size was left out (see `resolve`).
+    """
+    shape = config.shape
+    try:
+        pixels = decode_picture(_encoded(config), shape)
+    # Decoders raise whatever a damaged file leads them into.
+    except Exception as error:
+        raise _unreadable(config, error) from error
+    return ArraySource(pixels[None])
+
+
+def resolve(config: Config) -> Config:
+    """Returns the config with the picture's own size in place of None; any other as it is.
+
+    From here on the config says what its network saw, without the picture. Reads the picture's
+    header only. Raises UserError if that can't be done, or the network can't take the size.
+    """
+    data = config.data
+    if not isinstance(data, PictureData) or data.image_size is not None:
+        return config
+    return dataclasses.replace(config, data=dataclasses.replace(data, image_size=_own_size(data)))
+
+
+def _own_size(config: PictureData) -> tuple[int, int]:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(_encoded(config))) as image:
+            width, height = image.size
+            turned = image.getexif().get(_EXIF_ORIENTATION) in _ON_ITS_SIDE
+    except Exception as error:
+        raise _unreadable(config, error) from error
+    return (width, height) if turned else (height, width)
+
+
+def _encoded(config: PictureData) -> bytes:
+    if config.path is None:
+        return _flower()
+    path = Path(config.path).expanduser()
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"data.path: {path} {what}; give a picture's file")
+    return path.read_bytes()
+
+
+def _flower() -> bytes:
+    """scikit-learn's flower.jpg, 427×640 in colour, wherever it keeps it."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_image
+
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(load_sample_image("flower.jpg"))).save(file, "PPM")
+    return file.getvalue()
+
+
+def _unreadable(config: PictureData, error: Exception) -> UserError:
+    if isinstance(error, UserError):
+        return error
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"data.path: {config.path} can't be read ({reason}); give another picture")

@@ -1,0 +1,149 @@
+"""Convolutions of another kind than a plain 3x3: of stride 2 both ways, and of single channels.
+
+Each is written so that XLA runs it fast on a CPU, which its own forms of them are not.
+"""
+
+import itertools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from ddpm_jax.models.layers import kernel_init
+
+
+class Halve(nn.Module):
+    """A 4×4 convolution of stride 2, padded by 1: `[B, H, W, C]` to `[B, H/2, W/2, C]`.
+
+    It is a 2×2 convolution of the picture cut into blocks of 2×2 pixels. The gradient of a stride
+    is a convolution over an image full of holes, which XLA has no fast kernel for on a CPU.
+    """
+
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H//2 W//2 C"]:
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        blocks = rearrange(x, "b (y i) (x j) c -> b y x (i j c)", i=2, j=2)
+        return _conv2x2(x.shape[-1], dtype=self.dtype, name="conv")(blocks)
+
+
+class Double(nn.Module):
+    """A transposed 4×4 convolution of stride 2: `[B, H, W, C]` to `[B, 2 H, 2 W, C]`.
+
+    `Halve` the other way round: a 2×2 convolution whose channels are the pixels of 2×2 blocks.
+    """
+
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B 2*H 2*W C"]:
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        blocks = _conv2x2(4 * x.shape[-1], dtype=self.dtype, name="conv", use_bias=False)(x)
+        pixels = rearrange(blocks, "b y x (i j c) -> b (y i) (x j) c", i=2, j=2)
+        return pixels[:, 1:-1, 1:-1] + bias.astype(self.dtype)
+
+
+def _conv2x2(features: int, *, dtype: DTypeLike, name: str, use_bias: bool = True) -> nn.Conv:
+    return nn.Conv(
+        features,
+        (2, 2),
+        padding="VALID",
+        kernel_init=kernel_init,
+        dtype=dtype,
+        name=name,
+        use_bias=use_bias,
+    )
+
+
+@jax.custom_vjp
+def depthwise_conv(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "side side C"]
+) -> Float[Array, "B H W C"]:
+    """Returns each channel convolved with its own kernel, of odd sides, zeros around the image.
+
+    On a CPU as shifted multiply-adds: XLA's grouped convolution takes ten times as long there, and
+    its gradient longer still. Accelerators have kernels for the grouped one.
+    """
+    return jax.lax.platform_dependent(x, kernel, cpu=_shifted_conv, default=_grouped_conv)
+
+
+def _depthwise_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
+    return depthwise_conv(x, kernel), (x, kernel)
+
+
+def _depthwise_backward(saved: Any, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def grouped(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.vjp(_grouped_conv, x, kernel)[1](g)
+
+    return jax.lax.platform_dependent(*saved, g, cpu=_shifted_conv_vjp, default=grouped)
+
+
+depthwise_conv.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def _grouped_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel[:, :, None, :],
+        window_strides=(1, 1),
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+def _framed(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Pads float32 images for all shifts of the kernel."""
+    frame = [(side // 2, side // 2) for side in kernel.shape[:2]]
+    return jnp.pad(x.astype(jnp.float32), ((0, 0), *frame, (0, 0)))
+
+
+def _shifted_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    height, width = x.shape[1:3]
+    framed = _framed(x, kernel)
+    shifts = itertools.product(*map(range, kernel.shape[:2]))
+    h = sum(framed[:, i : i + height, j : j + width] * kernel[i, j] for i, j in shifts)
+    return jnp.asarray(h, x.dtype)
+
+
+def _shifted_conv_vjp(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    rows, columns = kernel.shape[:2]
+
+    # An image at a time, so that all shifts of it find it in the cache.
+    def add(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        framed, g = image
+
+        def shifted(n: jax.Array) -> jax.Array:
+            start = (n // columns, n % columns, 0)
+            return jnp.sum(jax.lax.dynamic_slice(framed, start, g.shape) * g, axis=(0, 1))
+
+        return total + jax.lax.map(shifted, jnp.arange(rows * columns)), None
+
+    zero = jnp.zeros((rows * columns, x.shape[-1]))
+    total, _ = jax.lax.scan(add, zero, (_framed(x, kernel), g.astype(jnp.float32)))
+    return _shifted_conv(g, kernel[::-1, ::-1]), total.reshape(kernel.shape).astype(kernel.dtype)
+
+
+class DepthwiseConv(nn.Module):
+    """Convolves each channel of x `[B, H, W, C]` with its own `side`×`side` kernel, and a bias."""
+
+    side: int = 7
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        channels = x.shape[-1]
+        # A channel's fan is its own window alone, in and out.
+        init = nn.initializers.variance_scaling(
+            1.0, "fan_in", "uniform", in_axis=(0, 1), out_axis=(), batch_axis=2
+        )
+        kernel = self.param("kernel", init, (self.side, self.side, channels))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        kernel, bias = kernel.astype(self.dtype), bias.astype(self.dtype)
+        return depthwise_conv(x.astype(self.dtype), kernel) + bias

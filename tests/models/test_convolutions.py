@@ -1,0 +1,94 @@
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddpm_jax.models.convolutions import DepthwiseConv, Double, Halve, depthwise_conv
+
+
+def normal(seed, shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+@pytest.mark.parametrize("kind", [Halve, Double])
+def test_resizing_is_a_4x4_convolution_of_stride_2(kind):
+    shapes = (2, 4, 6, 3), (4, 4, 3, 3), (3,)
+    x, kernel, bias = (jax.random.normal(jax.random.key(i), it) for i, it in enumerate(shapes))
+    if kind is Halve:
+        expected = jax.lax.conv_general_dilated(
+            x, kernel, (2, 2), [(1, 1), (1, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        # Blocks of 2×2 pixels are the channels: row = 2 · block + place within it.
+        folded = kernel.reshape(2, 2, 2, 2, 3, 3).transpose(0, 2, 1, 3, 4, 5).reshape(2, 2, 12, 3)
+        params = {"conv": {"kernel": folded, "bias": bias}}
+    else:
+        expected = jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (1, 1),
+            [(2, 2), (2, 2)],
+            lhs_dilation=(2, 2),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        # A block's pixel i takes taps 1 - i and 3 - i of a kernel that is laid over the holes.
+        folded = kernel.reshape(2, 2, 2, 2, 3, 3)[:, ::-1, :, ::-1]
+        folded = folded.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, 3, 12)
+        params = {"conv": {"kernel": folded}, "bias": bias}
+    found: Any = kind("float32").apply({"params": params}, x)
+    np.testing.assert_allclose(found, expected + bias, atol=1e-4)
+
+
+def grouped_conv(x, kernel) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel[:, :, None],
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 9, 3), (1, 2, 2, 4)])
+def test_depthwise_convolution_is_the_grouped_one_with_its_gradients(shape):
+    x, kernel, g = normal(0, shape), normal(1, (7, 5, shape[-1])), normal(2, shape)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def value_and_gradients(f):
+        y, pull = jax.vjp(f, x, kernel)
+        return y, pull(g)
+
+    jax.tree.map(
+        lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=1e-5),
+        value_and_gradients(depthwise_conv),
+        value_and_gradients(grouped_conv),
+    )
+
+
+@pytest.mark.parametrize(("platform", "grouped"), [("cpu", 0), ("cuda", 3), ("tpu", 3)])
+def test_depthwise_convolution_is_grouped_on_accelerators_only(platform, grouped):
+    x, kernel = jnp.ones((2, 8, 8, 24)), jnp.ones((7, 7, 24))
+    both = jax.jit(lambda x, kernel, g: jax.vjp(depthwise_conv, x, kernel)[1](g))
+    text = both.trace(x, kernel, x).lower(lowering_platforms=(platform,)).as_text()
+    forward = jax.jit(depthwise_conv).trace(x, kernel).lower(lowering_platforms=(platform,))
+    text += forward.as_text()
+    assert text.count("group_count = 24") == grouped
+
+
+def test_depthwise_convolution_sums_in_float32_but_keeps_the_dtype():
+    x, kernel = normal(0, (1, 6, 6, 4)), normal(1, (7, 7, 4))
+    x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+    g = normal(2, x.shape).astype(jnp.bfloat16)
+    y, pull = jax.vjp(depthwise_conv, x, kernel)
+    exact = grouped_conv(x.astype(jnp.float32), kernel.astype(jnp.float32))
+    assert {array.dtype for array in (y, *pull(g))} == {jnp.dtype(jnp.bfloat16)}
+    np.testing.assert_allclose(y.astype(jnp.float32), exact, rtol=2**-8)
+
+
+def test_depthwise_kernels_start_with_the_variance_of_their_own_window():
+    params = DepthwiseConv().init(jax.random.key(0), jnp.ones((1, 7, 7, 64)))["params"]
+    assert params["kernel"].shape == (7, 7, 64)
+    np.testing.assert_allclose(np.std(params["kernel"]), 1 / 7, rtol=0.05)
