@@ -1,4 +1,4 @@
-"""Two-dimensional shapes from noise, as the 2-D tutorial trains them: two minutes on two cores.
+"""Two-dimensional shapes from noise, as the 2-D tutorial trains them: a minute or two on two cores.
 
 10,000 points, T = 100 with a sigmoid β from 1e-4 to 0.02, an MLP of 72,066 parameters, Adam, 1,000
 epochs. The other shapes:

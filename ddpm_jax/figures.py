@@ -57,7 +57,7 @@ class Subject(NamedTuple):
 
     def sample(self, num: int, *, film: bool = False) -> Samples:
         # Only what is in the first batch leaves a trajectory: one batch holds them all.
-        options = {"frames_of": num, "batch_size": num} if film else {}
+        options: dict[str, Any] = {"frames_of": num, "batch_size": num} if film else {}
         return self.run().sample(num, seed=self.seed, progress=self.progress, **options)
 
     def examples(self, num: int, split: str | None) -> tuple[Examples, jax.Array | None]:

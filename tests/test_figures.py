@@ -1,6 +1,7 @@
 """Figures by their arrays: what is drawn is what the equations and the run say."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -143,7 +144,7 @@ def test_the_forward_strip_of_pictures(strips, tmp_path):
 
 
 def test_times_on_the_rows_transpose_the_strip(strips, tmp_path):
-    options = {"num": 5, "times": 5, "way": "direct"}
+    options: dict[str, Any] = {"num": 5, "times": 5, "way": "direct"}
     for rows in ("examples", "times"):
         draw("forward", PICTURES, None, str(tmp_path / "it.png"), rows=rows, **options)
     (across, plain), (down, turned) = strips
@@ -195,7 +196,8 @@ def test_the_guess_stands_below_what_it_is_guessed_from(strips, folders, tmp_pat
 def test_the_grid_has_the_columns_asked_for_or_a_class_in_each(folders, tmp_path, monkeypatch):
     grids = []
     monkeypatch.setattr(plots, "grid", lambda path, samples, columns: grids.append(columns))
-    for options in ({"num": 20, "columns": 4}, {"num": 20}, {"num": 5}):
+    cases: list[dict[str, Any]] = [{"num": 20, "columns": 4}, {"num": 20}, {"num": 5}]
+    for options in cases:
         draw("samples", PICTURES, folders["pictures"], str(tmp_path / "it.png"), **options)
     assert grids == [4, 10, None]
 
@@ -204,7 +206,7 @@ def test_the_grid_has_the_columns_asked_for_or_a_class_in_each(folders, tmp_path
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_is_drawn_of_pictures_and_of_points(name, kind, folders, tmp_path):
     config = PICTURES if kind == "pictures" else POINTS
-    few = {"num": 3} if "num" in options_of(name) else {}
+    few: dict[str, Any] = {"num": 3} if "num" in options_of(name) else {}
     suffix = "gif" if name == "film" else "png"
     path = draw(name, config, folders[kind], str(tmp_path / f"it.{suffix}"), **few)
     with Image.open(path) as picture:

@@ -1,7 +1,7 @@
 """A U-Net small enough to learn one picture on a CPU, from a tutorial on DDPM in PyTorch.
 
-It is the third network of our five documents (seed 000 of the project): the encoder and decoder of
-Ronneberger et al. 2015 with a time that every level is told anew, as Ho et al. 2020 tell theirs.
+It is the network of document 000: the encoder and decoder of Ronneberger et al. 2015, every level
+of which is told the time, as Ho et al. 2020 tell theirs.
 """
 
 import flax.linen as nn

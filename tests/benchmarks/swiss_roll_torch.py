@@ -2,18 +2,19 @@
 
 Run by hand from the repository's root, on a machine with nothing else to do:
 
-    python tests/benchmarks/swiss_roll_torch.py [--slices 7] [--steps 2000] [--venv DIR]
+    python tests/benchmarks/swiss_roll_torch.py [--threads N] [--venv DIR] [--help]
 
 PyTorch is needed for this comparison only: it goes into a virtual environment of its own, made in
 DIR (a temporary folder unless named), and runs there as a process that waits while ours works.
 First both must be the same network: as many parameters, and the same outputs from PyTorch's
 parameters. Then they train by turns, a slice of steps each, and draw 10,000 points by turns; what
-is printed are the medians. It is checked by eye, not by the test suite.
+is printed are the medians, of the time by the clock and of the processors' time. Other work beside
+it lengthens the first, and PyTorch's most: its threads wait for each other at every layer. Then
+`--threads 1` is the kinder comparison.
 """
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,17 @@ from typing import Any
 import numpy as np
 
 T, WIDTH, BATCH, POINTS, WHOLE = 100, 128, 128, 10_000, 78_000
+
+
+def clocked(work: Callable[[int], Any]) -> Callable[[int], list[float]]:
+    """Makes a function return its seconds, by the clock and of the processors."""
+
+    def timed(number: int) -> list[float]:
+        clock, processors = time.perf_counter(), time.process_time()
+        work(number)
+        return [time.perf_counter() - clock, time.process_time() - processors]
+
+    return timed
 
 
 # --- the tutorial's side, run by the environment that has torch -----------------------------------
@@ -68,8 +80,7 @@ def torch_side() -> None:
         rows, order = order[:BATCH], order[BATCH:]
         return data[rows]
 
-    def train(steps: int) -> float:
-        begun = time.perf_counter()
+    def train(steps: int) -> None:
         for _ in range(steps):
             x = batch()
             t, noise = torch.randint(0, T, (len(x),)), torch.randn_like(x)
@@ -79,11 +90,9 @@ def torch_side() -> None:
             nn.functional.mse_loss(noise, guess).backward()
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
-        return time.perf_counter() - begun
 
     @torch.no_grad()
-    def sample(num: int) -> float:
-        begun = time.perf_counter()
+    def sample(num: int) -> None:
         x = torch.randn(num, 2)
         for t in reversed(range(T)):
             eps = network(x, torch.tensor([t]))
@@ -91,7 +100,6 @@ def torch_side() -> None:
             if t:
                 variance = beta[t] * (1 - alpha_bar[t - 1]) / (1 - alpha_bar[t])
                 x = x + variance.sqrt() * torch.randn_like(x)
-        return time.perf_counter() - begun
 
     @torch.no_grad()
     def describe(num: int) -> dict[str, Any]:
@@ -106,8 +114,9 @@ def torch_side() -> None:
         }
 
     verbs: dict[str, Callable[[int], Any]] = {
-        "train": train,
-        "sample": sample,
+        "train": clocked(train),
+        "sample": clocked(sample),
+        "threads": torch.set_num_threads,
         "describe": describe,
     }
     for line in sys.stdin:
@@ -116,7 +125,7 @@ def torch_side() -> None:
 
 
 class Tutorial:
-    """The other process: `ask("train", 2000)` gives the seconds it took."""
+    """The other process: `ask("train", 2000)` gives the seconds of both clocks."""
 
     def __init__(self, venv: Path):
         python = venv / "bin" / "python"
@@ -174,18 +183,14 @@ class Ours:
 
         self._gather, self._each = gather, each
 
-    def train(self, steps: int) -> float:
-        begun = time.perf_counter()
+    def train(self, steps: int) -> None:
         for _ in range(0, steps, self._each):
             self._state, metrics = self._train(self._state, self._gather(self._step))
             self._step += self._each
         self._jax.block_until_ready((self._state, metrics))
-        return time.perf_counter() - begun
 
-    def sample(self, num: int) -> float:
-        begun = time.perf_counter()
+    def sample(self, num: int) -> None:
         self._sample(self._state.ema, num, seed=0)
-        return time.perf_counter() - begun
 
     def check(self, told: dict[str, Any]) -> int:
         """Raises AssertionError unless both networks are one; returns the parameters' number."""
@@ -212,40 +217,42 @@ def main() -> None:
     words.add_argument("--torch-side", action="store_true", help=argparse.SUPPRESS)
     words.add_argument("--slices", type=int, default=7)
     words.add_argument("--steps", type=int, default=2_000)
+    words.add_argument("--threads", type=int, help="of PyTorch; else as many as it chooses")
     words.add_argument("--venv", type=Path)
     options = words.parse_args()
     if options.torch_side:
         torch_side()
         return
     with tempfile.TemporaryDirectory() as scratch:
-        compare(options.venv or Path(scratch) / "venv", options.slices, options.steps)
+        compare(options, options.venv or Path(scratch) / "venv")
 
 
-def compare(venv: Path, slices: int, steps: int) -> None:
+def compare(options: argparse.Namespace, venv: Path) -> None:
     root = Path(__file__).parents[2]
     sys.path.insert(0, str(root))
     ours, theirs = Ours(root / "configs" / "swiss_roll.py"), Tutorial(venv)
+    if options.threads:
+        theirs.ask("threads", options.threads)
     told = theirs.ask("describe", 256)
     print(f"{ours.check(told):,} parameters and the same outputs on both sides")
     import jax
 
-    print(f"jax {jax.__version__}, torch {told['version']} with {told['threads']} threads")
-    for side in (ours.train, lambda n: theirs.ask("train", n)):
-        side(steps)  # compiles, warms up
-    for name, number in (("train", steps), ("sample", POINTS)):
-        a, b = [], []
-        for _ in range(slices):
-            a.append(getattr(ours, name)(number))
-            b.append(theirs.ask(name, number))
-        mine, other = statistics.median(a), statistics.median(b)
-        print(
-            f"{name} {number:,}: ours {mine:.3f} s, PyTorch {other:.3f} s, {mine / other:.2f} of it"
-        )
-        if name == "train":
-            whole = WHOLE / number
-            print(f"  {WHOLE:,} steps: ours {mine * whole:.0f} s, PyTorch {other * whole:.0f} s")
-        print("  ours   ", *(f"{seconds:.3f}" for seconds in a))
-        print("  PyTorch", *(f"{seconds:.3f}" for seconds in b))
+    print(f"jax {jax.__version__}, torch {told['version']} with {told['threads']} thread(s)")
+    for name, number in (("train", options.steps), ("sample", POINTS)):
+        sides = (clocked(getattr(ours, name)), lambda n, name=name: theirs.ask(name, n))
+        for side in sides:
+            side(number)  # compiles, warms up
+        # [slice, side, clock]
+        seconds = np.array([[side(number) for side in sides] for _ in range(options.slices)])
+        for clock, what in enumerate(("by the clock", "of processors")):
+            mine, other = np.median(seconds[:, :, clock], axis=0)
+            print(
+                f"{name} {number:,}, {what}: ours {mine:.3f} s, PyTorch {other:.3f} s, "
+                f"ratio {mine / other:.2f}; slices {np.round(seconds[:, :, clock], 2).tolist()}"
+            )
+            if name == "train":
+                times = WHOLE / number
+                print(f"  {WHOLE:,} steps: {mine * times:.0f} s and {other * times:.0f} s")
     theirs.close()
 
 

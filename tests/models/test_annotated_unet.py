@@ -1,3 +1,4 @@
+import functools
 import math
 
 import flax.linen as nn
@@ -104,11 +105,24 @@ def test_a_block_is_its_layers_in_order_beside_its_shortcut(name, told, random_p
     x = jnp.asarray(rng.normal(size=(2, 4, 6, 8)), jnp.float32)
     condition = jnp.asarray(rng.normal(size=(2, 12)), jnp.float32) if told else None
     params = random_params(module, x, condition)
-    parts = params["params"]
+    weight = jnp.asarray(rng.normal(size=(2, 4, 6, channels)), jnp.float32)
 
-    @jax.jit
-    def expected():
+    def expected(params, x, condition):
+        parts = params["params"]
         kept = linear(parts["shortcut"], x) if told else x
         return kept + EXPECTED[name](parts, x, condition)
 
-    np.testing.assert_allclose(jax.jit(module.apply)(params, x, condition), expected(), atol=1e-4)
+    @functools.partial(jax.jit, static_argnums=0)
+    def value_and_gradients(f):
+        def loss(params, x, condition):
+            y = f(params, x, condition)
+            return jnp.mean(weight * y), y
+
+        (_, y), gradients = jax.value_and_grad(loss, argnums=0, has_aux=True)(params, x, condition)
+        return y, gradients
+
+    jax.tree.map(
+        lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=1e-4),
+        value_and_gradients(module.apply),
+        value_and_gradients(expected),
+    )

@@ -11,7 +11,7 @@ import pytest
 from ddpm_jax.models import MODELS
 
 TINY = {
-    "annotated_unet": {"dim": 8, "multipliers": (1, 2)},
+    "annotated_unet": {"dim": 8, "multipliers": (1, 2), "block": "resnet"},
     "mlp": {"width": 8, "layers": 2, "timesteps": 1000},
     "small_unet": {"channels": (8, 8), "time_dim": 8},
     "step_unet": {"channels": 8, "multipliers": (1, 2), "timesteps": 100},
