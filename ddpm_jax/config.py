@@ -703,8 +703,11 @@ def load_file(path: str | Path, *, smoke: bool = False) -> Config:
         raise
     # The file is the user's, and so is whatever is wrong in it.
     except Exception as error:
-        lines = [row.lineno for row in traceback.extract_tb(error.__traceback__)
-                 if row.filename == str(path)]
+        lines = [
+            row.lineno
+            for row in traceback.extract_tb(error.__traceback__)
+            if row.filename == str(path)
+        ]
         where = f"{path}:{lines[-1]}" if lines else str(path)
         what = " ".join(str(error).split())
         raise UserError(f"{where}: {type(error).__name__}: {what}; mend the file") from error

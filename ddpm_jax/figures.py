@@ -1,5 +1,6 @@
 """The figures that `ddpm plot` draws: arrays of a run or a config, handed to `plots`."""
 
+import dataclasses
 import inspect
 import itertools
 from collections.abc import Callable
@@ -109,10 +110,12 @@ def stepwise(
 def guesses(run: Run, x_t: np.ndarray, times: np.ndarray, labels: jax.Array | None) -> np.ndarray:
     """Returns the network's x̂_0 of each x_t, `[K, B, …]` as they are; times int `[K]` in 0…T.
 
-    Guidance and clipping are those of the run's sampling. At t = 0 nothing is to be guessed.
+    Clipped as in the run's sampling, but not guided: guidance overshoots what the network sees. At
+    t = 0 nothing is to be guessed.
     """
     known = labels if run.experiment.num_classes else None
-    denoiser = make_denoiser(run.experiment, run.params, known, run.config.sample)
+    options = dataclasses.replace(run.config.sample, guidance=0.0)
+    denoiser = make_denoiser(run.experiment, run.params, known, options)
     guess = jax.jit(lambda x, t: denoiser(x, t).x_0)
     pairs = zip(jnp.asarray(x_t), jnp.asarray(times), strict=True)
     return np.stack([np.asarray(guess(x, t) if t else x) for x, t in pairs])
@@ -138,14 +141,11 @@ def _strip(
     With `rows` "times", what was a row is a column. Names are left out where one strip has all.
     """
     strips = list(named.values())
-    names = list(named)
-    if strips[0].ndim == 5:
+    names, frames = list(named), np.stack(strips, axis=2 if strips[0].ndim == 5 else 1)
+    if frames.ndim == 6:
         # B pictures, and the strips of one below each other.
-        frames = np.stack(strips, axis=2)
+        names *= frames.shape[1]
         frames = frames.reshape(len(times), -1, *frames.shape[3:])
-        names *= strips[0].shape[1]
-    else:
-        frames = np.stack(strips, axis=1)
     labels: dict[str, Any] = {"rows": [int(t) for t in times]}
     if len(named) > 1:
         labels["columns"] = names

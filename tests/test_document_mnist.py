@@ -63,9 +63,10 @@ def test_parameter_counts(configs, name, count):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
 
 
-def test_the_exercise_changes_the_labels_only(configs):
+def test_the_exercise_changes_what_labels_need_and_no_more(configs):
     changed = differences(*(configs[name] for name in NAMES))
     assert changed == {
         "model.num_classes": (0, 10),
         "train.label_dropout": (0.0, 0.1),
+        "sample.guidance": (0.0, 2.0),
     }

@@ -38,7 +38,11 @@ POINTS = Config(
     sample=SampleConfig(sampler="ddpm", clip=False, num=3),
 )
 PICTURES = dataclasses.replace(
-    changed(TINY, train={"steps": 4, "log_every": 2, "preview_every": None}, sample={"num": 3}),
+    changed(
+        TINY,
+        train={"steps": 4, "log_every": 2, "preview_every": None},
+        sample={"num": 3, "guidance": 1.0},
+    ),
     model=StepUNetConfig(channels=4, multipliers=(1,), num_classes=10),
 )
 

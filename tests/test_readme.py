@@ -51,4 +51,3 @@ def test_every_config_has_its_row():
 def test_every_option_of_sample_is_told():
     for name in cli._names(cli._SampleOptions):
         assert f"--{name}" in README
-

@@ -124,8 +124,6 @@ def at(table: Table, t: Timesteps, ndim: int) -> Float[Array, "..."]:
     0…T gives NaN: a gather that silently took the last entry instead would hide the mistake.
     """
     entries = (
-        jnp.asarray(table)
-        .at[t]
-        .get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        jnp.asarray(table).at[t].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
     )
     return entries if t.ndim == 0 else entries.reshape(-1, *[1] * (ndim - 1))

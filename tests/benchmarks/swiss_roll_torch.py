@@ -185,9 +185,9 @@ class Ours:
 
     def train(self, steps: int) -> None:
         for _ in range(0, steps, self._each):
-            self._state, metrics = self._train(self._state, self._gather(self._step))
+            self._state, _ = self._train(self._state, self._gather(self._step))
             self._step += self._each
-        self._jax.block_until_ready((self._state, metrics))
+        self._jax.block_until_ready(self._state)
 
     def sample(self, num: int) -> None:
         self._sample(self._state.ema, num, seed=0)
@@ -203,7 +203,8 @@ class Ours:
         assert self._jax.tree.map(np.shape, params) == shapes
         x, y = (np.array(told[name], np.float32) for name in ("x", "y"))
         t = np.arange(len(x), dtype=np.int32) % T + 1
-        ours = self.experiment.apply(params, x, self._jax.numpy.asarray(t), None, train=False)
+        x_t, t = map(self._jax.numpy.asarray, (x, t))
+        ours = self.experiment.apply(params, x_t, t, None, train=False)
         np.testing.assert_allclose(ours, y, atol=1e-5)
         return sum(value.size for value in weights.values())
 

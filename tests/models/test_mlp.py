@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 
 from ddpm_jax.config import Config, DiffusionConfig, MlpConfig, PointsData, SampleConfig
 from ddpm_jax.experiment import build
-from ddpm_jax.models.mlp import Mlp
+from ddpm_jax.models.mlp import Mlp, _softplus
 
 
 def points_config(**settings):
@@ -31,7 +33,7 @@ def test_the_tutorials_network_has_its_published_size(settings, count):
 def test_it_is_the_tutorials_formula(random_params, t):
     model = Mlp(timesteps=100, width=8, layers=2)
     x = np.random.default_rng(0).normal(size=(5, 2)).astype("float32")
-    variables = random_params(model, x, jnp.array(1), train=False)
+    variables: Any = random_params(model, x, jnp.array(1), train=False)
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
     h = x
     for layer in range(2):
@@ -39,7 +41,7 @@ def test_it_is_the_tutorials_formula(random_params, t):
         linear = params[f"layer_{layer}"]
         h = np.log1p(np.exp(gain * (h @ linear["kernel"] + linear["bias"])))
     expected = h @ params["out"]["kernel"] + params["out"]["bias"]
-    y = model.apply(variables, x, jnp.full(5, t), train=False)
+    y: Any = model.apply(variables, x, jnp.full(5, t), train=False)
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -47,7 +49,7 @@ def test_tables_start_with_gains_between_0_and_1_and_equal_classes():
     model = Mlp(timesteps=50, width=16, layers=1, num_classes=3)
     x = jnp.zeros((1, 2))
     init = jax.jit(lambda: model.init(jax.random.key(0), x, jnp.array(1), train=False)["params"])
-    params = init()
+    params: Any = init()
     gains = np.asarray(params["time_0"]["embedding"])
     assert gains.shape == (50, 16)
     assert 0 <= gains.min() < 0.02
@@ -60,5 +62,11 @@ def test_a_time_that_the_table_has_not_is_seen(random_params):
     model = Mlp(timesteps=10, width=8, layers=1)
     x = jnp.ones((2, 2))
     params = random_params(model, x, jnp.array(1), train=False)
-    finite = np.isfinite(model.apply(params, x, jnp.array([10, 11]), train=False))
-    np.testing.assert_array_equal(finite, [[True, True], [False, False]])
+    y: Any = model.apply(params, x, jnp.array([10, 11]), train=False)
+    np.testing.assert_array_equal(np.isfinite(y), [[True, True], [False, False]])
+
+
+def test_softplus_is_flaxs_with_its_gradient():
+    x = jnp.concatenate([jnp.linspace(-90, 90, 361), jnp.array([-1e4, 1e4])])
+    for ours, exact in ((_softplus, jax.nn.softplus), (jax.grad(_softplus), jax.nn.sigmoid)):
+        np.testing.assert_allclose(jax.vmap(ours)(x), exact(x), rtol=1e-6, atol=1e-7)
