@@ -3,8 +3,8 @@
 10,000 points, T = 100 with a sigmoid β from 1e-4 to 0.02, an MLP of 72,066 parameters, Adam, 1,000
 epochs. The other shapes:
 
-    ddpm train configs/swiss_roll.py --data.figure s_curve        (or moons, circles, checkerboard)
-    ddpm train configs/swiss_roll.py --data.figure moons --model.num_classes 2       a moon a class
+    ddpm train configs/swiss_roll.py --data.shape s_curve        (or moons, circles, checkerboard)
+    ddpm train configs/swiss_roll.py --data.shape moons --model.num_classes 2       a moon a class
 
 The figures: `ddpm plot RUN forward`, `reverse`, `schedules`. How far samples lie from fresh points:
 `ddpm evaluate RUN --data.table 1`.
@@ -29,7 +29,7 @@ from ddpm_jax.config import (
 
 def get_config() -> Config:
     return Config(
-        data=PointsData(figure="swiss_roll", size=10_000, noise=0.1),
+        data=PointsData(shape="swiss_roll", size=10_000, noise=0.1),
         model=MlpConfig(width=128, layers=3),
         diffusion=DiffusionConfig(schedule="sigmoid", timesteps=100, beta_1=1e-4, beta_T=0.02),
         optimizer=OptimizerConfig(learning_rate=1e-3, clip=1.0),

@@ -226,7 +226,7 @@ def _sample(args: list[str]) -> int:
         steps=options.steps,
         eta=options.eta,
         batch_size=options.batch_size,
-        frames_of=film_size(run.config.data.shape) if output.suffix == ".gif" else 0,
+        frames_of=film_size(run.config.data.example_shape) if output.suffix == ".gif" else 0,
         progress=_bar("sampling"),
     )
     write_samples(output, drawn)

@@ -30,10 +30,10 @@ def evaluate(
     shape.
     """
     source = open_source(run.config.data if data is None else data)
-    if source.shape != run.config.data.shape:
+    if source.shape != run.config.data.example_shape:
         raise UserError(
             f"data: the examples are {source.shape}, and the run was trained on "
-            f"{run.config.data.shape}; name data of that shape"
+            f"{run.config.data.example_shape}; name data of that shape"
         )
     batch = source.gather(np.arange(len(source)))
     examples = np.asarray(to_unit(jnp.asarray(batch.examples)), np.float32)

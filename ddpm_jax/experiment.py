@@ -55,7 +55,7 @@ class Experiment:
 
     def init_params(self, key: jax.Array) -> Any:
         """Draws fresh parameters; float32, whatever the network computes in."""
-        x_t = jnp.zeros((1, *self.config.data.shape))
+        x_t = jnp.zeros((1, *self.config.data.example_shape))
         labels = jnp.zeros((1,), jnp.int32) if self.num_classes else None
         t = jnp.ones((1,), jnp.int32)
         return self.model.init(key, x_t, t, labels, train=False)["params"]

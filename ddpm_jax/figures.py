@@ -54,7 +54,7 @@ class Subject(NamedTuple):
 
     def several(self, num: int | None, pictures: int) -> int:
         """Returns how many examples to show: `pictures` of them or a cloud, unless told."""
-        return num or (pictures if len(self.config.data.shape) == 3 else _POINTS)
+        return num or (pictures if len(self.config.data.example_shape) == 3 else _POINTS)
 
     def sample(self, num: int, *, film: bool = False) -> Samples:
         # Only what is in the first batch leaves a trajectory: one batch holds them all.

@@ -25,7 +25,7 @@ def forward_flops(experiment: Experiment) -> int | None:
     A multiplication and an addition are two. None where the backend does not count.
     """
     params = jax.eval_shape(experiment.init_params, jax.random.key(0))
-    x_t = jax.ShapeDtypeStruct((1, *experiment.config.data.shape), jnp.float32)
+    x_t = jax.ShapeDtypeStruct((1, *experiment.config.data.example_shape), jnp.float32)
     t = jax.ShapeDtypeStruct((1,), jnp.int32)
     labels = t if experiment.num_classes else None
 
@@ -75,7 +75,7 @@ def describe(config: Config) -> dict[str, Any]:
         "batch_size": config.train.batch_size,
         "devices": jax.device_count(),
         "platform": jax.devices()[0].device_kind,
-        "example_shape": list(config.data.shape),
+        "example_shape": list(config.data.example_shape),
         "examples": examples,
         "data": data,
     }

@@ -103,7 +103,7 @@ class SampleProgram:
         self._advance = jax.jit(self._some_steps, donate_argnums=1, out_shardings=rows)
 
     def _first_carry(self, seed: jax.Array, indices: jax.Array) -> Any:
-        shape = self.experiment.config.data.shape
+        shape = self.experiment.config.data.example_shape
         return self.sampler.init(sample_noise(sample_keys(seed, indices), shape))
 
     def _some_steps(

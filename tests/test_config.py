@@ -14,6 +14,7 @@ from ddpm_jax.config import (
     TfdsData,
     UNetConfig,
 )
+from ddpm_jax.config.files import _members
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import MODELS
 from tests.tiny import TINY, changed
@@ -24,7 +25,7 @@ SECTIONS = {cls.kind: cls for cls in (DigitsData, FolderData, PointsData, TfdsDa
 @pytest.mark.parametrize("kind", [kind for kind in SECTIONS if kind != "points"])
 def test_json_gives_the_same_config_back(kind):
     data = SECTIONS[kind]()
-    model = UNetConfig(channels=8, multipliers=(1, 2), attention=(data.shape[0] // 2,))
+    model = UNetConfig(channels=8, multipliers=(1, 2), attention=(data.example_shape[0] // 2,))
     config = Config(data=data, model=model)
     assert configs.loads(configs.dumps(config)) == config
     assert json.loads(configs.dumps(config))["data"]["kind"] == kind
@@ -117,7 +118,7 @@ def test_differences_name_what_changed_and_tell_the_breaking_ones():
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_network_has_its_settings_and_no_others(kind):
-    sections = {cls.kind: cls for cls in configs._members(configs.ModelConfig)}
+    sections = {cls.kind: cls for cls in _members(configs.ModelConfig)}
     fields = {
         item.name
         for item in dataclasses.fields(MODELS[kind])

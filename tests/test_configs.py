@@ -78,7 +78,7 @@ def test_its_sample_step_is_traced(name):
     some_steps = program._some_steps
     after = jax.eval_shape(some_steps, state(name).ema, carry, times, seed, indices, labels)
     assert jax.tree.map(shape, after) == jax.tree.map(shape, carry)
-    assert after.x.shape == (rows, *run.config.data.shape)
+    assert after.x.shape == (rows, *run.config.data.example_shape)
     assert after.x.dtype == jnp.float32
 
 

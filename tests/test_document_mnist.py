@@ -53,7 +53,7 @@ def test_the_training_is_the_documents(configs):
     assert (optimizer.name, optimizer.learning_rate, optimizer.clip) == ("adam", 1e-3, None)
     assert (optimizer.warmup, optimizer.decay) == (0, "constant")
     assert config.train.steps * config.train.batch_size == 20 * 60_000
-    assert config.data.shape == (28, 28, 1)
+    assert config.data.example_shape == (28, 28, 1)
 
 
 @pytest.mark.parametrize(("name", "count"), list(zip(NAMES, [458_561, 462_081], strict=True)))

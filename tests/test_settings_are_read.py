@@ -1,6 +1,6 @@
 """No setting does nothing: while runs are trained, drawn from and described, each one is read.
 
-What counts is a read from the package's own code, config.py's checks and copies left aside. A
+What counts is a read from the package's own code, config's own checks and copies left aside. A
 network's settings are copied to its module by name, so there it is the module that must read them.
 """
 
@@ -48,7 +48,8 @@ from ddpm_jax.training.state import init_state
 from ddpm_jax.training.step import batch_layout, make_train_step
 from tests.models.test_models import LABELS, TINY, T, X
 
-PACKAGE, CONFIG = str(Path(ddpm_jax.__file__).parent), configs.__file__
+PACKAGE = str(Path(ddpm_jax.__file__).parent)
+CONFIG = str(Path(configs.__file__).parent)
 DATA = typing.get_args(DataConfig)
 SECTIONS = (
     *DATA,
@@ -86,7 +87,7 @@ class Reads:
             while frame.f_code is watched.__code__ or _is_property(cls, frame):
                 frame = frame.f_back
             file = frame.f_code.co_filename
-            if file.startswith(PACKAGE) and file != CONFIG:
+            if file.startswith(PACKAGE) and not file.startswith(CONFIG):
                 self.found[cls].add(name)
             return plain(instance, name)
 
@@ -96,7 +97,7 @@ class Reads:
 def _is_property(cls: type, frame: Any) -> bool:
     code = frame.f_code
     found = inspect.getattr_static(cls, code.co_name, None)
-    return code.co_filename == CONFIG and isinstance(found, property)
+    return code.co_filename.startswith(CONFIG) and isinstance(found, property)
 
 
 @pytest.fixture(scope="module")

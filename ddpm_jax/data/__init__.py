@@ -41,15 +41,17 @@ SOURCES: dict[str, Callable[[Any], Source]] = {
 def open_source(config: DataConfig) -> Source:
     """Returns the source that a data config describes, decoded if it fits in memory.
 
-    Its examples have `config.shape`. Raises UserError when the data isn't there, is damaged or
-    empty, with how to mend it.
+    Its examples have `config.example_shape`. Raises UserError when the data isn't there, is damaged
+    or empty, with how to mend it.
     """
     source = SOURCES[config.kind](config)
     if len(source) == 0:
         raise UserError(f"data: {config} has no examples")
-    if source.shape != config.shape:
+    if source.shape != config.example_shape:
         kind = config.kind
-        raise ValueError(f"{kind} gives examples {source.shape}, its config says {config.shape}")
+        raise ValueError(
+            f"{kind} gives examples {source.shape}, its config says {config.example_shape}"
+        )
     return load(source) if isinstance(source, StreamSource) else source
 
 

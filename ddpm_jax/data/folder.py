@@ -37,9 +37,9 @@ def open_folder(config: FolderData) -> StreamSource:
     paths = _readable(root, found, config.channels)
 
     def read(indices: np.ndarray) -> list[tuple[np.ndarray, int]]:
-        return [_read(root, paths[index], config.shape, names) for index in indices]
+        return [_read(root, paths[index], config.example_shape, names) for index in indices]
 
-    return StreamSource(read, length=len(paths), shape=config.shape, class_names=names)
+    return StreamSource(read, length=len(paths), shape=config.example_shape, class_names=names)
 
 
 def _pictures(root: Path) -> Iterator[Path]:

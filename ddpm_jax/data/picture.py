@@ -20,7 +20,7 @@ def open_picture(config: PictureData) -> ArraySource:
     It is scaled and cropped to the config's size where that is not its own. Raises UserError if
     the picture is missing or can't be read, or its size was left out (see `resolve`).
     """
-    shape = config.shape
+    shape = config.example_shape
     try:
         pixels = decode_picture(_encoded(config), shape)
     # Decoders raise whatever a damaged file leads them into.

@@ -70,6 +70,6 @@ def open_points(config: PointsData) -> ArraySource:
     Labels are the two parts of moons and circles; the other figures have none. Points are on the
     figure's own scale and may lie outside [-1, 1].
     """
-    points, labels = FIGURES[config.figure](config.size, config.noise, config.table)
+    points, labels = FIGURES[config.shape](config.size, config.noise, config.table)
     labels = None if labels is None else labels.astype(np.int32)
-    return ArraySource(points.astype(np.float32), labels, _CLASSES.get(config.figure, ()))
+    return ArraySource(points.astype(np.float32), labels, _CLASSES.get(config.shape, ()))

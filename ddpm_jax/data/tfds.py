@@ -48,7 +48,7 @@ def open_tfds(config: TfdsData) -> StreamSource:
     def read(indices: np.ndarray) -> list[tuple[np.ndarray, int]]:
         try:
             found = records.__getitems__(indices.tolist())
-            images = [decode_picture(record["image"], config.shape) for record in found]
+            images = [decode_picture(record["image"], config.example_shape) for record in found]
         except Exception as error:
             raise _damaged(folder, config, error) from error
         if not names:
@@ -59,7 +59,7 @@ def open_tfds(config: TfdsData) -> StreamSource:
             raise UserError(f"data.split: {config.split} of {config.name} is unlabelled; {mend}")
         return list(zip(images, labels, strict=True))
 
-    return StreamSource(read, length=len(records), shape=config.shape, class_names=names)
+    return StreamSource(read, length=len(records), shape=config.example_shape, class_names=names)
 
 
 def prepare(

@@ -181,7 +181,7 @@ class _Session:
             state.ema,
             self.config.sample.num,
             seed=self.config.seed,
-            frames_of=film_size(self.config.data.shape),
+            frames_of=film_size(self.config.data.example_shape),
         )
         if jax.process_index() == 0:
             write_samples(self.run / "samples.png", drawn)

@@ -121,6 +121,6 @@ def batch_layout(experiment: Experiment, mesh: Mesh) -> Batch:
         return jax.ShapeDtypeStruct((*leading, *axes), dtype, sharding=sharding)
 
     size = config.train.batch_size
-    pixels = jnp.uint8 if len(config.data.shape) == 3 else jnp.float32
+    pixels = jnp.uint8 if len(config.data.example_shape) == 3 else jnp.float32
     labels = shape(size, dtype=jnp.int32) if experiment.num_classes else None
-    return Batch(shape(size, *config.data.shape, dtype=pixels), labels)
+    return Batch(shape(size, *config.data.example_shape, dtype=pixels), labels)

@@ -18,8 +18,8 @@ def test_every_kind_of_config_has_its_source():
 @pytest.mark.parametrize("config", [DigitsData(), PointsData(size=50)])
 def test_examples_have_the_configs_shape_and_are_counted(config):
     source = open_source(config)
-    assert source.shape == config.shape
-    assert source.gather(np.arange(3)).examples.shape == (3, *config.shape)
+    assert source.shape == config.example_shape
+    assert source.gather(np.arange(3)).examples.shape == (3, *config.example_shape)
     assert count_examples(config) == len(source)
 
 

@@ -31,7 +31,7 @@ def saved(tmp_path):
 
 def test_the_default_is_the_flower_at_its_own_size():
     data = of(PictureData())
-    assert data.shape == (427, 640, 3)
+    assert data.example_shape == (427, 640, 3)
     source = open_source(data)
     assert count_examples(data) == len(source) == 1
     expected = np.asarray(load_sample_image("flower.jpg"))
@@ -60,7 +60,7 @@ def test_the_size_is_that_of_the_picture_as_it_is_looked_at(tmp_path, orientatio
     Image.new("RGB", (7, 5)).save(tmp_path / "camera.jpg", exif=exif)
     data = of(PictureData(path=str(tmp_path / "camera.jpg")))
     assert data.image_size == ((5, 7) if orientation <= 4 else (7, 5))
-    assert open_source(data).shape == data.shape
+    assert open_source(data).shape == data.example_shape
 
 
 def test_a_resolved_config_describes_itself(saved):
@@ -70,7 +70,7 @@ def test_a_resolved_config_describes_itself(saved):
     resolved = resolve(again)
     saved[0].unlink()
     assert configs.loads(configs.dumps(resolved)) == resolve(resolved) == resolved
-    assert resolved.data.shape == (5, 7, 3)
+    assert resolved.data.example_shape == (5, 7, 3)
     assert resolved == dataclasses.replace(config, data=resolved.data)
 
 

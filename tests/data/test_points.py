@@ -10,7 +10,7 @@ EVERY = pytest.mark.parametrize("figure", FIGURES)
 
 
 def open_all(figure, **settings) -> tuple[Any, Any]:
-    source = open_points(PointsData(figure=figure, **settings))
+    source = open_points(PointsData(shape=figure, **settings))
     return source, source.gather(np.arange(len(source)))
 
 

@@ -27,7 +27,7 @@ def test_images_and_labels_are_those_that_tfds_decodes(name, tfds_config):
     config = tfds_config(name, "train[100:228]")
     source = open_source(config)
     assert isinstance(source, ArraySource)
-    assert (len(source), source.shape) == (128, config.shape)
+    assert (len(source), source.shape) == (128, config.example_shape)
     assert len(source.class_names) == 10
     batch: Any = source.gather(np.arange(128))
     assert (batch.examples.dtype, batch.labels.dtype) == (np.uint8, np.int32)

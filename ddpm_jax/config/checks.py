@@ -1,0 +1,23 @@
+"""How a setting is refused: its dotted name, its value, and what it must be."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from ddpm_jax.errors import UserError, nearest
+
+
+def require(ok: bool, name: str, value: Any, need: str) -> None:
+    """Raises UserError, saying what the value must be, unless it is ok."""
+    if not ok:
+        raise UserError(f"{name} is {value!r}; it must be {need}")
+
+
+def check_seed(seed: int) -> None:
+    """Raises UserError for a seed that is no 32-bit number."""
+    require(0 <= seed < 2**32, "seed", seed, "in 0 … 4294967295")
+
+
+def require_row(name: str, value: str, table: Iterable[str]) -> None:
+    """Raises UserError, with the nearest name, unless the value is a row of the table."""
+    rows = sorted(table)
+    require(value in rows, name, value, f"one of {', '.join(rows)}{nearest(value, rows)}")

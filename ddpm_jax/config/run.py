@@ -1,0 +1,220 @@
+"""The settings of a run: diffusion, optimizer, loop, sampling, devices, and the whole."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ddpm_jax.config.checks import check_seed, require, require_row
+from ddpm_jax.config.data import DataConfig, PictureData, TfdsData
+from ddpm_jax.config.networks import ModelConfig, UNetConfig
+from ddpm_jax.config.plain import flatten
+from ddpm_jax.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionConfig:
+    """The forward process and what the network learns of it."""
+
+    schedule: str = "linear"
+    """linear, quadratic, sigmoid or cosine."""
+    timesteps: int = 1000
+    """T: how many noise steps lie between data and noise."""
+    beta_1: float = 1e-4
+    """First variance of the linear, quadratic and sigmoid schedules."""
+    beta_T: float = 0.02
+    """Last variance of the linear, quadratic and sigmoid schedules."""
+    s: float = 0.008
+    """Offset of the cosine schedule."""
+    prediction: str = "eps"
+    """What the network predicts: eps, x_0 or v."""
+    loss: str = "l2"
+    """l1, l2 or huber."""
+    weighting: str = "none"
+    """How the loss is weighted over t: none, min_snr or p2."""
+    min_snr_gamma: float = 5.0
+    p2_gamma: float = 1.0
+    p2_k: float = 1.0
+
+    def __post_init__(self):
+        from ddpm_jax.diffusion import (
+            LOSSES,
+            PARAMETERIZATIONS,
+            SCHEDULES,
+            WEIGHTINGS,
+            make_schedule,
+        )
+
+        require_row("diffusion.schedule", self.schedule, SCHEDULES)
+        require_row("diffusion.prediction", self.prediction, PARAMETERIZATIONS)
+        require_row("diffusion.loss", self.loss, LOSSES)
+        require_row("diffusion.weighting", self.weighting, WEIGHTINGS)
+        require(self.timesteps >= 1, "diffusion.timesteps", self.timesteps, "at least 1")
+        for name in ("beta_1", "beta_T"):
+            value = getattr(self, name)
+            require(0 < value < 1, f"diffusion.{name}", value, "between 0 and 1")
+        last = f"at least beta_1, which is {self.beta_1}"
+        require(self.beta_1 <= self.beta_T, "diffusion.beta_T", self.beta_T, last)
+        require(0 < self.s < 1, "diffusion.s", self.s, "between 0 and 1")
+        for name in ("min_snr_gamma", "p2_k"):
+            require(getattr(self, name) > 0, f"diffusion.{name}", getattr(self, name), "above 0")
+        require(self.p2_gamma >= 0, "diffusion.p2_gamma", self.p2_gamma, "0 or more")
+        settings = {"beta_1": self.beta_1, "beta_T": self.beta_T, "s": self.s}
+        try:
+            make_schedule(self.schedule, self.timesteps, **settings)
+        except ValueError as error:
+            raise UserError(f"diffusion.schedule {self.schedule}: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Adam or AdamW, its learning rate over time, and the clipping of gradients."""
+
+    name: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = 2e-4
+    warmup: int = 0
+    """Steps over which the learning rate rises linearly from 0."""
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    """Course of the learning rate from the warm-up's end to 0 at the last step."""
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    """AdamW only."""
+    clip: float | None = 1.0
+    """Largest global norm of the gradient; None for no limit."""
+
+    def __post_init__(self):
+        rate = self.learning_rate
+        require(0 < rate < math.inf, "optimizer.learning_rate", rate, "above 0")
+        require(self.warmup >= 0, "optimizer.warmup", self.warmup, "0 or more")
+        require(0 <= self.beta1 < 1, "optimizer.beta1", self.beta1, "in [0, 1)")
+        require(0 <= self.beta2 < 1, "optimizer.beta2", self.beta2, "in [0, 1)")
+        require(self.eps > 0, "optimizer.eps", self.eps, "above 0")
+        allowed = self.weight_decay == 0 or (self.name == "adamw" and self.weight_decay > 0)
+        need = "0 for adam, which has none; use --optimizer.name adamw"
+        require(allowed, "optimizer.weight_decay", self.weight_decay, need)
+        require(self.clip is None or self.clip > 0, "optimizer.clip", self.clip, "above 0 or None")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The training loop."""
+
+    steps: int = 800_000
+    batch_size: int = 128
+    """Examples a step, over all devices and processes."""
+    accumulate: int = 1
+    """Parts that a batch is computed in, one after the other, to save memory."""
+    steps_per_dispatch: int = 1
+    """Steps in one call of the compiled program; more pays where a step is a few milliseconds."""
+    ema_decay: float = 0.9999
+    """Decay of the moving average of the parameters; it warms up as (1 + step) / (10 + step)."""
+    label_dropout: float = 0.0
+    """Share of labels replaced by the null class, for classifier-free guidance."""
+    log_every: int = 100
+    save_every: int = 5_000
+    keep: int = 3
+    """How many of the newest checkpoints are kept."""
+    keep_every: int | None = None
+    """Steps whose multiples keep their checkpoint for good."""
+    preview_every: int | None = 5_000
+    """Steps between previews; None for none."""
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "accumulate", "steps_per_dispatch", "log_every"):
+            require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+        for name in ("save_every", "keep"):
+            require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+        for name in ("keep_every", "preview_every"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"train.{name}", value, "at least 1, or None")
+        divides = self.batch_size % self.accumulate == 0
+        need = f"a divisor of train.batch_size, which is {self.batch_size}"
+        require(divides, "train.accumulate", self.accumulate, need)
+        require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "in [0, 1)")
+        require(0 <= self.label_dropout < 1, "train.label_dropout", self.label_dropout, "in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """What `ddpm sample` and the previews do unless they are told otherwise."""
+
+    sampler: str = "ddpm-beta"
+    """ddpm (σ² = β̃), ddpm-beta (σ² = β, the paper's choice for CIFAR-10) or ddim."""
+    steps: int | None = None
+    """Steps of the chain; None for all T."""
+    eta: float | None = None
+    """Noise of ddim: 0 none, 1 as ddpm; None leaves it to the sampler."""
+    clip: bool = True
+    """Keep every guess of x_0 within [-1, 1]."""
+    guidance: float = 0.0
+    """w of classifier-free guidance: 0 follows the labels plainly."""
+    num: int = 64
+    """Samples of a preview."""
+    batch_size: int = 256
+    """Samples computed at once, over all devices."""
+
+    def __post_init__(self):
+        from ddpm_jax.diffusion import SAMPLERS
+        from ddpm_jax.diffusion.tables import options_of
+
+        require_row("sample.sampler", self.sampler, SAMPLERS)
+        takes_eta = self.eta is None or "eta" in options_of(SAMPLERS[self.sampler])
+        require(takes_eta, "sample.eta", self.eta, f"left out for {self.sampler}, which has none")
+        for name in ("num", "batch_size"):
+            require(getattr(self, name) >= 1, f"sample.{name}", getattr(self, name), "at least 1")
+        steps_ok = self.steps is None or self.steps >= 1
+        require(steps_ok, "sample.steps", self.steps, "at least 1, or None")
+        eta_ok = self.eta is None or 0 <= self.eta <= 1
+        require(eta_ok, "sample.eta", self.eta, "in 0 … 1, or None")
+        require(self.guidance >= 0, "sample.guidance", self.guidance, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """How devices share the work."""
+
+    fsdp: int = 1
+    """Devices that share each large parameter; the batch is split over all devices."""
+
+    def __post_init__(self):
+        require(self.fsdp >= 1, "mesh.fsdp", self.fsdp, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run, whole: with its seed and a step number it determines everything."""
+
+    seed: int = 0
+    data: DataConfig = field(default_factory=TfdsData)
+    model: ModelConfig = field(default_factory=UNetConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+    def __post_init__(self):
+        check_seed(self.seed)
+        for name, value in flatten(self).items():
+            finite = not isinstance(value, float) or math.isfinite(value)
+            require(finite, name, value, "a finite number")
+        # A picture's own size is not known yet; `data.resolve` builds the config again with it.
+        if not (isinstance(self.data, PictureData) and self.data.image_size is None):
+            self.model.check_shape(self.data.example_shape)
+        clips = self.sample.clip and self.data.kind == "points"
+        require(not clips, "sample.clip", True, "False for points, which lie outside [-1, 1]")
+        T, steps = self.diffusion.timesteps, self.sample.steps
+        need = f"at most diffusion.timesteps, which is {T}"
+        require(steps is None or steps <= T, "sample.steps", steps, need)
+        labels = self.model.num_classes > 0
+        dropout, guidance = self.train.label_dropout, self.sample.guidance
+        need = "0 without labels; set model.num_classes"
+        require(labels or dropout == 0, "train.label_dropout", dropout, need)
+        need = "0 unless labels are dropped in training; set model.num_classes, train.label_dropout"
+        require(guidance == 0 or dropout > 0, "sample.guidance", guidance, need)
+        each = self.train.steps_per_dispatch
+        for name in ("steps", "log_every", "save_every", "preview_every"):
+            every = getattr(self.train, name)
+            need = f"a multiple of train.steps_per_dispatch, which is {each}"
+            require(every is None or every % each == 0, f"train.{name}", every, need)
