@@ -54,7 +54,7 @@ def test_every_config_figure_can_be_one_point(figure):
 
 
 def test_the_tables_names_are_the_configs():
-    literal = PointsData.__dataclass_fields__["figure"].type
+    literal = PointsData.__dataclass_fields__["shape"].type
     assert set(FIGURES) == set(literal.__args__)
 
 
