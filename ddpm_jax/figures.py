@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import itertools
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -182,16 +183,18 @@ def _loss(subject: Subject, path: Path) -> None:
 
 
 def _schedules(subject: Subject, path: Path) -> None:
-    """All noise schedules side by side, with this config's T, β₁, β_T and s."""
+    """The noise schedules side by side, with this config's T, β₁, β_T and s.
+
+    A schedule that float32 can't hold at this T is left out.
+    """
     settings = subject.config.diffusion
     given = {"beta_1": settings.beta_1, "beta_T": settings.beta_T, "s": settings.s}
     own = settings.schedule
-    curves = {
-        f"{name} (this one)" if name == own else name: np.asarray(
-            make_schedule(name, settings.timesteps, **given).alpha_bar
-        )
-        for name in SCHEDULES
-    }
+    curves = {}
+    for name in SCHEDULES:
+        with suppress(ValueError):
+            schedule = make_schedule(name, settings.timesteps, **given)
+            curves[f"{name} (this one)" if name == own else name] = np.asarray(schedule.alpha_bar)
     plots.schedules(path, curves)
 
 

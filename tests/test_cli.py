@@ -176,6 +176,17 @@ def test_a_damaged_config_of_a_run_is_named(told, tmp_path):
     assert "is not valid JSON" in told("info", tmp_path)
 
 
+def test_schedules_that_can_not_be_are_left_out_of_their_figure(tmp_path):
+    path = tmp_path / "long.py"
+    path.write_text(
+        "from ddpm_jax.config import *\n\n\ndef get_config():\n"
+        '    return Config(diffusion=DiffusionConfig(schedule="cosine", timesteps=10_000))\n'
+    )
+    picture = tmp_path / "schedules.png"
+    assert cli.main(["plot", str(path), "schedules", "--output", str(picture)]) == 0
+    assert picture.stat().st_size > 1000
+
+
 def test_all_checkpoints_damaged_is_an_error_and_never_a_fresh_start(told, tmp_path):
     config = changed(TINY, train={"steps": 1, "preview_every": None}, sample={"num": 1})
     train(config, tmp_path / "run")

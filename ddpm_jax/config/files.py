@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.util
 import json
-import sys
 import traceback
 import types
 import typing
@@ -151,8 +150,6 @@ def load_file(path: str | Path, *, smoke: bool = False) -> Config:
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file; a config file ends in .py")
     module = importlib.util.module_from_spec(spec)
-    # As when a script is run, a config may import the files beside it.
-    sys.path.insert(0, str(path.resolve().parent))
     try:
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
@@ -170,8 +167,6 @@ def load_file(path: str | Path, *, smoke: bool = False) -> Config:
         where = f"{path}:{lines[-1]}" if lines else str(path)
         what = " ".join(str(error).split())
         raise UserError(f"{where}: {type(error).__name__}: {what}; mend the file") from error
-    finally:
-        sys.path.pop(0)
     if not isinstance(config, Config):
         raise UserError(f"{path}: get_config() returned {type(config).__name__}, not a Config")
     if not smoke:
