@@ -64,13 +64,17 @@ def _check_names(args: Sequence[str], known: Sequence[str], prog: str) -> None:
 
 
 def _one_line(boxed: str) -> str:
-    """Takes the sentence out of tyro's box, and leaves the help text below its first rule."""
-    lines = [re.sub(r"[│╭╮╰╯─]", "", line).strip() for line in boxed.splitlines()]
+    """Takes the sentence out of tyro's box, and leaves the help text below its rule.
+
+    On terminals without UTF-8 the box is of hyphens, and a rule stands above the sentence too.
+    """
     text: list[str] = []
-    for raw, line in zip(boxed.splitlines()[1:], lines[1:], strict=True):
-        if "──" in raw:
-            break
-        text.append(line)
+    for line in boxed.splitlines()[1:]:
+        if "──" in line or "---" in line:
+            if text:
+                break
+        elif words := re.sub(r"[│╭╮╰╯─]", "", line).strip():
+            text.append(words)
     return " ".join(" ".join(text).split()) or "these options can't be read"
 
 
@@ -336,17 +340,76 @@ class _PrepareOptions:
     """Where to; else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
 
 
+@dataclass(frozen=True)
+class _SurveyOptions:
+    """Reads every example of SOURCE and tells what is there, with a grid of examples to look at.
+
+    SOURCE is a folder or a zip of pictures, a .npz or .npy of arrays, the name of a TFDS data set,
+    a config, or a run.
+    """
+
+    output: str | None = None
+    """FILE.png for the grid; else NAME-preview.png here."""
+    split: str = "train"
+    """The split of a TFDS data set."""
+    data_dir: str | None = None
+    """Where TFDS keeps its data; else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
 def _data(args: list[str]) -> int:
+    ways = {"prepare": _data_prepare, "info": _data_info}
+    if args[:1] and args[0] in ways:
+        return ways[args[0]](args[1:])
+    if args[-1:] in (["--help"], ["-h"]):
+        print("\n".join(_DATA_USAGES.values()))
+        return 0
+    raise UserError(f"use: {', or: '.join(_DATA_USAGES.values())}")
+
+
+_DATA_USAGES = {
+    "prepare": "ddpm data prepare NAME [--data_dir DIR] [--from DIR]",
+    "info": "ddpm data info SOURCE [--output FILE.png]",
+}
+
+
+def _data_prepare(args: list[str]) -> int:
     if args[-1:] in (["--help"], ["-h"]):
         _parse(_PrepareOptions, ["--help"], "ddpm data prepare NAME")
-    if args[:1] != ["prepare"] or len(args) < 2 or args[1].startswith("-"):
-        raise UserError("use: ddpm data prepare NAME [--data_dir DIR] [--from DIR]")
-    name = args[1]
-    original, rest = _take(args[2:], "--from")
+    if not args or args[0].startswith("-"):
+        raise UserError(f"use: {_DATA_USAGES['prepare']}")
+    name = args[0]
+    original, rest = _take(args[1:], "--from")
     options = _parse(_PrepareOptions, rest, f"ddpm data prepare {name}")
     from ddpm_jax.data.tfds import prepare
 
     prepare(name, options.data_dir, original)
+    return 0
+
+
+def _data_info(args: list[str]) -> int:
+    if args[-1:] in (["--help"], ["-h"]):
+        _parse(_SurveyOptions, ["--help"], "ddpm data info SOURCE")
+    if not args or args[0].startswith("-"):
+        raise UserError(f"use: {_DATA_USAGES['info']}")
+    source = args[0]
+    options = _parse(_SurveyOptions, _flag(args[1:], "--json"), f"ddpm data info {source}")
+    from ddpm_jax import plots
+    from ddpm_jax.data import survey
+
+    path = Path(source)
+    if path.suffix == ".py" or (path / "config.json").is_file():
+        data = _config_of(source, (), "ddpm data info").data
+    else:
+        data = survey.guess(source, options.split, options.data_dir)
+    stem = re.sub(r"[^\w.-]", "-", path.resolve().stem)
+    output = plots.check_path(options.output or f"{stem}-preview.png", ".png")
+    found = survey.survey(data, _bar("reading"))
+    names = found.class_names or None
+    plots.grid(output, found.preview, labels=found.labels, names=names)
+    _show(found.facts if options.json else survey.lines(found.facts), options.json)
+    _warn(f"some of them are in {output}")
     return 0
 
 
@@ -377,7 +440,9 @@ COMMANDS = {
     "evaluate": _Command(_evaluate, "RUN", "judge a run's samples against its data"),
     "plot": _Command(_plot, "CONFIG|RUN FIGURE", "draw a figure of a run or a config"),
     "info": _Command(_info, "CONFIG|RUN [--json]", "parameters, FLOPs, memory, data"),
-    "data": _Command(_data, "prepare NAME", "prepare a TFDS data set on disk"),
+    "data": _Command(
+        _data, "prepare NAME|info SOURCE", "prepare a TFDS data set; look at any data"
+    ),
 }
 
 
@@ -409,7 +474,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"there is no command {args[0]}{hint}; there are {known}")
         return COMMANDS[args[0]].run(args[1:])
     except UserError as error:
-        print(f"ddpm: {error}", file=sys.stderr)
+        # Names of files may hold line breaks, and what they say about them must not.
+        print(f"ddpm: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except SystemExit:  # tyro has printed its help.
         return 0

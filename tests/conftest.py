@@ -17,6 +17,9 @@ _QUICK = "--xla_backend_optimization_level=0"
 if _QUICK not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}"
 
+# What a test decodes is not kept in the user's own cache.
+os.environ.setdefault("DDPM_JAX_CACHE", "")
+
 # Eight devices on any machine's CPU, so that every test of a mesh is a test of the real program.
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -29,3 +32,9 @@ if "DDPM_TEST_PROGRAMS" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 jax.config.update("jax_compilation_cache_dir", os.environ["DDPM_TEST_PROGRAMS"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--long", action="store_true", help="the fault suite's long form: minutes, not seconds"
+    )

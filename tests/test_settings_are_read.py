@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 from PIL import Image
 
 import ddpm_jax
 from ddpm_jax import config as configs
 from ddpm_jax.config import (
+    ArraysData,
     Config,
     DataConfig,
     DiffusionConfig,
@@ -104,12 +106,14 @@ def _is_property(cls: type, frame: Any) -> bool:
 def read(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     Image.new("L", (4, 4)).save(folder / "a.png")
+    np.save(folder / "b.npy", np.zeros((2, 4, 4), np.uint8))
     image = {"image_size": (4, 4), "channels": 1}
     datas = [
         DigitsData(),
         PointsData(size=50),
         TfdsData(name="mnist", image_size=(28, 28), channels=1, split="train[:8]"),
         FolderData(path=str(folder), **image),
+        ArraysData(path=str(folder / "b.npy"), **image),
         PictureData(path=str(folder / "a.png"), channels=1),
     ]
     assert {type(data) for data in datas} == set(DATA)

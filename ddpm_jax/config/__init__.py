@@ -9,6 +9,7 @@ from ddpm_jax.config.checks import (
     check_seed,
 )
 from ddpm_jax.config.data import (
+    ArraysData,
     DataConfig,
     DigitsData,
     FolderData,
@@ -48,6 +49,7 @@ from ddpm_jax.config.run import (
 
 __all__ = [
     "AnnotatedUNetConfig",
+    "ArraysData",
     "Config",
     "DataConfig",
     "DiffusionConfig",

@@ -1,5 +1,6 @@
 """The settings of the data, a section for each kind of source."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -47,6 +48,9 @@ class _Images:
     """Height and width of an example; pictures of another size are resized and cropped."""
     channels: Literal[1, 3, 4] = 3
     """1 grey, 3 red-green-blue, 4 with transparency."""
+    crop_from: tuple[int, int] | None = None
+    """Height and width to scale pictures to, for each step to cut image_size from at random; None
+    for no such cuts."""
     flip: bool = False
     """Mirror half of the images left to right, at random."""
 
@@ -54,8 +58,26 @@ class _Images:
     def example_shape(self) -> tuple[int, ...]:
         return (*self.image_size, self.channels)
 
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """What a picture is decoded to: an example, or what examples are cut from."""
+        return (*(self.crop_from or self.image_size), self.channels)
+
     def __post_init__(self):
-        require(min(self.image_size) >= 1, "data.image_size", self.image_size, "at least 1 1")
+        size, larger = self.image_size, self.crop_from
+        require(_is_size(size), "data.image_size", size, f"two numbers in 1 … {_LARGEST_SIDE}")
+        covers = larger is None or (
+            _is_size(larger) and larger[0] >= size[0] and larger[1] >= size[1]
+        )
+        need = f"at least data.image_size, {size}, in both, and at most {_LARGEST_SIDE}; or None"
+        require(covers, "data.crop_from", larger, need)
+
+
+_LARGEST_SIDE = 2**14
+
+
+def _is_size(size: tuple[int, int]) -> bool:
+    return min(size) >= 1 and max(size) <= _LARGEST_SIDE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +95,51 @@ class TfdsData(_Images):
 
 @dataclass(frozen=True, kw_only=True)
 class FolderData(_Images):
-    """A folder of pictures; its subfolders, where all pictures lie in some, are the classes."""
+    """A folder of pictures, or a zip of one; where all lie in subfolders, these are the classes."""
 
     kind: ClassVar[str] = "folder"
     path: str = ""
-    """The folder; it has to be given."""
+    """The folder or the zip, which is read in place; it has to be given."""
+    strict: bool = False
+    """Whether a picture that can't be read is an error, instead of being left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraysData(_Images):
+    """Arrays of a file of NumPy's, .npz or .npy: images, or points of the plane."""
+
+    kind: ClassVar[str] = "arrays"
+    path: str = ""
+    """The file; it has to be given. A large .npy is read in place."""
+    holds: Literal["images", "points"] = "images"
+    """Images [N, H, W] or [N, H, W, channels], resized where they differ; or points [N, 2]."""
+    examples: str | None = None
+    """Which array of an .npz; None for the only one beside the labels."""
+    labels: str | None = None
+    """The labels' array in an .npz, or the .npy file with them; None for the array named labels,
+    if there is one."""
+    range: tuple[float, float] | None = None
+    """The values that are black and white; None for 0 and 255 of uint8."""
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        return super().example_shape if self.holds == "images" else (2,)
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        return super().stored_shape if self.holds == "images" else (2,)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.holds == "points":
+            for name in ("crop_from", "range"):
+                value = getattr(self, name)
+                require(value is None, f"data.{name}", value, "None for points, which have none")
+            require(not self.flip, "data.flip", self.flip, "False for points")
+        if self.range is not None:
+            black, white = self.range
+            good = math.isfinite(black) and math.isfinite(white) and black != white
+            require(good, "data.range", self.range, "two different numbers, as 0 1 or -1 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,4 +169,4 @@ class PictureData:
         require(good, "data.image_size", size, "at least 1 1, or None for the picture's own")
 
 
-DataConfig = DigitsData | PointsData | TfdsData | FolderData | PictureData
+DataConfig = DigitsData | PointsData | TfdsData | FolderData | ArraysData | PictureData

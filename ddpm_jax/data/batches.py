@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ddpm_jax.data.crops import CroppedSource, crop_corners
 from ddpm_jax.data.source import Source
 from ddpm_jax.typing import Batch
 
@@ -62,7 +63,11 @@ def local_batch(
     """
     first = process_index * batch_size // process_count
     last = (process_index + 1) * batch_size // process_count
-    return source.gather(batch_indices(seed, step, batch_size, len(source))[first:last])
+    indices = batch_indices(seed, step, batch_size, len(source))[first:last]
+    if isinstance(source, CroppedSource):
+        corners = crop_corners(seed, step, batch_size, source.room)[first:last]
+        return source.cut(indices, corners)
+    return source.gather(indices)
 
 
 class Batches:

@@ -7,11 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from ddpm_jax.config import Config, PictureData
-from ddpm_jax.data.pictures import decode_picture
+from ddpm_jax.data.pictures import decode_picture, open_picture_file, upright
 from ddpm_jax.data.source import ArraySource
 from ddpm_jax.errors import UserError
-
-_EXIF_ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)
 
 
 def open_picture(config: PictureData) -> ArraySource:
@@ -22,7 +20,7 @@ def open_picture(config: PictureData) -> ArraySource:
     """
     shape = config.example_shape
     try:
-        pixels = decode_picture(_encoded(config), shape)
+        pixels = decode_picture(read_picture(config), shape)
     # Decoders raise whatever a damaged file leads them into.
     except Exception as error:
         raise _unreadable(config, error) from error
@@ -32,8 +30,8 @@ def open_picture(config: PictureData) -> ArraySource:
 def resolve(config: Config) -> Config:
     """Returns the config with the picture's own size in place of None; any other as it is.
 
-    From here on the config says what its network saw, without the picture. Reads the picture's
-    header only. Raises UserError if that can't be done, or the network can't take the size.
+    From here on the config says what its network saw, without the picture. Raises UserError if
+    the picture can't be read, or the network can't take the size.
     """
     data = config.data
     if not isinstance(data, PictureData) or data.image_size is not None:
@@ -42,18 +40,16 @@ def resolve(config: Config) -> Config:
 
 
 def _own_size(config: PictureData) -> tuple[int, int]:
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(_encoded(config))) as image:
-            width, height = image.size
-            turned = image.getexif().get(_EXIF_ORIENTATION) in _ON_ITS_SIDE
+        with open_picture_file(read_picture(config)) as image:
+            width, height = upright(image).size
     except Exception as error:
         raise _unreadable(config, error) from error
-    return (width, height) if turned else (height, width)
+    return height, width
 
 
-def _encoded(config: PictureData) -> bytes:
+def read_picture(config: PictureData) -> bytes:
+    """Returns the encoded picture; raises UserError if there is none."""
     if config.path is None:
         return _flower()
     path = Path(config.path).expanduser()

@@ -1,19 +1,21 @@
 """A source: a random-access table of examples and labels, in memory or decoded on demand."""
 
-import math
+import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
+from ddpm_jax.data.cache import Origin
+from ddpm_jax.errors import UserError
 from ddpm_jax.typing import Batch
 
-IN_MEMORY_BYTES = 2 * 2**30
-"""Decoded sets up to this size are held as one array; larger ones are decoded on demand."""
+_log = logging.getLogger(__name__)
 
-_CHUNK = 4096
+# How many neighbours are tried in place of an example that was lost on the way.
+_NEIGHBOURS = 8
 
 
 class Source(Protocol):
@@ -24,10 +26,15 @@ class Source(Protocol):
     same example.
     """
 
-    streams: bool
-    """Whether `gather` decodes, so that a batch is worth preparing ahead."""
-    class_names: tuple[str, ...]
-    """The classes by label; empty if the data has no labels."""
+    @property
+    def streams(self) -> bool:
+        """Whether `gather` reads or decodes, so that a batch is worth preparing ahead."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes by label; empty if the data has no labels."""
+        ...
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -42,8 +49,6 @@ class Source(Protocol):
 class ArraySource:
     """A data set in one array, `[N, *shape]`, gathered by one fancy indexing a batch."""
 
-    streams: bool = False
-
     def __init__(
         self,
         examples: np.ndarray,
@@ -51,6 +56,8 @@ class ArraySource:
         class_names: tuple[str, ...] = (),
     ):
         self.examples, self.labels, self.class_names = examples, labels, class_names
+        # An array that is mapped, not loaded, is read from the disk as it is gathered.
+        self.streams = isinstance(examples, np.memmap)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -61,7 +68,34 @@ class ArraySource:
 
     def gather(self, indices: np.ndarray) -> Batch:
         labels = None if self.labels is None else self.labels[indices]
-        return Batch(self.examples[indices], labels)
+        return Batch(np.asarray(self.examples[indices]), labels)
+
+
+class Unreadable(Exception):
+    """One example can't be read: its name, and why."""
+
+    def __init__(self, name: str, reason: object):
+        said = isinstance(reason, OSError) and reason.strerror  # without the path once more
+        self.name = _line(name)
+        self.reason = _line(said or str(reason)) or type(reason).__name__
+        super().__init__(f"{self.name}: {self.reason}")
+
+
+def _line(text: str) -> str:
+    """Text in one line without what would steer a terminal: names and errors may hold anything."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+class Tolerance(NamedTuple):
+    """How a source does without examples that can't be read.
+
+    `what` names all of them in messages; `look` reads one as cheaply as it can be checked and
+    raises Unreadable; `strict` makes any such example an error.
+    """
+
+    what: str
+    look: Callable[[int], object]
+    strict: bool
 
 
 class StreamSource:
@@ -69,7 +103,8 @@ class StreamSource:
 
     `read` takes a few indices and returns as many pairs of an image, uint8 `[H, W, C]`, and its
     label, 0 where the data has none. It is called from several threads at once: decoders release
-    the interpreter's lock.
+    the interpreter's lock. With a `tolerance` it may raise Unreadable. `origin` says under which
+    name what was decoded is kept on disk; None keeps nothing.
     """
 
     streams: bool = True
@@ -82,19 +117,30 @@ class StreamSource:
         length: int,
         shape: tuple[int, ...],
         class_names: tuple[str, ...] = (),
+        tolerance: Tolerance | None = None,
+        origin: Origin | None = None,
     ):
         self.read, self.length, self.shape, self.class_names = read, length, shape, class_names
-        self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="ddpm-decode")
+        self.tolerance, self.origin = tolerance, origin
+        self.pool = ThreadPoolExecutor(self.workers, thread_name_prefix="ddpm-decode")
+        self._lost: set[int] = set()
 
     def __len__(self) -> int:
         return self.length
 
     def gather(self, indices: np.ndarray) -> Batch:
+        """Returns the examples; one that was lost since the source was opened is another's copy.
+
+        A file that vanishes at step 90,000 must not end a run of days, so the next index stands in
+        for it, with a warning: a batch is then still a function of its step and of what can be
+        read, and on resume the listing simply lacks that file. Raises UserError if the source is
+        strict, or if the neighbours can't be read either: then a disk is gone, not a picture.
+        """
         examples = np.empty((len(indices), *self.shape), np.uint8)
         labels = np.empty(len(indices), np.int32) if self.class_names else None
 
         def fill(rows: np.ndarray) -> None:
-            for row, (image, label) in zip(rows, self.read(indices[rows]), strict=True):
+            for row, (image, label) in zip(rows, self._read(indices[rows]), strict=True):
                 examples[row] = image
                 if labels is not None:
                     labels[row] = label
@@ -102,30 +148,48 @@ class StreamSource:
         # Several parts a worker even out pictures that take unequal time.
         parts = min(len(indices), 4 * self.workers)
         rows = np.array_split(np.arange(len(indices)), parts) if parts else []
-        for _ in self._pool.map(fill, rows):
+        for _ in self.pool.map(fill, rows):
             pass
         return Batch(examples, labels)
 
+    def without(self, indices: Sequence[int]) -> "StreamSource":
+        """Returns the source less some of its examples; the others keep their order."""
+        kept = np.delete(np.arange(self.length), indices)
+        return StreamSource(
+            lambda some: self.read(kept[some]),
+            length=len(kept),
+            shape=self.shape,
+            class_names=self.class_names,
+            tolerance=self.tolerance,
+        )
 
-def load(source: StreamSource, *, limit: int | None = None) -> Source:
-    """Returns the source decoded into one array if that takes at most `limit` bytes, else as it is.
+    def _read(self, indices: np.ndarray) -> Sequence[tuple[np.ndarray, int]]:
+        try:
+            return self.read(indices)
+        except Unreadable:
+            return [self._read_near(int(index)) for index in indices]
 
-    The limit is IN_MEMORY_BYTES unless given. Both give the same batches.
-    """
-    from tqdm import tqdm
+    def _read_near(self, index: int) -> tuple[np.ndarray, int]:
+        first: Unreadable | None = None
+        for near in range(index, index + 1 + _NEIGHBOURS):
+            try:
+                (found,) = self.read(np.array([near % self.length]))
+            except Unreadable as error:
+                first = first or error
+                if self.tolerance is None or self.tolerance.strict:
+                    break
+                continue
+            if first is not None:
+                self._report(index, first)
+            return found
+        raise UserError(
+            f"data: {first} (it was readable at the start); restore it, or mount its disk again, "
+            "and resume"
+        ) from first
 
-    limit = IN_MEMORY_BYTES if limit is None else limit
-    if len(source) * math.prod(source.shape) > limit:
-        return source
-    examples = np.empty((len(source), *source.shape), np.uint8)
-    labels = np.empty(len(source), np.int32) if source.class_names else None
-    # `disable=None` shows the bar on a terminal only.
-    with tqdm(total=len(source), desc="decoding", unit=" images", disable=None) as bar:
-        for start in range(0, len(source), _CHUNK):
-            indices = np.arange(start, min(start + _CHUNK, len(source)))
-            part = source.gather(indices)
-            examples[indices] = part.examples
-            if labels is not None and part.labels is not None:
-                labels[indices] = part.labels
-            bar.update(len(indices))
-    return ArraySource(examples, labels, source.class_names)
+    def _report(self, index: int, lost: Unreadable) -> None:
+        if index not in self._lost:
+            self._lost.add(index)
+            what = self.tolerance.what if self.tolerance else "examples"
+            count = f"{len(self._lost)} of {self.length} {what}"
+            _log.warning("%s; another stands in for it (%s lost since the start)", lost, count)

@@ -7,11 +7,12 @@ import importlib.util
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ddpm_jax.config import TfdsData
+from ddpm_jax.data.cache import Origin
 from ddpm_jax.data.pictures import decode_picture
 from ddpm_jax.data.source import StreamSource
 from ddpm_jax.errors import UserError, nearest
@@ -21,12 +22,19 @@ _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.-]+))?(:(?P<version>\d+\.\d+\
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
-def open_tfds(config: TfdsData) -> StreamSource:
-    """Returns the images of a prepared TFDS set, uint8 `[H, W, C]`, in the order of its files.
+class Records(NamedTuple):
+    """A prepared set whose pictures are still encoded: each record has an `image`, in bytes.
 
-    Labels are its `label` feature, if that is a class. Raises UserError if the set is unknown, not
-    prepared, damaged, has no images, or has no such split.
+    `class_names` are those of its `label`; empty if it has none.
     """
+
+    folder: Path
+    records: Any
+    class_names: tuple[str, ...]
+
+
+def open_records(config: TfdsData) -> Records:
+    """Returns a prepared TFDS set; raises UserError as `open_tfds` does."""
     import tensorflow_datasets as tfds
 
     folder = _prepared(config.name, _root(config.data_dir))
@@ -44,11 +52,21 @@ def open_tfds(config: TfdsData) -> StreamSource:
     # Every picture stays encoded: those that are not asked for would cost the most.
     pictures = [name for name, kind in features.items() if isinstance(kind, tfds.features.Image)]
     records = _records(builder, config, dict.fromkeys(pictures, tfds.decode.SkipDecoding()))
+    return Records(folder, records, names)
+
+
+def open_tfds(config: TfdsData) -> StreamSource:
+    """Returns the images of a prepared TFDS set, uint8 `[H, W, C]`, in the order of its files.
+
+    Labels are its `label` feature, if that is a class. Raises UserError if the set is unknown, not
+    prepared, damaged, has no images, or has no such split.
+    """
+    folder, records, names = open_records(config)
 
     def read(indices: np.ndarray) -> list[tuple[np.ndarray, int]]:
         try:
             found = records.__getitems__(indices.tolist())
-            images = [decode_picture(record["image"], config.example_shape) for record in found]
+            images = [decode_picture(record["image"], config.stored_shape) for record in found]
         except Exception as error:
             raise _damaged(folder, config, error) from error
         if not names:
@@ -59,7 +77,13 @@ def open_tfds(config: TfdsData) -> StreamSource:
             raise UserError(f"data.split: {config.split} of {config.name} is unlabelled; {mend}")
         return list(zip(images, labels, strict=True))
 
-    return StreamSource(read, length=len(records), shape=config.example_shape, class_names=names)
+    return StreamSource(
+        read,
+        length=len(records),
+        shape=config.stored_shape,
+        class_names=names,
+        origin=Origin(f"tfds {folder.resolve()} {config.split}", _state(folder)),
+    )
 
 
 def prepare(
@@ -139,6 +163,11 @@ def _versions(folder: Path) -> list[Path]:
 
 def _command(name: str, root: Path) -> str:
     return f"ddpm data prepare {name} --data_dir {root}"
+
+
+def _state(folder: Path) -> str:
+    found = ((path.name, path.stat()) for path in sorted(folder.iterdir()))
+    return repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in found])
 
 
 def _features(builder: Any) -> dict[str, Any]:

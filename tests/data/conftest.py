@@ -13,6 +13,14 @@ from ddpm_jax.data.source import StreamSource
 SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch) -> Path:
+    """Nothing that a test decodes is kept in the user's own cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("DDPM_JAX_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tfds_root() -> Path:
     """Where prepared TFDS sets lie; skips, saying why, if that is nowhere."""

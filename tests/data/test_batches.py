@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ddpm_jax.data.batches import Batches, batch_indices, epoch_order, local_batch
-from ddpm_jax.data.source import ArraySource, Source, load
+from ddpm_jax.data.loading import load
+from ddpm_jax.data.source import ArraySource, Source
 
 
 def philox(counter: int, key: tuple[int, int]) -> list[int]:

@@ -1,3 +1,4 @@
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -6,8 +7,8 @@ import pytest
 from PIL import Image
 
 from ddpm_jax.config import FolderData
-from ddpm_jax.data import count_examples, open_source
-from ddpm_jax.data import source as source_module
+from ddpm_jax.data import count_examples, loading, open_source
+from ddpm_jax.data.folder import find_classes
 from ddpm_jax.data.pictures import SUFFIXES
 from ddpm_jax.data.source import ArraySource, StreamSource
 from ddpm_jax.errors import UserError
@@ -48,7 +49,7 @@ def test_subfolders_are_classes_in_the_order_of_paths(classes):
 
 def test_streamed_and_in_memory_give_the_same(classes, monkeypatch):
     whole = open_source(config(classes))
-    monkeypatch.setattr(source_module, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(loading, "IN_MEMORY_BYTES", 0)
     stream = open_source(config(classes))
     assert isinstance(stream, StreamSource)
     indices = np.array([3, 0, 3, 1])
@@ -100,8 +101,8 @@ def test_broken_pictures_are_left_out_with_one_warning(classes, caplog, monkeypa
     (classes / "cat" / "empty.png").write_bytes(b"")
     (classes / "dog" / "page.jpg").write_text("<html>404</html>")
     damage(classes / "dog" / "torn.jpg")
-    for limit in (source_module.IN_MEMORY_BYTES, 0):
-        monkeypatch.setattr(source_module, "IN_MEMORY_BYTES", limit)
+    for limit in (loading.IN_MEMORY_BYTES, 0):
+        monkeypatch.setattr(loading, "IN_MEMORY_BYTES", limit)
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             source = open_source(config(classes))
@@ -123,13 +124,36 @@ def test_a_picture_bomb_is_a_broken_picture(classes, caplog, monkeypatch):
     assert "bomb.png" in caplog.text
 
 
-def test_a_picture_lost_on_the_way_is_named(classes, monkeypatch):
-    monkeypatch.setattr(source_module, "IN_MEMORY_BYTES", 0)
-    source = open_source(config(classes))
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_picture_lost_on_the_way_is_replaced_unless_strict(classes, strict, monkeypatch, caplog):
+    monkeypatch.setattr(loading, "IN_MEMORY_BYTES", 0)
+    source = open_source(dataclasses.replace(config(classes), strict=strict))
     (classes / "dog" / "a.png").unlink()
-    with pytest.raises(UserError, match=r"a\.png.*restore it") as caught:
-        source.gather(np.arange(4))
-    assert "\n" not in str(caught.value)
+    if strict:
+        with pytest.raises(UserError, match=r"a\.png.*restore it"):
+            source.gather(np.arange(4))
+    else:
+        with caplog.at_level(logging.WARNING):
+            assert levels(source) == [10, 20, 40, 40]
+        assert "dog/a.png: No such file" in caplog.text
+
+
+CLASSES = {
+    ("cat/1", "cat/deep/2", "dog/1"): ("cat", "dog"),
+    ("pets/cat/1", "pets/cat/2", "pets/dog/1"): ("cat", "dog"),
+    ("pets/cat/1", "pets/2"): (),
+    ("cat/1", "cat/2"): (),
+    ("1", "cat/1"): (),
+    ("1",): (),
+    ("a/b/c/1", "a/b/d/e/1"): ("c", "d"),
+}
+
+
+@pytest.mark.parametrize(("names", "expected"), CLASSES.items())
+def test_folders_are_classes_from_where_they_part(names, expected):
+    found, labels = find_classes(list(names))
+    assert found == expected
+    assert (labels is None) == (not expected)
 
 
 def missing(path: Path) -> Path:

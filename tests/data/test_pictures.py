@@ -1,10 +1,12 @@
 import io
+import warnings
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_jax.data.pictures import decode_picture
+from ddpm_jax.data.pictures import decode_picture, fit_pixels
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -88,6 +90,56 @@ def test_a_camera_picture_is_turned_as_its_exif_says():
     np.testing.assert_array_equal(found, np.rot90(pixels, k=-1))
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_way_to_hold_a_camera_is_turned_back(kind, orientation):
+    # Four quarters of their own, large enough to come through a JPEG.
+    quarters = np.array([[0, 80], [160, 240]], np.uint8)
+    shown = quarters.repeat(16, axis=0).repeat(24, axis=1)
+    # EXIF's table: where the stored picture's first row and column lie in the one to be seen.
+    stored = {
+        1: shown,
+        2: shown[:, ::-1],
+        3: shown[::-1, ::-1],
+        4: shown[::-1],
+        5: shown.T,
+        6: np.rot90(shown),
+        7: shown[::-1, ::-1].T,
+        8: np.rot90(shown, k=-1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if kind == "WEBP" else {}
+    picture = encoded(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif, **options)
+    found = decode_picture(picture, (32, 48, 1))[..., 0].astype(int)
+    assert np.abs(found - shown).max() <= 4
+
+
+def test_broken_exif_leaves_a_picture_as_it_lies():
+    pixels = noise(2, 3, 3)
+    picture = encoded(Image.fromarray(pixels), exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\1")
+    np.testing.assert_array_equal(decode_picture(picture, (2, 3, 3)), pixels)
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch):
+    # A header alone: what would be unpacked is not even there.
+    bomb = bytearray(encoded(Image.new("L", (1, 1))))
+    bomb[16:24] = (20_000).to_bytes(4, "big") * 2
+    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
+    with pytest.raises(ValueError, match=f"it has more than {Image.MAX_IMAGE_PIXELS:,} pixels"):
+        decode_picture(bytes(bomb), (1, 1, 1))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 15)
+    monkeypatch.setattr(warnings, "warn", lambda *args, **kwargs: None)
+    with pytest.raises(ValueError, match="it has more than 15 pixels"):
+        decode_picture(encoded(Image.new("L", (4, 4))), (1, 1, 1))
+
+
+def test_only_pictures_are_opened_whatever_they_are_called():
+    page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    with pytest.raises(ValueError, match="it is no picture"):
+        decode_picture(page, (1, 1, 1))
+
+
 def test_of_an_animation_the_first_frame():
     frames = [Image.new("RGB", (2, 2), colour) for colour in ((255, 0, 0), (0, 255, 0))]
     gif = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
@@ -121,3 +173,12 @@ def test_floating_point_has_no_pixels():
     image = Image.fromarray(np.zeros((2, 2), np.float32))
     with pytest.raises(ValueError, match="floating-point"):
         decode_picture(encoded(image, "TIFF"), (2, 2, 1))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pixels_are_fitted_as_pictures_are(channels):
+    pixels = noise(9, 7, channels)
+    image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    for shape in ((9, 7, channels), (4, 5, 3), (4, 5, 1)):
+        found = fit_pixels(pixels, shape)
+        np.testing.assert_array_equal(found, decode_picture(encoded(image), shape))

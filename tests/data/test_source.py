@@ -1,46 +1,69 @@
-from typing import Any
+import logging
 
 import numpy as np
 import pytest
 
-from ddpm_jax.data import source as source_module
-from ddpm_jax.data.source import ArraySource, StreamSource, load
+from ddpm_jax.data.source import ArraySource, StreamSource, Tolerance, Unreadable
+from ddpm_jax.errors import UserError
+
+ROWS = np.array([4, 0, 4, 7])
 
 
-@pytest.mark.parametrize("count", [0, 1, 7, 200])
-def test_streamed_and_in_memory_give_the_same(numbered, count):
-    stream = numbered(200)
-    array = load(stream)
-    assert isinstance(array, ArraySource)
-    assert (len(array), array.shape, array.class_names) == (200, (2, 2, 1), ("a", "b", "c"))
-    indices = np.random.default_rng(0).integers(200, size=count)
-    batches: list[Any] = [stream.gather(indices), array.gather(indices)]
-    for batch in batches:
-        assert (batch.examples.dtype, batch.labels.dtype) == (np.uint8, np.int32)
-        expected = np.broadcast_to(indices[:, None, None, None], (count, 2, 2, 1))
-        np.testing.assert_array_equal(batch.examples, expected)
-        np.testing.assert_array_equal(batch.labels, indices % 3)
+def losing(lost: set[int], *, strict: bool = False) -> StreamSource:
+    """Ten examples, example i filled with i; those in `lost` can't be read."""
 
-
-def test_a_set_over_the_limit_is_not_held(numbered, monkeypatch):
-    stream = numbered(200)
-    assert isinstance(load(stream, limit=4 * 200), ArraySource)
-    assert load(stream, limit=4 * 200 - 1) is stream
-    monkeypatch.setattr(source_module, "IN_MEMORY_BYTES", 4 * 200 - 1)
-    assert load(stream) is stream
-
-
-def test_no_labels_stay_none():
     def read(indices):
-        return [(np.zeros((1, 1, 1), np.uint8), 0) for _ in indices]
+        for index in indices:
+            if index in lost:
+                raise Unreadable(f"{index}.png", FileNotFoundError(2, "No such file"))
+        return [(np.full((1, 1, 1), i, np.uint8), int(i)) for i in indices]
 
-    stream = StreamSource(read, length=3, shape=(1, 1, 1))
-    for source in (stream, load(stream)):
-        assert source.gather(np.arange(2)).labels is None
+    tolerance = Tolerance("pictures in somewhere", lambda index: read([index]), strict)
+    names = tuple("0123456789")
+    return StreamSource(read, length=10, shape=(1, 1, 1), class_names=names, tolerance=tolerance)
 
 
-def test_a_loaded_chunk_is_not_out_of_place(numbered, monkeypatch):
-    monkeypatch.setattr(source_module, "_CHUNK", 7)
-    loaded = load(numbered(100)).gather(np.arange(100))
-    np.testing.assert_array_equal(loaded.examples[:, 0, 0, 0], np.arange(100))
-    np.testing.assert_array_equal(loaded.labels, np.arange(100) % 3)
+def test_what_is_lost_on_the_way_is_replaced_by_the_next_with_one_warning(caplog):
+    lost: set[int] = set()
+    source = losing(lost)
+    np.testing.assert_array_equal(source.gather(ROWS).examples.ravel(), ROWS)
+    lost |= {4, 5}
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            batch = source.gather(ROWS)
+            assert np.asarray(batch.examples).ravel().tolist() == [6, 0, 6, 7]
+            # The label goes with the picture.
+            assert np.asarray(batch.labels).tolist() == [6, 0, 6, 7]
+    (record,) = caplog.records
+    for part in ("4.png", "No such file", "1 of 10 pictures in somewhere"):
+        assert part in record.getMessage()
+    lost.add(9)
+    assert np.asarray(source.gather(np.array([9])).examples).ravel().tolist() == [0]
+
+
+@pytest.mark.parametrize(("lost", "strict"), [(set(range(10)), False), ({4}, True)])
+def test_a_lost_disk_or_a_strict_source_ends_with_one_line(lost, strict):
+    with pytest.raises(UserError, match=r"4\.png: No such file.*restore it.*resume") as caught:
+        losing(lost, strict=strict).gather(np.array([4]))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_others_keep_their_order():
+    source = losing({2, 5}).without([2, 5])
+    batch = source.gather(np.arange(len(source)))
+    assert np.asarray(batch.examples).ravel().tolist() == [0, 1, 3, 4, 6, 7, 8, 9]
+
+
+def test_a_message_stays_in_its_line_and_steers_no_terminal():
+    said = str(Unreadable("a\n\x1b[2Jb.png", ValueError("one\ntwo\r\x07")))
+    assert said == "a [2Jb.png: one two"
+
+
+def test_only_an_array_that_is_mapped_is_worth_reading_ahead(tmp_path):
+    np.save(tmp_path / "x.npy", np.arange(6).reshape(3, 2))
+    mapped = ArraySource(np.load(tmp_path / "x.npy", mmap_mode="r"))
+    assert mapped.streams
+    examples = mapped.gather(np.array([2, 0])).examples
+    assert type(examples) is np.ndarray
+    np.testing.assert_array_equal(examples, [[4, 5], [0, 1]])
+    assert not ArraySource(np.zeros((3, 2))).streams

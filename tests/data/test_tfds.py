@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.config import TfdsData
-from ddpm_jax.data import count_examples, open_source
-from ddpm_jax.data import source as source_module
+from ddpm_jax.data import count_examples, loading, open_source
 from ddpm_jax.data.source import ArraySource, StreamSource
 from ddpm_jax.data.tfds import prepare
 from ddpm_jax.errors import UserError
@@ -45,7 +44,7 @@ def test_images_and_labels_are_those_that_tfds_decodes(name, tfds_config):
 def test_streamed_and_in_memory_give_the_same(name, tfds_config, monkeypatch):
     config = tfds_config(name, "train[:300]", image_size=(16, 20))
     whole = open_source(config)
-    monkeypatch.setattr(source_module, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(loading, "IN_MEMORY_BYTES", 0)
     stream = open_source(config)
     assert isinstance(stream, StreamSource)
     indices = np.random.default_rng(0).integers(300, size=64)

@@ -1,0 +1,38 @@
+"""Your own arrays, 32×32: ddpm train configs/arrays.py --data.path FILE.npz (or .npy)."""
+
+from ddpm_jax.config import (
+    ArraysData,
+    Config,
+    DiffusionConfig,
+    OptimizerConfig,
+    SampleConfig,
+    TrainConfig,
+    UNetConfig,
+)
+
+
+def get_config() -> Config:
+    return Config(
+        data=ArraysData(image_size=(32, 32)),
+        model=UNetConfig(channels=64, multipliers=(1, 2, 2), attention=(16,), dropout=0.1),
+        diffusion=DiffusionConfig(schedule="cosine"),
+        optimizer=OptimizerConfig(warmup=1_000),
+        train=TrainConfig(steps=100_000, keep_every=50_000),
+        sample=SampleConfig(sampler="ddpm"),
+    )
+
+
+# `ddpm train --smoke`: the same run in seconds.
+SMOKE = {
+    "data.image_size": (16, 16),
+    "model.channels": 8,
+    "model.blocks": 1,
+    "diffusion.timesteps": 20,
+    "train.steps": 4,
+    "train.batch_size": 8,
+    "train.log_every": 2,
+    "train.save_every": 4,
+    "train.preview_every": None,
+    "train.keep_every": None,
+    "sample.num": 4,
+}

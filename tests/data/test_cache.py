@@ -1,0 +1,89 @@
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ddpm_jax.data.cache import Origin, cache_folder, keep, recall
+
+ORIGIN = Origin("pictures x", "as they were")
+ARRAYS = {"examples": np.arange(600, dtype=np.uint8).reshape(100, 2, 3), "broken": np.array("[]")}
+
+
+def kept(cache: Path) -> Path:
+    keep(ORIGIN, ARRAYS)
+    (file,) = cache.iterdir()
+    return file
+
+
+def test_what_is_kept_comes_back(cache):
+    assert recall(ORIGIN) is None
+    kept(cache)
+    found = recall(ORIGIN)
+    assert found is not None
+    assert set(found) == set(ARRAYS)
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_another_state_or_source_is_not_taken_for_it(cache):
+    kept(cache)
+    assert recall(ORIGIN._replace(state="changed")) is None
+    assert recall(ORIGIN._replace(source="pictures y")) is None
+    keep(ORIGIN._replace(state="changed"), ARRAYS)
+    assert recall(ORIGIN) is None
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_no_flipped_bit_gives_other_arrays(cache):
+    file = kept(cache)
+    whole = file.read_bytes()
+    # Every byte but a few hundred in the middle of the pixels, which are alike.
+    places = [i for i in range(len(whole)) if i % 7 == 0 or not 400 < i < 900]
+    wrong = 0
+    for place in places:
+        torn = bytearray(whole)
+        torn[place] ^= 1 << (place % 8)
+        file.write_bytes(torn)
+        found = recall(ORIGIN)
+        if found is not None and set(found) == set(ARRAYS):
+            # Some bytes are never read, as the times of the zip's entries.
+            wrong += any((found[name] != ARRAYS[name]).any() for name in ARRAYS)
+    assert wrong == 0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_a_torn_file_is_made_again_with_a_warning(cache, caplog, share):
+    file = kept(cache)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(share * len(whole))])
+    with caplog.at_level(logging.WARNING):
+        assert recall(ORIGIN) is None
+    (record,) = caplog.records
+    assert "is damaged and is made again" in record.getMessage()
+    assert "\n" not in record.getMessage()
+    assert kept(cache).read_bytes() == whole
+
+
+def test_nothing_is_unpickled(cache):
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(cache / "sprung"),)
+
+    file = kept(cache)
+    np.savez(file, state=np.array([Trap()], dtype=object))
+    assert recall(ORIGIN) is None
+    assert list(cache.iterdir()) == [file]
+
+
+def test_the_environment_says_where(monkeypatch, tmp_path):
+    monkeypatch.setenv("DDPM_JAX_CACHE", "")
+    assert cache_folder() is None
+    keep(ORIGIN, ARRAYS)
+    assert recall(ORIGIN) is None
+    monkeypatch.delenv("DDPM_JAX_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "ddpm_jax"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "ddpm_jax"
