@@ -47,7 +47,8 @@ class Experiment:
     parameterization: Parameterization
     weighting: Callable[[PerExample], PerExample]
     learning_rate: optax.Schedule
-    optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformationExtraArgs
+    """Its update is told the `step`, which the learning rate follows."""
 
     @property
     def num_classes(self) -> int:
@@ -159,8 +160,8 @@ def make_learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 def make_optimizer(
     config: OptimizerConfig, learning_rate: optax.Schedule
-) -> optax.GradientTransformation:
-    """Adam or AdamW behind clipping by the gradient's global norm.
+) -> optax.GradientTransformationExtraArgs:
+    """Adam or AdamW behind clipping by the gradient's global norm; `update` takes `step=`.
 
     Every setting gives a state of one form, so that each of them can be changed on resume.
     """
@@ -169,5 +170,19 @@ def make_optimizer(
         optax.identity() if clip is None else optax.clip_by_global_norm(clip),
         optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.eps),
         optax.add_decayed_weights(decay) if config.name == "adamw" else optax.identity(),
-        optax.scale_by_learning_rate(learning_rate),
+        _scale_by_course(learning_rate),
     )
+
+
+def _scale_by_course(learning_rate: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+    """Goes down by the learning rate of the run's own step.
+
+    Optax counts the updates that were made; a step whose update was left out would hold the whole
+    course back by one, and the rate that is logged would not be the one that was used.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        rate = -jnp.asarray(learning_rate(extra["step"]))
+        return jax.tree.map(lambda leaf: leaf * jnp.asarray(rate, leaf.dtype), updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)

@@ -98,6 +98,7 @@ def test_a_run_leaves_what_people_want_to_see(unbroken):
         "learning_rate",
         "images_per_s",
         "data_wait",
+        "bad_steps",
     }
     assert Checkpoints(unbroken).steps() == [12, 16, 20]
 

@@ -12,7 +12,7 @@ ROOT = Path(ddpm_jax.__file__).parent
 # Lowest first; modules of one row do not know each other, but for the inside of one package.
 LAYERS = (
     ("errors", "typing"),
-    ("files", "streams", "diffusion"),
+    ("files", "streams", "diffusion", "training.board", "training.quiet"),
     ("models", "plots"),
     ("config",),
     ("data",),
@@ -20,6 +20,8 @@ LAYERS = (
     ("mesh",),
     ("training.state", "training.checkpoint", "training.journal", "sampling"),
     ("training.step", "training.meter", "training.stop"),
+    ("training.diagnosis",),
+    ("training.session",),
     ("run", "training.loop", "metrics"),
     ("figures", "info", "evaluation"),
     ("cli",),

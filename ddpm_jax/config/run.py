@@ -119,11 +119,22 @@ class TrainConfig:
     """Steps whose multiples keep their checkpoint for good."""
     preview_every: int | None = 5_000
     """Steps between previews; None for none."""
+    on_nan: Literal["skip", "stop", "rollback"] = "skip"
+    """A loss or gradient that is not finite never changes the parameters. Then: skip goes on, stop
+    ends the run at once, rollback returns to the last save and passes over what lay between."""
+    max_bad_steps: int = 10
+    """Steps in a row without a finite loss and gradient at which skip ends the run, and rollback
+    goes back."""
+
+    @property
+    def bad_limit(self) -> int:
+        """How many bad steps in a row are too many, by the policy."""
+        return 1 if self.on_nan == "stop" else self.max_bad_steps
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "accumulate", "steps_per_dispatch", "log_every"):
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
-        for name in ("save_every", "keep"):
+        for name in ("save_every", "keep", "max_bad_steps"):
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
         for name in ("keep_every", "preview_every"):
             value = getattr(self, name)

@@ -14,9 +14,12 @@ restore wrong numbers from a flipped bit without a word.
 
 import hashlib
 import json
+import os
+import re
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ import orbax.checkpoint as ocp
 from ddpm_jax import config as configs
 from ddpm_jax.config import Config
 from ddpm_jax.errors import UserError
+from ddpm_jax.training.quiet import Quiet
 
 _SUMS, _META, _STATE = "checksums.json", "meta.json", "state"
 _PACKAGES = ("ddpm_jax", "jax", "flax", "optax", "orbax-checkpoint")
@@ -43,6 +47,7 @@ class Checkpoints:
         self._writer: ocp.StandardCheckpointer | None = None
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
+        self._quiet: Quiet | None = None
 
     def steps(self) -> list[int]:
         """Returns the steps that have a finished checkpoint, in rising order; reads no content."""
@@ -53,44 +58,64 @@ class Checkpoints:
     # --- saving ---
 
     def save(
-        self, step: int, state: Any, config: Config, *, keep: int, keep_every: int | None
+        self, step: int, state: Any, config: Config, *, keep: int | None, keep_every: int | None
     ) -> None:
         """Copies the state to the host, then writes it in the background; all processes call it.
 
-        When it is on disk, older checkpoints are removed but for the newest `keep` and the
-        multiples of `keep_every`.
+        When it is on disk, older checkpoints are removed but for the newest `keep` (None keeps
+        all) and the multiples of `keep_every`. A save that fails leaves them alone, and raises
+        nothing: `problem` and `wait` tell of it.
         """
-        self.wait()
-        target = self.folder / f"{step}.tmp"
-        if jax.process_index() == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for torn in self.folder.glob("*.tmp*"):
-                shutil.rmtree(torn)
-        if self._writer is None:
-            self._writer = ocp.StandardCheckpointer()
-        self._writer.save(target / _STATE, state)
+        self.join()
+        try:
+            if jax.process_index() == 0:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                for torn in self.folder.glob("*.tmp*"):
+                    shutil.rmtree(torn)
+            if self._writer is None:
+                self._writer = ocp.StandardCheckpointer()
+            self._quiet = self._quiet or Quiet()
+            self._writer.save(self._beside(step) / _STATE, state)
+        except Exception as error:  # Orbax has no kind of its own for "the disk is full".
+            self._give_up(step, error)
+            return
         arguments = (self._writer, step, config, keep, keep_every)
         self._thread = threading.Thread(target=self._finish, args=arguments, daemon=True)
         self._thread.start()
+
+    def _beside(self, step: int) -> Path:
+        return self.folder / f"{step}.tmp"
 
     def _finish(
         self,
         writer: ocp.StandardCheckpointer,
         step: int,
         config: Config,
-        keep: int,
+        keep: int | None,
         keep_every: int | None,
     ) -> None:
         try:
             writer.wait_until_finished()
             if jax.process_index() == 0:
                 self._seal(step, config)
-                self._prune(step, keep, keep_every)
-        except Exception as error:  # Raised again, in the caller's thread, by wait().
-            self._failure = error
+                if keep is not None:
+                    self._prune(step, keep, keep_every)
+        except Exception as error:  # Told in the caller's thread.
+            self._give_up(step, error)
+
+    def _give_up(self, step: int, error: Exception) -> None:
+        if self._quiet is not None:
+            self._quiet.stay()
+        # A writer that failed may fail for ever; and what it wrote only takes room.
+        writer, self._writer = self._writer, None
+        with suppress(Exception):
+            if writer is not None:
+                writer.close()
+        shutil.rmtree(self._beside(step), ignore_errors=True)
+        self._failure = error
 
     def _seal(self, step: int, config: Config) -> None:
-        target = self.folder / f"{step}.tmp"
+        target = self._beside(step)
         versions = {name: version(name) for name in _PACKAGES}
         meta = {"step": step, "config": configs.to_dict(config), "versions": versions}
         (target / _META).write_text(json.dumps(meta, indent=2) + "\n")
@@ -108,36 +133,45 @@ class Checkpoints:
                 going = (self.folder / str(step)).rename(self.folder / f"{step}.tmp-old")
                 shutil.rmtree(going)
 
-    def wait(self) -> None:
-        """Waits for the save under way; raises UserError if it failed."""
+    def problem(self) -> str | None:
+        """Says, once and without waiting, why the last save failed, if it is known to have."""
+        failure, self._failure = self._failure, None
+        return None if failure is None else _reason(failure)
+
+    def join(self) -> None:
+        """Waits for the save under way; `problem` then knows how it went."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
+
+    def wait(self) -> None:
+        """Waits for the save under way; raises UserError if it failed."""
+        self.join()
+        reason = self.problem()
+        if reason is not None:
             raise UserError(
-                f"the checkpoint in {self.folder} could not be written: {_first_line(failure)}; "
-                "free some space there, then run the same command again"
-            ) from failure
+                f"the checkpoint in {self.folder} could not be written: {reason}; "
+                "make room there, or mend the folder, then run the same command again"
+            )
 
     def close(self) -> None:
         """Waits for the save under way and ends Orbax's threads."""
-        try:
-            self.wait()
-        finally:
-            if self._writer is not None:
-                self._writer.close()
-                self._writer = None
+        self.join()
+        for part in (self._writer, self._quiet):
+            if part is not None:
+                part.close()
+        self._writer = self._quiet = None
 
     # --- reading ---
 
-    def newest_good(self, step: int | None = None) -> int | None:
+    def newest_good(self, step: int | None = None, *, at_most: int | None = None) -> int | None:
         """Returns `step`, or the newest checkpoint whose files all match their checksums.
 
-        Returns None if there is no checkpoint at all. Raises UserError if the step asked for does
-        not exist or is damaged, or if every checkpoint is damaged.
+        With `at_most`, later ones don't count. Returns None if there is no checkpoint at all.
+        Raises UserError if the step asked for does not exist or is damaged, or if every checkpoint
+        is damaged.
         """
-        steps = self.steps()
+        steps = [found for found in self.steps() if at_most is None or found <= at_most]
         if step is not None:
             if step not in steps:
                 have = ", ".join(map(str, steps)) or "none"
@@ -164,16 +198,58 @@ class Checkpoints:
         """Restores a checkpoint into the shapes and shardings of `layout`, on any devices.
 
         `layout` is a mapping or NamedTuple of trees of `jax.ShapeDtypeStruct`; top-level names
-        that it lacks (the optimizer, say) are not read.
+        that it lacks (the optimizer, say) are not read. Raises UserError, naming the first array
+        that is not the same in both, if the checkpoint is of another network.
         """
         fields = layout._asdict() if hasattr(layout, "_asdict") else dict(layout)
         restore_args = ocp.checkpoint_utils.construct_restore_args(fields)
         arguments = ocp.args.PyTreeRestore(
             item=fields, restore_args=restore_args, partial_restore=True
         )
+        path = self.folder / str(step) / _STATE
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            found = reader.restore(self.folder / str(step) / _STATE, args=arguments)
+            other = _difference(_described(reader.metadata(path), list(fields)), _named(fields))
+            if other is not None:
+                raise UserError(
+                    f"checkpoint {path.parent} has {other}: it was written by other code; "
+                    "go on with that, or choose another --workdir"
+                )
+            found = reader.restore(path, args=arguments)
         return type(layout)(**found)
+
+
+_Arrays = dict[str, tuple[tuple[int, ...], str]]
+
+
+def _named(fields: dict[str, Any]) -> _Arrays:
+    """The shape and type of every array, under its dotted name."""
+    return {
+        f"{name}.{jax.tree_util.keystr(path, simple=True, separator='.')}".rstrip("."): (
+            tuple(leaf.shape),
+            str(leaf.dtype),
+        )
+        for name, tree in fields.items()  # a dict as one tree would be sorted: ema before params
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def _described(metadata: Any, fields: list[str]) -> _Arrays:
+    """What Orbax says that a checkpoint holds of some top-level names, nothing of it read."""
+    tree = metadata.item_metadata.tree
+    return _named({name: tree[name] for name in fields if name in tree})
+
+
+def _difference(saved: _Arrays, wanted: _Arrays) -> str | None:
+    """The first array that differs; Orbax would cast, drop or choke on it."""
+    for name in dict.fromkeys([*wanted, *saved]):
+        if name not in saved:
+            return f"no {name}, which the network has"
+        if name not in wanted:
+            return f"an array {name}, which the network has not"
+        if saved[name] != wanted[name]:
+            (old, old_type), (new, new_type) = saved[name], wanted[name]
+            return f"{name} as {old_type}{list(old)}, and the network {new_type}{list(new)}"
+    return None
 
 
 def _checksums(folder: Path) -> dict[str, str]:
@@ -202,7 +278,19 @@ def _damage(folder: Path) -> str | None:
             return f"{name} does not belong to it"
         if expected[name] != found[name]:
             return f"{name} differs from its checksum"
-    return None
+    try:  # A whole checkpoint under another one's number matches its checksums too.
+        said = json.loads((folder / _META).read_text())["step"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{_META} can't be read ({_first_line(error)})"
+    return None if said == int(folder.name) else f"it is the checkpoint of step {said}"
+
+
+def _reason(error: BaseException) -> str:
+    """Why a write failed, in the system's words where it was the system that refused it."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code:
+        return os.strerror(int(code[1]))
+    return (isinstance(error, OSError) and error.strerror) or _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:

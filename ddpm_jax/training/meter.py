@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from ddpm_jax.config import TrainConfig
-from ddpm_jax.errors import UserError
 from ddpm_jax.training.journal import Journal
 
 # How many dispatches the host may run ahead: enough to hide it, few enough to stop promptly.
@@ -18,43 +17,59 @@ _AHEAD = 2
 
 
 class Meter:
-    """Averages over the rows of the journal; reads the device one dispatch late, never sooner."""
+    """Averages over the rows of the journal; reads the device some dispatches late, never sooner.
+
+    How late is counted in dispatches, not in time: all processes of a pod learn of a bad step at
+    the same one.
+    """
 
     def __init__(self, config: TrainConfig, journal: Journal):
         self._config, self._journal = config, journal
-        self._flying: deque[Any] = deque()
-        self._interval: list[tuple[int, Any]] = []
-        self._due: list[tuple[int, Any]] = []
         self.restart()
 
     def restart(self) -> None:
-        """Begins an interval now."""
+        """Forgets what was dispatched, and begins an interval now."""
+        self.bad = 0
+        """How many steps in a row were bad, as far as is known."""
+        self._flying: deque[Any] = deque()
+        self._interval: list[tuple[int, Any]] = []
+        self._due: list[tuple[int, Any]] = []
+        self._begin()
+
+    def _begin(self) -> None:
         self._since, self._away, self._waited = time.monotonic(), 0.0, 0.0
 
+    @property
+    def broken(self) -> bool:
+        """Whether so many steps in a row were bad that the state stands still."""
+        return self.bad >= self._config.bad_limit
+
     def add(self, step: int, metrics: Any) -> None:
-        """Takes the metrics of a dispatch that may still be running."""
+        """Takes the metrics of a dispatch that may still be running; `step` is where it ends."""
+        metrics["bad"].copy_to_host_async()
         self._flying.append(metrics)
         if len(self._flying) > _AHEAD:
-            jax.block_until_ready(self._flying.popleft())
+            self._land()
         if self._due:
             self._write()
         self._interval.append((step, metrics))
         if step % self._config.log_every == 0:
             self._due, self._interval = self._interval, []
 
-    def check(self) -> None:
-        """Waits for all that was dispatched; raises UserError if any of it is not finite.
+    def _land(self) -> None:
+        self.bad = int(np.ravel(jax.device_get(self._flying.popleft()["bad"]))[-1])
 
-        To be called before a save, so that no checkpoint holds what a bad step left behind.
-        """
+    def settle(self) -> None:
+        """Waits for all that was dispatched: then `bad` and `broken` are those of the state."""
+        while self._flying:
+            self._land()
         if self._due:
             self._write()
-        _check_finite([(step, jax.device_get(metrics)) for step, metrics in self._interval])
 
     def flush(self) -> None:
         """Writes what has not been written yet."""
-        self._due += self._interval
-        self._interval = []
+        self.settle()
+        self._due, self._interval = self._interval, []
         if self._due:
             self._write()
 
@@ -74,27 +89,36 @@ class Meter:
 
     def _write(self) -> None:
         due, self._due = self._due, []
-        steps = [step for step, _ in due]
+        each = self._config.steps_per_dispatch
         fetched = jax.device_get([metrics for _, metrics in due])
-        _check_finite(list(zip(steps, fetched, strict=True)))
-        spent = max(1e-9, time.monotonic() - self._since - self._away)
-        images = self._config.batch_size * self._config.steps_per_dispatch * len(due)
-        row = {
-            "loss": float(np.mean([metrics["loss"] for metrics in fetched])),
-            "grad_norm": float(np.mean([metrics["grad_norm"] for metrics in fetched])),
-            "learning_rate": float(np.ravel(fetched[-1]["learning_rate"])[-1]),
-            "images_per_s": images / spent,
-            "data_wait": self._waited / spent,
+        rows = {
+            name: np.concatenate([np.ravel(metrics[name]) for metrics in fetched])
+            for name in fetched[0]
         }
-        self._journal.row(steps[-1], row)
-        self.restart()
+        steps = np.concatenate([np.arange(end - each, end) for end, _ in due])
+        good = rows["bad"] == 0
+        spent = max(1e-9, time.monotonic() - self._since - self._away)
+        row = {
+            "loss": _mean(rows["loss"][good]),
+            "grad_norm": _mean(rows["grad_norm"][good]),
+            "learning_rate": float(rows["learning_rate"][-1]),
+            "images_per_s": self._config.batch_size * len(steps) / spent,
+            "data_wait": self._waited / spent,
+            "bad_steps": int((~good).sum()),
+        }
+        end = due[-1][0]
+        if not good.all():
+            self._tell(end, steps[~good].tolist())
+        self._journal.row(end, row)
+        self._begin()
+
+    def _tell(self, end: int, bad: list[int]) -> None:
+        some = ", ".join(map(str, bad[:5])) + (" …" if len(bad) > 5 else "")
+        self._journal.say(
+            f"no update from {len(bad)} step(s), whose loss or gradient was not finite: {some}"
+        )
+        self._journal.event(end, "bad", steps=bad)
 
 
-def _check_finite(rows: list[tuple[int, Any]]) -> None:
-    for step, metrics in rows:
-        for name in ("loss", "grad_norm"):
-            if not np.isfinite(metrics[name]).all():
-                raise UserError(
-                    f"{name} is not finite at step {step}; the newest checkpoint is from before: "
-                    "lower --optimizer.learning_rate or use --model.dtype float32, and run again"
-                )
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")

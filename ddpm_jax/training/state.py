@@ -17,10 +17,17 @@ class TrainState(NamedTuple):
     """
 
     step: jax.Array
-    """int32, how many updates have been made."""
+    """int32, how many steps have been made: the next batch, and all that is random about it."""
     params: Any
     ema: Any
     opt_state: Any
+    bad: jax.Array
+    """int32, how many of the last steps, in a row, gave no update, for want of finite numbers.
+
+    It lies here because the run's course depends on it: counted by the host, it would begin anew
+    with every restart, and a killed run would give up or go back at other steps than an unbroken
+    one.
+    """
 
 
 def init_state(experiment: Experiment) -> TrainState:
@@ -29,7 +36,7 @@ def init_state(experiment: Experiment) -> TrainState:
     opt_state = experiment.optimizer.init(params)
     # A copy: the state is donated, and two leaves of it must not be one buffer.
     ema = jax.tree.map(jnp.copy, params)
-    return TrainState(jnp.zeros((), jnp.int32), params, ema, opt_state)
+    return TrainState(jnp.zeros((), jnp.int32), params, ema, opt_state, jnp.zeros((), jnp.int32))
 
 
 def ema_update(ema: Any, params: Any, step: jax.Array, decay: float) -> Any:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from ddpm_jax.experiment import Draw, Experiment
 from ddpm_jax.mesh import batch_sharding, replicated, state_shardings
 from ddpm_jax.training.state import TrainState, ema_update, init_state
-from ddpm_jax.typing import Batch
+from ddpm_jax.typing import Batch, PerExample
 
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -20,31 +20,44 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 def make_train_step(experiment: Experiment) -> TrainStep:
     """Returns `train_step(state, batch) -> (state, metrics)`: Ho et al. 2020, algorithm 1.
 
-    `metrics` are float32 scalars: loss, grad_norm before clipping, learning_rate.
+    `metrics` are scalars: loss, grad_norm before clipping and learning_rate in float32, and `bad`,
+    the new state's count. A step is bad if its loss or gradient is not finite: it counts, and
+    changes nothing else. After `train.bad_limit` of them in a row the state stands still, whatever
+    batches follow: the host may learn of it late, and still finds the very parameters that failed.
     """
     train = experiment.config.train
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         drawn = experiment.draw(batch, state.step)
-        loss, grads = _gradient(experiment, state.params, drawn, train.accumulate)
-        updates, opt_state = experiment.optimizer.update(grads, state.opt_state, state.params)
+        loss, grads = gradient(experiment, state.params, drawn, train.accumulate)
+        updates, opt_state = experiment.optimizer.update(
+            grads, state.opt_state, state.params, step=state.step
+        )
         params = optax.apply_updates(state.params, updates)
-        step = state.step + 1
-        ema = ema_update(state.ema, params, step, train.ema_decay)
+        ema = ema_update(state.ema, params, state.step + 1, train.ema_decay)
+        # One number that is not finite, in any leaf, and the norm is not.
+        norm = optax.tree.norm(grads)
+        good = jnp.isfinite(loss) & jnp.isfinite(norm)
+        still = state.bad >= train.bad_limit
+        made = TrainState(state.step, params, ema, opt_state, state.bad)
+        after = jax.tree.map(lambda new, old: jnp.where(good & ~still, new, old), made, state)
+        after = after._replace(
+            step=jnp.where(still, state.step, state.step + 1),
+            bad=jnp.where(still, state.bad, jnp.where(good, 0, state.bad + 1)),
+        )
         metrics = {
             "loss": loss,
-            "grad_norm": optax.tree.norm(grads),
+            "grad_norm": norm,
             # From the compiled step: computed by the host, it would wait behind the next one.
             "learning_rate": jnp.asarray(experiment.learning_rate(state.step), jnp.float32),
+            "bad": after.bad,
         }
-        return TrainState(step, params, ema, opt_state), metrics
+        return after, metrics
 
     return train_step
 
 
-def _gradient(
-    experiment: Experiment, params: Any, drawn: Draw, parts: int
-) -> tuple[jax.Array, Any]:
+def gradient(experiment: Experiment, params: Any, drawn: Draw, parts: int) -> tuple[jax.Array, Any]:
     """Mean loss over the batch and its gradient, in `parts` one after the other."""
 
     def mean_loss(params: Any, drawn: Draw) -> jax.Array:
@@ -53,21 +66,35 @@ def _gradient(
     if parts == 1:
         return jax.value_and_grad(mean_loss)(params, drawn)
 
-    def split(x: jax.Array) -> jax.Array:
-        # Every parts-th example: each device keeps its own rows, and nothing crosses the mesh.
-        return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
-
-    keys = jax.random.split(drawn.dropout, parts)
-    pieces = jax.tree.map(split, drawn._replace(dropout=None))
-
     def add(total: Any, piece: tuple[Draw, jax.Array]) -> tuple[Any, None]:
         part, key = piece
         value = jax.value_and_grad(mean_loss)(params, part._replace(dropout=key))
         return jax.tree.map(jnp.add, total, value), None
 
     zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
-    total, _ = jax.lax.scan(add, zero, (pieces, keys))
+    total, _ = jax.lax.scan(add, zero, _split(drawn, parts))
     return jax.tree.map(lambda x: x / parts, total)
+
+
+def losses(experiment: Experiment, params: Any, drawn: Draw, parts: int) -> PerExample:
+    """The losses `[B]` whose mean `gradient` takes, with the same dropout."""
+    if parts == 1:
+        return experiment.losses(params, drawn, train=True)
+
+    def part(piece: tuple[Draw, jax.Array]) -> PerExample:
+        return experiment.losses(params, piece[0]._replace(dropout=piece[1]), train=True)
+
+    return jnp.moveaxis(jax.lax.map(part, _split(drawn, parts)), 0, 1).reshape(-1)
+
+
+def _split(drawn: Draw, parts: int) -> tuple[Draw, jax.Array]:
+    """Stacks the parts of a batch on a leading axis, and a key of dropout for each."""
+
+    def split(x: jax.Array) -> jax.Array:
+        # Every parts-th example: each device keeps its own rows, and nothing crosses the mesh.
+        return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
+
+    return jax.tree.map(split, drawn._replace(dropout=None)), jax.random.split(drawn.dropout, parts)
 
 
 def several_steps(train_step: TrainStep) -> TrainStep:

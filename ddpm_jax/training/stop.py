@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 
@@ -18,11 +19,15 @@ class Stop:
         return 130 if self.signal == signal.SIGINT else 0
 
     def _wish(self, number: int, _: FrameType | None) -> None:
-        if number == signal.SIGINT and self.signal == signal.SIGINT:
-            raise KeyboardInterrupt
         self.signal = number
-        hint = "; once more ends at once, without saving" if number == signal.SIGINT else ""
-        self._say(f"saving after this step{hint}")
+        hint = ""
+        if number == signal.SIGINT:
+            # The next one is the system's: Python's own would wait for a compilation to end.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            hint = "; once more ends at once, without saving"
+        # A signal may come in the middle of another line being printed.
+        with suppress(RuntimeError):
+            self._say(f"saving after this step{hint}")
 
     def __enter__(self) -> "Stop":
         self._old = {n: signal.signal(n, self._wish) for n in (signal.SIGTERM, signal.SIGINT)}

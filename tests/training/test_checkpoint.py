@@ -138,6 +138,15 @@ def test_an_empty_folder_is_not_a_checkpoint(copy):
     assert "checkpoints/7 is damaged" in lines[0]
 
 
+def test_a_checkpoint_under_another_number_is_passed_over(copy):
+    run, lines, checkpoints = copy
+    shutil.copytree(run / "checkpoints/4", run / "checkpoints/6")
+    assert checkpoints.newest_good() == 4
+    assert lines == [f"checkpoint {run}/checkpoints/6 is damaged: it is the checkpoint of step 4"]
+    assert checkpoints.newest_good(at_most=3) == 2
+    assert checkpoints.newest_good(at_most=1) is None
+
+
 def test_what_a_kill_left_is_not_seen_and_goes_with_the_next_save(copy, trainer):
     run, lines, checkpoints = copy
     torn = run / "checkpoints/9.tmp/state"

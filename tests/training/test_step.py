@@ -9,6 +9,7 @@ import pytest
 from ddpm_jax import mesh as meshes
 from ddpm_jax.experiment import build, make_learning_rate, make_optimizer
 from ddpm_jax.mesh import put_batch
+from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.state import ema_update
 from ddpm_jax.training.step import (
     batch_layout,
@@ -45,6 +46,33 @@ def test_any_mesh_gives_the_losses_of_one_device(unbroken, monkeypatch, devices,
     if fsdp > 1:
         kernel = state.params["conv_in"]["kernel"]
         assert kernel.sharding.shard_shape(kernel.shape)[-1] == kernel.shape[-1] // fsdp
+
+
+def test_a_run_goes_on_from_eight_devices_to_one_and_to_four(
+    trainer, unbroken, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(meshes, "_SMALLEST_SPLIT", 1)
+    checkpoints = Checkpoints(tmp_path)
+    losses, step = [], 0
+    for devices, fsdp, count in ((8, 1, 6), (1, 1, 6), (4, 2, 8)):
+        it = Trainer(changed(TINY, mesh={"fsdp": fsdp}), devices)
+        if step:
+            state = checkpoints.restore(step, state_layout(it.experiment, it.mesh))
+        else:
+            state = it.init()
+        assert int(state.step) == step
+        ours, alone = (
+            jax.jit(a.experiment.draw)(put_batch(a.batch(step), a.mesh), step)
+            for a in (it, trainer)
+        )
+        assert_same(ours._replace(dropout=None), alone._replace(dropout=None))
+        state, some = it.run(state, count)
+        losses += some.tolist()
+        step += count
+        checkpoints.save(step, state, it.experiment.config, keep=9, keep_every=None)
+        checkpoints.wait()
+    checkpoints.close()
+    np.testing.assert_allclose(losses, unbroken[1], rtol=1e-5)
 
 
 @pytest.mark.parametrize(("devices", "fsdp"), [(8, 1), (8, 4)])
@@ -132,7 +160,7 @@ def test_clipping_bounds_what_the_optimizer_sees():
     config = dataclasses.replace(TINY.optimizer, clip=0.5, warmup=0, learning_rate=1.0)
     optimizer = make_optimizer(config, make_learning_rate(config, 10))
     grads = {"w": jnp.full((4,), 100.0)}
-    _, state = optimizer.update(grads, optimizer.init(grads), grads)
+    _, state = optimizer.update(grads, optimizer.init(grads), grads, step=0)
     moments = [
         s.mu["w"]
         for s in jax.tree.leaves(state, is_leaf=lambda s: hasattr(s, "mu"))
@@ -165,9 +193,20 @@ def test_adamw_decays_weights_and_adam_does_not():
             TINY.optimizer, name=name, weight_decay=decay, warmup=0, learning_rate=0.01
         )
         optimizer = make_optimizer(config, make_learning_rate(config, 10))
-        updates, _ = optimizer.update(zero, optimizer.init(ones), ones)
+        updates, _ = optimizer.update(zero, optimizer.init(ones), ones, step=0)
         (after,) = arrays(optax.apply_updates(ones, updates))
         np.testing.assert_allclose(after, expected, rtol=1e-6)
+
+
+def test_the_rate_follows_the_step_of_the_run_and_not_the_updates_made():
+    config = dataclasses.replace(TINY.optimizer, learning_rate=1.0, warmup=0, decay="linear")
+    optimizer = make_optimizer(config, make_learning_rate(config, 10))
+    ones = {"w": jnp.ones(3)}
+    state = optimizer.init(ones)
+    for step, rate in ((0, 1.0), (5, 0.5), (5, 0.5), (9, 0.1)):
+        updates, state = optimizer.update(ones, state, ones, step=step)
+        # Adam's quotient is 1 for a gradient that stays the same.
+        np.testing.assert_allclose(arrays(updates)[0], -rate, rtol=1e-4)
 
 
 @pytest.mark.parametrize("decay", ["constant", "linear", "cosine"])

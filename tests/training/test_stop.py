@@ -1,0 +1,40 @@
+import signal
+import subprocess
+import sys
+
+import pytest
+
+WAITS = """
+import threading
+from ddpm_jax.training.stop import Stop
+
+with Stop(lambda line: print(line, flush=True)) as stop:
+    print("ready", flush=True)
+    while stop.signal is None or stop.signal == 2:
+        threading.Event().wait(0.05)
+    print("left with", stop.exit_code, flush=True)
+"""
+
+
+@pytest.fixture
+def process():
+    with subprocess.Popen([sys.executable, "-c", WAITS], stdout=subprocess.PIPE, text=True) as it:
+        assert it.stdout is not None
+        assert it.stdout.readline() == "ready\n"
+        yield it
+        it.kill()
+
+
+def test_a_second_sigint_ends_at_once(process):
+    process.send_signal(signal.SIGINT)
+    assert "once more ends at once, without saving" in process.stdout.readline()
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=10) == -signal.SIGINT
+
+
+def test_a_sigterm_is_granted(process):
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "saving after this step\n"
+    assert process.stdout.readline() == "left with 0\n"
+    assert process.wait(timeout=10) == 0
