@@ -1,4 +1,4 @@
-"""Writing files so that a kill at any moment leaves the old one or the new one, never half."""
+"""Where files go, and writing them so that a kill leaves the old one or the new one, never half."""
 
 import fcntl
 import os
@@ -7,6 +7,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ddpm_jax.errors import UserError
+
+
+def cache_folder() -> Path | None:
+    """Returns $DDPM_JAX_CACHE, None if that is empty; else ddpm_jax in the user's cache."""
+    given = os.environ.get("DDPM_JAX_CACHE")
+    if given is not None:
+        return Path(given).expanduser() if given else None
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ddpm_jax"
 
 
 @contextmanager

@@ -45,7 +45,12 @@ def step_memory(experiment: Experiment) -> int | None:
     check_batch(experiment.config, mesh)
     step = jit_train_step(experiment, mesh)
     layout = state_layout(experiment, mesh), batch_layout(experiment, mesh)
-    plan = step.lower(*layout).compile().memory_analysis()
+    return planned_bytes(step.lower(*layout).compile())
+
+
+def planned_bytes(compiled: Any) -> int | None:
+    """Returns a compiled program's peak bytes on one device, as planned; None if unknown."""
+    plan = compiled.memory_analysis()
     if plan is None:
         return None
     # What is donated is counted once: the new state lies where the old one lay.

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ddpm_jax import plots
+from ddpm_jax.backend import compiler_options
 from ddpm_jax.config import SampleConfig, check_seed
 from ddpm_jax.diffusion import (
     Sampler,
@@ -100,7 +101,12 @@ class SampleProgram:
         rows = batch_sharding(mesh)
         self._start = jax.jit(self._first_carry, out_shardings=rows)
         # The carry is donated: a chain holds one state, not two.
-        self._advance = jax.jit(self._some_steps, donate_argnums=1, out_shardings=rows)
+        self._advance = jax.jit(
+            self._some_steps,
+            donate_argnums=1,
+            out_shardings=rows,
+            compiler_options=compiler_options(mesh.devices.flat[0]),
+        )
 
     def _first_carry(self, seed: jax.Array, indices: jax.Array) -> Any:
         shape = self.experiment.config.data.example_shape

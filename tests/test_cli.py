@@ -1,5 +1,8 @@
 """What people get wrong: exit code 2, one line that helps, and nothing written or lost."""
 
+import subprocess
+import sys
+
 import pytest
 
 from ddpm_jax import cli
@@ -266,3 +269,13 @@ def test_rows_beyond_the_step_a_run_goes_on_from_are_taken_back(tmp_path):
             journal.row(row, values)
         journal.close()
         assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == expected
+
+
+def test_a_reader_that_leaves_is_no_error():
+    words = [sys.executable, "-m", "ddpm_jax.cli", "plot", "--help"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ddpm:
+        assert ddpm.stdout
+        assert ddpm.stderr
+        ddpm.stdout.close()
+        assert ddpm.wait(60) == 141
+        assert ddpm.stderr.read() == b""

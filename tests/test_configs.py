@@ -24,6 +24,7 @@ every_config = pytest.mark.parametrize("name", FILES)
 # The networks whose sizes are published, by the paper's code or by the documents.
 _CONVNEXT = {"model.block": "convnext", "model.dim": 32, "model.multipliers": (1, 2, 4, 8)}
 PUBLISHED = [
+    ("celebahq256", {}, 113_673_219),
     ("cifar10", {}, 35_746_307),
     ("fashion_mnist", {}, 2_996_315),
     ("flowers102", {}, 32_009_619),

@@ -6,14 +6,13 @@ changed source, a torn file or a flipped bit is noticed, and the arrays are made
 
 import hashlib
 import logging
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.files import replacing
+from ddpm_jax.files import cache_folder, replacing
 
 _log = logging.getLogger(__name__)
 
@@ -27,14 +26,6 @@ class Origin(NamedTuple):
 
     source: str
     state: str
-
-
-def cache_folder() -> Path | None:
-    """Returns $DDPM_JAX_CACHE, None if that is empty; else ddpm_jax in the user's cache."""
-    given = os.environ.get("DDPM_JAX_CACHE")
-    if given is not None:
-        return Path(given).expanduser() if given else None
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ddpm_jax"
 
 
 def recall(origin: Origin) -> dict[str, np.ndarray] | None:

@@ -26,6 +26,7 @@ from ddpm_jax.models.layers import (
     LinearAttention,
     SelfAttention,
     conv3x3,
+    convolution,
     dense,
     kernel_init,
 )
@@ -156,7 +157,8 @@ class AnnotatedUNet(nn.Module):
             return kind(bias=self.attention_bias, dtype=self.dtype, name=name)(h)
 
         # The first and last convolutions are float32, lest half precision round the pixels.
-        h = nn.Conv(self.dim // 3 * 2, (7, 7), kernel_init=kernel_init, name="conv_in")(x_t)
+        conv_in = {"kernel_init": kernel_init, "conv_general_dilated": convolution}
+        h = nn.Conv(self.dim // 3 * 2, (7, 7), **conv_in, name="conv_in")(x_t)
         h = h.astype(self.dtype)
         skips = []
         for i in levels:

@@ -13,7 +13,7 @@ from einops import rearrange
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ddpm_jax.models.layers import kernel_init
+from ddpm_jax.models.layers import convolution, kernel_init
 
 
 class Halve(nn.Module):
@@ -58,6 +58,7 @@ def _conv2x2(features: int, *, dtype: DTypeLike, name: str, use_bias: bool = Tru
         dtype=dtype,
         name=name,
         use_bias=use_bias,
+        conv_general_dilated=convolution,
     )
 
 
@@ -111,7 +112,8 @@ def _shifted_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     framed = _framed(x, kernel)
     shifts = itertools.product(*map(range, kernel.shape[:2]))
     h = sum(framed[:, i : i + height, j : j + width] * kernel[i, j] for i, j in shifts)
-    return jnp.asarray(h, x.dtype)
+    # And else it computes the sum anew wherever it is used, which a normalisation does twice.
+    return jax.lax.optimization_barrier(jnp.asarray(h, x.dtype))
 
 
 def _shifted_conv_vjp(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,6 +1,8 @@
 """Layers that more than one network is built from: NHWC, float32 parameters, any compute dtype."""
 
 import math
+from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -23,7 +25,26 @@ def dense(
     Over an image's last axis it is a 1x1 convolution.
     """
     init = nn.initializers.zeros if zero else kernel_init
-    return nn.Dense(features, use_bias=bias, kernel_init=init, dtype=dtype, name=name)
+    return nn.Dense(
+        features,
+        use_bias=bias,
+        kernel_init=init,
+        dtype=dtype,
+        name=name,
+        dot_general=_dot_of_rows,
+    )
+
+
+def _dot_of_rows(x: jax.Array, kernel: jax.Array, dims: Any, **options: Any) -> jax.Array:
+    """`x @ kernel` with all axes of x but the last as one.
+
+    The kernel's gradient is then a plain product of matrices; over several axes XLA transposes both
+    of its sides first, which takes longer than the product on a CPU.
+    """
+    rows = jax.lax.dot_general(
+        x.reshape(-1, x.shape[-1]), kernel, (((1,), (0,)), ((), ())), **options
+    )
+    return rows.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def conv3x3(
@@ -35,7 +56,49 @@ def conv3x3(
     """
     init = nn.initializers.zeros if zero else kernel_init
     return nn.Conv(
-        features, (3, 3), strides=stride, padding="SAME", kernel_init=init, dtype=dtype, name=name
+        features,
+        (3, 3),
+        strides=stride,
+        padding="SAME",
+        kernel_init=init,
+        dtype=dtype,
+        name=name,
+        conv_general_dilated=convolution,
+    )
+
+
+def convolution(
+    x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any
+) -> jax.Array:
+    """`jax.lax.conv_general_dilated`, with a gradient that is fast on a CPU too.
+
+    The kernel's gradient begins by transposing x and the gradient of the result. XLA on a CPU
+    computes, for each transposed entry, all that x is made of once more; so x is written down.
+    """
+
+    def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+    @jax.custom_vjp
+    def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return plain(x, kernel)
+
+    def backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x, kernel = saved
+        x, g = written_on_cpu((x, g))
+        return jax.vjp(plain, x, kernel)[1](g)
+
+    convolve.defvjp(lambda x, kernel: (plain(x, kernel), (x, kernel)), backward)
+    return convolve(x, kernel)
+
+
+def written_on_cpu(arrays: Any) -> Any:
+    """Makes XLA write arrays to memory on a CPU, rather than compute them anew for each use.
+
+    Accelerators do better without: a TPU computes a convolution's input on its way into it.
+    """
+    return jax.lax.platform_dependent(
+        arrays, cpu=jax.lax.optimization_barrier, default=lambda arrays: arrays
     )
 
 
@@ -80,11 +143,54 @@ class GroupNorm(nn.Module):
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
-        x = x.astype(jnp.float32)
-        mean, variance = _group_moments(x, group_count(channels, self.groups))
-        return ((x - mean) * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias).astype(
-            self.dtype
-        )
+        groups = group_count(channels, self.groups)
+        return _normalize(x, scale, bias, groups, self.epsilon, jnp.dtype(self.dtype))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _normalize(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, epsilon: float, dtype: jnp.dtype
+) -> jax.Array:
+    return _normalize_forward(x, scale, bias, groups, epsilon, dtype)[0]
+
+
+def _normalize_forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, epsilon: float, dtype: jnp.dtype
+) -> tuple[jax.Array, Any]:
+    mean, variance = _group_moments(x.astype(jnp.float32), groups)
+    # Else a CPU takes the root again for each pixel.
+    mean, rstd = written_on_cpu((mean, jax.lax.rsqrt(variance + epsilon)))
+    y = (x.astype(jnp.float32) - mean) * (rstd * scale) + bias
+    return y.astype(dtype), (x, mean, rstd, scale)
+
+
+def _normalize_backward(
+    groups: int, epsilon: float, dtype: jnp.dtype, saved: Any, g: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Two passes over x and g: one for the sums of each channel, one for the gradient of x.
+
+    With h = (x - mean) · rstd, dx = rstd · (scale · g - E[scale · g] - h · E[scale · g · h]), the
+    means being those of a group; automatic differentiation takes more passes, and keeps more.
+    """
+    x, mean, rstd, scale = saved
+    g = written_on_cpu(g).astype(jnp.float32)
+    centred = x.astype(jnp.float32) - mean
+    pixels, all_but_channels = tuple(range(1, x.ndim - 1)), tuple(range(x.ndim - 1))
+    of_g = g.sum(pixels, keepdims=True)
+    of_gh = (g * centred).sum(pixels, keepdims=True) * rstd
+    count = math.prod(x.shape[1:]) // groups
+
+    def group_mean(sums: jax.Array) -> jax.Array:
+        sums = rearrange(sums * scale, "... (g c) -> ... g c", g=groups)
+        means = sums.sum(-1, keepdims=True) / count
+        return jnp.broadcast_to(means, sums.shape).reshape(mean.shape)
+
+    offset, slope = written_on_cpu((rstd * group_mean(of_g), rstd**2 * group_mean(of_gh)))
+    dx = g * (rstd * scale) - centred * slope - offset
+    return dx.astype(x.dtype), of_gh.sum(all_but_channels), of_g.sum(all_but_channels)
+
+
+_normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 def _group_moments(x: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
@@ -95,8 +201,7 @@ def _group_moments(x: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
     """
     pixels = tuple(range(1, x.ndim - 1))
     # E[x²] - E[x]² cancels where the mean is large, so shift by one of the channel's own values.
-    # Neither moment depends on the shift: no gradient passes through it.
-    shift = jax.lax.stop_gradient(x[(slice(None), *(slice(0, 1) for _ in pixels))])
+    shift = x[(slice(None), *(slice(0, 1) for _ in pixels))]
     shifted = x - shift
     first = shifted.mean(pixels, keepdims=True)
     second = jnp.square(shifted).mean(pixels, keepdims=True)

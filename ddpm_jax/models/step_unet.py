@@ -15,6 +15,7 @@ from einops import rearrange, reduce
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from ddpm_jax.models.layers import convolution
 from ddpm_jax.models.unet import check_inputs
 from ddpm_jax.typing import Labels, Timesteps
 
@@ -83,7 +84,8 @@ class StepUNet(nn.Module):
         def convolve(
             h: jax.Array, width: int, name: str, *, first: bool, dtype: DTypeLike = self.dtype
         ) -> jax.Array:
-            h = nn.Conv(width, (3, 3), kernel_init=_he, dtype=dtype, name=name)(h)
+            options = {"kernel_init": _he, "conv_general_dilated": convolution, "dtype": dtype}
+            h = nn.Conv(width, (3, 3), **options, name=name)(h)
             if first and self.num_classes:
                 h += self._class_bias(labels, width, f"{name}_label").astype(h.dtype)
             return nn.relu(h)

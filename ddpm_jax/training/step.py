@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from ddpm_jax.backend import compiler_options
 from ddpm_jax.experiment import Draw, Experiment
 from ddpm_jax.mesh import batch_sharding, replicated, state_shardings
 from ddpm_jax.training.state import TrainState, ema_update, init_state
@@ -134,6 +135,7 @@ def jit_train_step(experiment: Experiment, mesh: Mesh) -> Any:
         in_shardings=(shardings, batch_sharding(mesh, leading=leading)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
+        compiler_options=compiler_options(mesh.devices.flat[0]),
     )
 
 

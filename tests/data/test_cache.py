@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddpm_jax.data.cache import Origin, cache_folder, keep, recall
+from ddpm_jax.data.cache import Origin, keep, recall
+from ddpm_jax.files import cache_folder
 
 ORIGIN = Origin("pictures x", "as they were")
 ARRAYS = {"examples": np.arange(600, dtype=np.uint8).reshape(100, 2, 3), "broken": np.array("[]")}

@@ -1,0 +1,64 @@
+"""Every config as a user starts it, in its smoke size: trained, and all its pictures drawn.
+
+The tutorials always; the others, whose parts other tests train too, with --long.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddpm_jax.cli import main
+
+CONFIGS = sorted(path.stem for path in Path("configs").glob("*.py"))
+
+# Real data that stand in for what can't be downloaded here.
+STAND_INS = {
+    "celebahq256": ["--data.name", "cifar10"],
+    "fashion_mnist": ["--data.name", "mnist"],
+    "flowers102": ["--data.name", "cifar10", "--data.split", "test"],
+}
+OF_TFDS = ("mnist", "mnist_t10", "mnist_t10_conditional", "cifar10", *STAND_INS)
+# One step's examples are spread over the eight devices that the tests have.
+MORE = STAND_INS | {"single_image": ["--train.batch_size", "8"]}
+LONG = ("arrays", "celebahq256", "cifar10", "digits", "flowers102", "folder", "mnist")
+
+
+@pytest.fixture
+def of_ones_own(tmp_path):
+    """A folder of pictures in two classes, and a file of arrays with ten."""
+    rng = np.random.default_rng(0)
+    for n in range(16):
+        path = tmp_path / "pictures" / "ab"[n % 2] / f"{n}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(path)
+    images = rng.integers(0, 256, (40, 16, 16, 3), np.uint8)
+    np.savez(tmp_path / "arrays.npz", images=images, labels=np.arange(40) % 10)
+    return {
+        "folder": ["--data.path", str(tmp_path / "pictures")],
+        "arrays": ["--data.path", str(tmp_path / "arrays.npz")],
+    }
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_it_trains_and_draws_in_its_smoke_size(name, tmp_path, of_ones_own, capsys, request):
+    if name in LONG and not request.config.getoption("--long"):
+        pytest.skip("with --long")
+    if name in OF_TFDS and "TFDS_DATA_DIR" not in os.environ:
+        pytest.skip("needs real data in $TFDS_DATA_DIR")
+    words = MORE.get(name, []) + of_ones_own.get(name, [])
+    run = tmp_path / "run"
+    code = main(["train", f"configs/{name}.py", "--smoke", "--workdir", str(run), *words])
+    assert code == 0, capsys.readouterr().err
+    steps = json.loads((run / "config.json").read_text())["train"]["steps"]
+    assert (run / "checkpoints" / str(steps)).is_dir()
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == steps
+    assert all(math.isfinite(row["loss"]) and row["loss"] > 0 for row in rows)
+    for picture in ("samples.png", "denoising.gif", "loss.png"):
+        with Image.open(run / picture) as drawn:
+            assert np.asarray(drawn.convert("L"), float).std() > 0, picture
