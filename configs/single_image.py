@@ -1,4 +1,4 @@
-"""One picture of any size, learned alone: document 000, a demonstration in PyTorch.
+r"""One picture of any size, learned alone: document 000, a demonstration in PyTorch.
 
 scikit-learn's flower.jpg at its own 427×640; `--data.path FILE` takes your picture at its own size,
 `--data.image_size H W` at another. T = 100 with β from 1e-3 to 0.2, two timesteps of the picture in
@@ -16,9 +16,10 @@ a wrong colour: after 1,500 steps at 27×40 (Adam 1e-3) six samples have the flo
 tints, 8 to 19 dB from the picture, and with v all are 24 to 26 dB from it.
 `--diffusion.prediction eps` is the document's own.
 
-At the full size a step takes seconds on a CPU. A flower in minutes there:
+At the full size a step takes seconds on a CPU. A flower in two minutes there:
 
-    ddpm train configs/single_image.py --data.image_size 53 80 --optimizer.learning_rate 1e-3
+    ddpm train configs/single_image.py --data.image_size 53 80 --optimizer.learning_rate 1e-3 \
+        --train.steps 1500
 
 The figures: `ddpm plot RUN forward`, `reverse`, `samples`, `film`.
 """
