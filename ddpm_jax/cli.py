@@ -5,6 +5,7 @@ import dataclasses
 import importlib.metadata
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
+from ddpm_jax.backend import keep_programs
+from ddpm_jax.distributed import Options, find, first, joined
 from ddpm_jax.errors import UserError, nearest
 
 # JAX takes a second to import and tyro a tenth: each command imports what it needs, so that
@@ -52,7 +55,11 @@ def _names(of: Any) -> list[str]:
 
     if isinstance(of, configs.Config):
         return [name for name in configs.flatten(of) if not name.endswith(".kind")]
-    return [item.name for item in dataclasses.fields(of)]
+    names = []
+    for item in dataclasses.fields(of):
+        inner = dataclasses.fields(item.default) if dataclasses.is_dataclass(item.default) else ()
+        names += [f"{item.name}.{each.name}" for each in inner] or [item.name]
+    return names
 
 
 def _check_names(args: Sequence[str], known: Sequence[str], prog: str) -> None:
@@ -137,7 +144,7 @@ def _bar(title: str) -> Callable[[int, int], None]:
         from tqdm import tqdm
 
         if not bars:
-            hidden = not sys.stderr.isatty()
+            hidden = not (first() and sys.stderr.isatty())
             bars.append(tqdm(desc=title, total=total, unit="step", disable=hidden))
         bars[0].update(done - bars[0].n)
         if done == total:
@@ -147,7 +154,8 @@ def _bar(title: str) -> Callable[[int, int], None]:
 
 
 def _warn(line: str) -> None:
-    print(f"ddpm: {line}", file=sys.stderr)
+    if first():
+        print(f"ddpm: {line}", file=sys.stderr)
 
 
 # --- the commands ---------------------------------------------------------------------------------
@@ -159,7 +167,12 @@ def _train(args: list[str]) -> int:
     if args in (["--help"], ["-h"]):
         print("usage: ddpm train CONFIG [--workdir DIR] [--smoke] [--SETTING VALUE ...]\n")
         print("Trains in DIR (runs/NAME for configs/NAME.py), going on where it stopped;")
-        print("--smoke runs the config in seconds (runs/NAME-smoke), to see that all works.\n")
+        print("--smoke runs the config in seconds (runs/NAME-smoke), to see that all works.")
+        print("Several processes share the work: --distributed.coordinator HOST:PORT, where the")
+        print(
+            "first one is, --distributed.num_processes N, --distributed.process_id I (from 0), and"
+        )
+        print("--distributed.timeout SECONDS (300) to find each other. Slurm and TPUs tell them.\n")
         _parse(configs.Config, args, "ddpm train CONFIG", default=configs.Config())
     target, rest = _target(args, "ddpm train", "CONFIG")
     workdir, rest = _take(rest, "--workdir")
@@ -199,7 +212,10 @@ class _SampleOptions:
     batch_size: int | None = None
     """Samples computed at once."""
     output: str | None = None
-    """FILE.png (a grid), .gif (the film of their denoising) or .npz; else RUN-seedS.png here."""
+    """FILE.png (a grid), .gif (the film of their denoising) or .npz; else RUN-seedS.png here.
+
+    A folder gets numbered .npz files, which several processes share out, and goes on after a kill.
+    """
 
 
 def _sample(args: list[str]) -> int:
@@ -210,17 +226,44 @@ def _sample(args: list[str]) -> int:
     named = f"{Path(target).resolve().name}-seed{options.seed}.png"
     output = Path(options.output or named)
     writers = (".png", ".gif", ".npz")
-    if output.suffix not in writers:
-        raise UserError(f"--output {output}: its ending must be one of {', '.join(writers)}")
+    sharded = output.suffix == ""
+    if not sharded and output.suffix not in writers:
+        known = ", ".join(writers)
+        raise UserError(f"--output {output}: its ending must be one of {known}, or none: a folder")
     from ddpm_jax import plots
     from ddpm_jax.run import load
     from ddpm_jax.sampling import film_size, write_samples
 
-    run = load(target, checkpoint=options.checkpoint, params=options.params, report=_warn)
-    plots.check_path(output, output.suffix)
+    run = load(
+        target,
+        checkpoint=options.checkpoint,
+        params=options.params,
+        here=sharded,
+        report=_warn,
+    )
     labels = options.labels
     if labels is not None and len(labels) == 1 and options.num is not None:
         labels = labels * options.num
+    if sharded:
+        from ddpm_jax.shards import sample_shards
+
+        count = sample_shards(
+            run,
+            output,
+            options.num,
+            seed=options.seed,
+            labels=labels,
+            guidance=options.guidance,
+            sampler=options.sampler,
+            steps=options.steps,
+            eta=options.eta,
+            batch_size=options.batch_size,
+            progress=_bar("sampling"),
+        )
+        if first():
+            print(f"{count} samples of step {run.step} in {output}")
+        return 0
+    plots.check_path(output, output.suffix)
     drawn = run.sample(
         options.num,
         seed=options.seed,
@@ -233,8 +276,9 @@ def _sample(args: list[str]) -> int:
         frames_of=film_size(run.config.data.example_shape) if output.suffix == ".gif" else 0,
         progress=_bar("sampling"),
     )
-    write_samples(output, drawn)
-    print(f"{len(drawn.samples)} samples of step {run.step} in {output}")
+    if first():
+        write_samples(output, drawn)
+        print(f"{len(drawn.samples)} samples of step {run.step} in {output}")
     return 0
 
 
@@ -264,7 +308,8 @@ def _evaluate(args: list[str]) -> int:
     run = load(target, checkpoint=options.checkpoint, params=options.params, report=_warn)
     other = _parse(configs.Config, of_data, f"ddpm evaluate {target}", default=run.config)
     values = evaluate(run, options.metrics, data=other.data, seed=options.seed, progress=_bar)
-    _show(values, options.json)
+    if first():
+        _show(values, options.json)
     return 0
 
 
@@ -279,6 +324,24 @@ def _info(args: list[str]) -> int:
     from ddpm_jax.info import describe
 
     _show(describe(config), as_json)
+    return 0
+
+
+def _bench(args: list[str]) -> int:
+    if args in (["--help"], ["-h"]):
+        print("usage: ddpm bench CONFIG|RUN [--steps N] [--json] [--SETTING VALUE ...]\n")
+        print("Measures compiling, training and sampling on this machine, over five windows of N")
+        print("steps (10 unless said), and the share they reach of its fastest matrix product.")
+        return 0
+    target, rest = _target(args, "ddpm bench", "CONFIG|RUN")
+    steps, rest = _take(rest, "--steps")
+    as_json = "--json" in rest
+    config = _config_of(target, [word for word in rest if word != "--json"], "ddpm bench")
+    if steps is not None and not steps.isdecimal():
+        raise UserError(f"--steps {steps} is no whole number")
+    from ddpm_jax.bench import bench
+
+    _show(bench(config, steps=int(steps or 10), progress=_warn), as_json)
     return 0
 
 
@@ -432,18 +495,36 @@ class _Command(NamedTuple):
     run: Callable[[list[str]], int]
     usage: str
     help: str
+    together: bool = False
+    """Whether several processes can share the work."""
 
 
 COMMANDS = {
-    "train": _Command(_train, "CONFIG [--workdir DIR]", "train, or go on where it stopped"),
-    "sample": _Command(_sample, "RUN [--num N]", "draw samples from a run"),
-    "evaluate": _Command(_evaluate, "RUN", "judge a run's samples against its data"),
+    "train": _Command(_train, "CONFIG [--workdir DIR]", "train, or go on where it stopped", True),
+    "sample": _Command(_sample, "RUN [--num N]", "draw samples from a run", True),
+    "evaluate": _Command(_evaluate, "RUN", "judge a run's samples against its data", True),
     "plot": _Command(_plot, "CONFIG|RUN FIGURE", "draw a figure of a run or a config"),
     "info": _Command(_info, "CONFIG|RUN [--json]", "parameters, FLOPs, memory, data"),
+    "bench": _Command(_bench, "CONFIG|RUN [--steps N]", "how fast it runs on this machine"),
     "data": _Command(
         _data, "prepare NAME|info SOURCE", "prepare a TFDS data set; look at any data"
     ),
 }
+
+
+@dataclass(frozen=True)
+class _Together:
+    distributed: Options = Options()  # noqa: RUF009 (frozen)
+
+
+def _run_together(command: _Command, args: list[str], prog: str) -> int:
+    """Runs a command as one process of several, if it is; all of them end with one exit code."""
+    named, rest = _split(args, "--distributed.")
+    place = find(_parse(_Together, named, prog).distributed)
+    if place is None:
+        return command.run(rest)
+    with joined(place):
+        return command.run(rest)
 
 
 def _usage() -> str:
@@ -472,7 +553,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             known = ", ".join(COMMANDS)
             hint = nearest(args[0], list(COMMANDS))
             raise UserError(f"there is no command {args[0]}{hint}; there are {known}")
-        return COMMANDS[args[0]].run(args[1:])
+        command = COMMANDS[args[0]]
+        keep_programs()
+        if not command.together or args[-1:] in (["--help"], ["-h"]):
+            return command.run(args[1:])
+        return _run_together(command, args[1:], f"ddpm {args[0]}")
     except UserError as error:
         # Names of files may hold line breaks, and what they say about them must not.
         print(f"ddpm: {' '.join(str(error).splitlines())}", file=sys.stderr)
@@ -481,6 +566,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # Who read the output has left, as `head` does; Python would complain at its end once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 if __name__ == "__main__":

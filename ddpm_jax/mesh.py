@@ -6,7 +6,7 @@ whole. The same program runs on one CPU and on a pod: only the mesh differs.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -34,12 +34,13 @@ def make_mesh(fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     return jax.make_mesh(shape, ("data", "fsdp"), axis_types=axes, devices=devices)
 
 
-def fitting_mesh(fsdp: int) -> Mesh:
-    """The mesh of `fsdp` where it divides this machine's devices, else one without fsdp.
+def fitting_mesh(fsdp: int, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh of `fsdp` where it divides the number of devices, else one without fsdp.
 
     Trained on a pod, a run is looked at and sampled at a desk.
     """
-    return make_mesh(fsdp if jax.device_count() % fsdp == 0 else 1)
+    count = jax.device_count() if devices is None else len(devices)
+    return make_mesh(fsdp if count % fsdp == 0 else 1, devices)
 
 
 def check_batch(config: Config, mesh: Mesh) -> None:
@@ -81,17 +82,51 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
     return jax.tree.map(rule, state)
 
 
-def put_batch(batch: Any, mesh: Mesh, *, leading: int = 0) -> Any:
-    """Puts this process's rows of the global batch on its devices."""
+def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """Returns which rows of the global batch this process's devices hold, int64 `[R]`, rising.
+
+    They follow from where its devices stand in the mesh, which need not be in processes' order.
+    """
+    places = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    found = [np.arange(batch_size)[index] for index in places.values() if index is not None]
+    return np.unique(np.concatenate(found))
+
+
+def put_batch(
+    batch: Any, mesh: Mesh, *, rows: np.ndarray | None = None, size: int = 0, leading: int = 0
+) -> Any:
+    """Puts this process's part of the global batch on its devices.
+
+    `batch` holds the `rows` (rising) of a global batch of `size`; all of it unless they are given.
+    `leading` whole axes stand before the rows.
+    """
     sharding = batch_sharding(mesh, leading=leading)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+    def put(x: np.ndarray) -> jax.Array:
+        if rows is None:
+            return _from_callback(x.shape, sharding, lambda index: x[index])
+        held, shape = rows, (*x.shape[:leading], size, *x.shape[leading + 1 :])
+
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[leading].indices(size)
+            at = int(np.searchsorted(held, start))
+            return x[(*index[:leading], slice(at, at + stop - start))]
+
+        return _from_callback(shape, sharding, part)
+
+    return jax.tree.map(put, batch)
 
 
 def put_rows(array: np.ndarray, mesh: Mesh) -> jax.Array:
     """Spreads the rows of an array that every process holds whole over all devices."""
-    return jax.make_array_from_callback(
-        array.shape, batch_sharding(mesh), lambda index: array[index]
-    )
+    return _from_callback(array.shape, batch_sharding(mesh), lambda index: array[index])
+
+
+def _from_callback(
+    shape: tuple[int, ...], sharding: NamedSharding, part: Callable[[Any], np.ndarray]
+) -> jax.Array:
+    """Asks `part` for what this process's devices hold, and puts it there."""
+    return jax.make_array_from_callback(shape, sharding, part)
 
 
 def fetch(array: jax.Array) -> np.ndarray:

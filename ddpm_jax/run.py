@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 from jax.sharding import Mesh
 
 from ddpm_jax.config import Config, SampleConfig
+from ddpm_jax.distributed import first_says
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.mesh import fitting_mesh
@@ -22,9 +24,19 @@ from ddpm_jax.training.step import state_layout
 class Run:
     """One checkpoint of a run, on this machine's devices."""
 
-    def __init__(self, folder: Path, step: int, experiment: Experiment, params: Any, mesh: Mesh):
+    def __init__(
+        self,
+        folder: Path,
+        step: int,
+        experiment: Experiment,
+        params: Any,
+        *,
+        name: str,
+        mesh: Mesh,
+    ):
+        """`name` says which parameters they are: ema or raw."""
         self.folder, self.step, self.mesh = folder, step, mesh
-        self.experiment, self.params = experiment, params
+        self.experiment, self.params, self.name = experiment, params, name
         self._programs: dict[SampleConfig, SampleProgram] = {}
 
     @property
@@ -37,6 +49,7 @@ class Run:
         num: int | None = None,
         *,
         seed: int = 0,
+        first: int = 0,
         labels: Sequence[int] | None = None,
         guidance: float | None = None,
         sampler: str | None = None,
@@ -46,7 +59,7 @@ class Run:
         frames_of: int = 0,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Samples:
-        """Draws samples; what is None is as the run's config says.
+        """Draws samples first … first+num-1; what is None is as the run's config says.
 
         Returns float32 samples `[num, …]` on the data's scale ([-1, 1] for pictures), their
         labels, and the first `frames_of` samples' trajectory. Raises UserError for settings that
@@ -68,6 +81,7 @@ class Run:
             self.params,
             num,
             seed=seed,
+            first=first,
             labels=labels,
             frames_of=frames_of,
             progress=progress,
@@ -79,17 +93,19 @@ def load(
     *,
     checkpoint: int | None = None,
     params: Literal["ema", "raw"] = "ema",
+    here: bool = False,
     report: Callable[[str], None] = print,
 ) -> Run:
     """Opens a run folder: the newest good checkpoint, or the step asked for.
 
     Needs nothing but the folder, and runs no code out of it; any number of devices will do.
-    `report` is given a line for each damaged checkpoint passed over. Raises UserError if the
-    folder holds no checkpoint, or the one asked for is missing or damaged.
+    With `here`, each of several processes works on its own devices, apart from the others; else on
+    all devices of all, together. `report` is given a line for each damaged checkpoint passed over.
+    Raises UserError if the folder holds no checkpoint, or the one asked for is missing or damaged.
     """
     folder = Path(folder)
     checkpoints = Checkpoints(folder, report=report)
-    step = checkpoints.newest_good(checkpoint)
+    step = first_says(lambda: checkpoints.newest_good(checkpoint))
     if step is None:
         if folder.is_file():
             raise UserError(f"{folder} is a file; name the folder of a run, as runs/digits")
@@ -97,6 +113,7 @@ def load(
         raise UserError(f"{folder} {what}; train first: ddpm train CONFIG --workdir {folder}")
     experiment = build(checkpoints.config(step))
     name = {"ema": "ema", "raw": "params"}[params]
-    mesh = fitting_mesh(experiment.config.mesh.fsdp)
+    mesh = fitting_mesh(experiment.config.mesh.fsdp, jax.local_devices() if here else None)
     layout = {name: getattr(state_layout(experiment, mesh), name)}
-    return Run(folder, step, experiment, checkpoints.restore(step, layout)[name], mesh)
+    restored = checkpoints.restore(step, layout)[name]
+    return Run(folder, step, experiment, restored, name=params, mesh=mesh)

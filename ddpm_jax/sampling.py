@@ -124,11 +124,14 @@ class SampleProgram:
         num: int,
         *,
         seed: int,
+        first: int = 0,
         labels: Sequence[int] | None = None,
         frames_of: int = 0,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Samples:
-        """Draws samples 0 … num-1 of a seed; every process must call it and gets all of them.
+        """Draws samples first … first+num-1 of a seed.
+
+        Every process of the mesh must call it, and gets all of them.
 
         `labels` has one class for each sample, or None for each class in turn. The first
         `frames_of` samples (within one batch) leave their trajectory, at about 50 moments.
@@ -138,7 +141,7 @@ class SampleProgram:
         check_seed(seed)
         if num < 1:
             raise UserError(f"the number of samples is {num}; it must be at least 1")
-        drawn_labels = self._check_labels(num, labels)
+        drawn_labels = self._check_labels(first, num, labels)
         size = self._batch_size(num)
         chunk = _chunk(len(self.times) - 1)
         batches, per_batch = math.ceil(num / size), len(self.times) - 1
@@ -146,7 +149,7 @@ class SampleProgram:
         for batch in range(batches):
             # The last batch is filled up, so that one compiled shape serves all.
             places = np.arange(batch * size, (batch + 1) * size, dtype=np.uint32)
-            indices = put_rows(places, self.mesh)
+            indices = put_rows(places + np.uint32(first), self.mesh)
             rows = None
             if drawn_labels is not None:
                 padded = drawn_labels[np.minimum(places, num - 1)]
@@ -156,13 +159,13 @@ class SampleProgram:
             filming = frames_of if batch == 0 else 0
             if filming:
                 frames.append(fetch(carry.x)[:filming])
-            for first in range(0, per_batch, chunk):
-                times = self.times[first : first + chunk + 1]
+            for start in range(0, per_batch, chunk):
+                times = self.times[start : start + chunk + 1]
                 carry = self._advance(params, carry, times, key, indices, rows)
                 if filming:
                     frames.append(fetch(carry.x)[:filming])
                 jax.block_until_ready(carry)
-                progress(batch * per_batch + first + len(times) - 1, batches * per_batch)
+                progress(batch * per_batch + start + len(times) - 1, batches * per_batch)
             samples.append(fetch(carry.x))
         return Samples(
             np.concatenate(samples)[:num],
@@ -175,14 +178,16 @@ class SampleProgram:
         devices = self.mesh.size
         return math.ceil(min(num, self.options.batch_size) / devices) * devices
 
-    def _check_labels(self, num: int, labels: Sequence[int] | None) -> np.ndarray | None:
+    def _check_labels(
+        self, first: int, num: int, labels: Sequence[int] | None
+    ) -> np.ndarray | None:
         classes = self.experiment.num_classes
         if classes == 0:
             if labels is not None:
                 raise UserError("--labels: this network was trained without labels; leave them out")
             return None
         if labels is None:
-            return np.arange(num, dtype=np.int32) % classes
+            return np.arange(first, first + num, dtype=np.int32) % classes
         if len(labels) != num:
             raise UserError(f"--labels has {len(labels)} labels for {num} samples; give one each")
         wrong = [label for label in labels if not 0 <= label < classes]

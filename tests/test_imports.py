@@ -12,8 +12,8 @@ ROOT = Path(ddpm_jax.__file__).parent
 # Lowest first; modules of one row do not know each other, but for the inside of one package.
 LAYERS = (
     ("errors", "typing"),
-    ("files", "streams", "diffusion", "training.board", "training.quiet"),
-    ("models", "plots"),
+    ("files", "streams", "distributed", "diffusion", "training.board", "training.quiet"),
+    ("backend", "models", "plots"),
     ("config",),
     ("data",),
     ("experiment",),
@@ -23,7 +23,8 @@ LAYERS = (
     ("training.diagnosis",),
     ("training.session",),
     ("run", "training.loop", "metrics"),
-    ("figures", "info", "evaluation"),
+    ("figures", "info", "evaluation", "shards"),
+    ("bench",),
     ("cli",),
 )
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}

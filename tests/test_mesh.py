@@ -2,11 +2,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from ddpm_jax import mesh as meshes
 from ddpm_jax.errors import UserError
-from ddpm_jax.mesh import check_batch, fetch, make_mesh, put_batch, put_rows, state_shardings
+from ddpm_jax.mesh import (
+    check_batch,
+    fetch,
+    local_rows,
+    make_mesh,
+    put_batch,
+    put_rows,
+    state_shardings,
+)
 from tests.tiny import TINY, changed
 
 
@@ -51,6 +59,37 @@ def test_rows_go_to_the_mesh_and_come_back_in_order():
         assert placed.sharding.shard_shape(rows.shape)[0] == 16 // mesh.size
         np.testing.assert_array_equal(fetch(placed), rows)
         np.testing.assert_array_equal(fetch(put_batch(rows, mesh)), rows)
+
+
+def test_a_process_holds_the_rows_that_its_devices_stand_for(monkeypatch):
+    devices = [*jax.devices()[4:], *jax.devices()[:4]]
+    mesh = make_mesh(2, devices=devices)
+    assert local_rows(mesh, 16).tolist() == list(range(16))
+    # As if this process had the four devices alone that come first in the mesh.
+    whole = NamedSharding.addressable_devices_indices_map
+    own = set(devices[:4])
+    monkeypatch.setattr(
+        NamedSharding,
+        "addressable_devices_indices_map",
+        lambda self, shape: {d: i for d, i in whole(self, shape).items() if d in own},
+    )
+    assert local_rows(mesh, 16).tolist() == list(range(8))
+
+
+def test_rows_given_in_part_lie_where_they_belong(monkeypatch):
+    found = {}
+
+    def record(shape, sharding, part):
+        found[shape] = [part((slice(None), slice(n, n + 2), slice(None))) for n in (4, 6)]
+        return np.zeros(shape)
+
+    monkeypatch.setattr(jax, "make_array_from_callback", record)
+    batch = np.arange(2 * 8 * 3).reshape(2, 8, 3)
+    rows = np.arange(4, 8)
+    put_batch(batch[:, rows], make_mesh(1), rows=rows, size=8, leading=1)
+    (parts,) = found.values()
+    assert list(found) == [(2, 8, 3)]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), batch[:, 4:])
 
 
 def test_a_batch_that_does_not_split_is_refused_with_one_that_does():

@@ -16,6 +16,9 @@ from ddpm_jax.typing import Batch
 
 _FOREVER = 2**60
 
+Rows = slice | np.ndarray
+"""Places in a batch: int64 `[R]`, or a slice."""
+
 
 @functools.lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
@@ -53,19 +56,16 @@ def local_batch(
     seed: int,
     step: int,
     batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Rows = slice(None),
 ) -> Batch:
     """Returns this process's rows of the batch of a step, in NumPy.
 
-    `batch_size` counts over all processes; process p of P gets rows p·B/P … (p+1)·B/P - 1 (rounded
-    down where P does not divide B), so their batches in order are the batch of one process.
+    `batch_size` counts over all processes. `rows` are the places in the batch that this process
+    needs, in the order in which it wants them; they alone are read.
     """
-    first = process_index * batch_size // process_count
-    last = (process_index + 1) * batch_size // process_count
-    indices = batch_indices(seed, step, batch_size, len(source))[first:last]
+    indices = batch_indices(seed, step, batch_size, len(source))[rows]
     if isinstance(source, CroppedSource):
-        corners = crop_corners(seed, step, batch_size, source.room)[first:last]
+        corners = crop_corners(seed, step, batch_size, source.room)[rows]
         return source.cut(indices, corners)
     return source.gather(indices)
 
@@ -84,16 +84,14 @@ class Batches:
         *,
         seed: int,
         batch_size: int,
-        process_index: int = 0,
-        process_count: int = 1,
+        rows: Rows = slice(None),
     ):
         self._batch = functools.partial(
             local_batch,
             source,
             seed=seed,
             batch_size=batch_size,
-            process_index=process_index,
-            process_count=process_count,
+            rows=rows,
         )
         self._streams = source.streams
         self._ahead: Any = None

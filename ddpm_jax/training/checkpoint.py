@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,6 +30,7 @@ import orbax.checkpoint as ocp
 
 from ddpm_jax import config as configs
 from ddpm_jax.config import Config
+from ddpm_jax.distributed import alone, first, gather
 from ddpm_jax.errors import UserError
 from ddpm_jax.training.quiet import Quiet
 
@@ -46,7 +48,7 @@ class Checkpoints:
         self._report = report
         self._writer: ocp.StandardCheckpointer | None = None
         self._thread: threading.Thread | None = None
-        self._failure: Exception | None = None
+        self._failure: str | None = None
         self._quiet: Quiet | None = None
 
     def steps(self) -> list[int]:
@@ -67,8 +69,9 @@ class Checkpoints:
         nothing: `problem` and `wait` tell of it.
         """
         self.join()
+        failure = None
         try:
-            if jax.process_index() == 0:
+            if first():
                 self.folder.mkdir(parents=True, exist_ok=True)
                 for torn in self.folder.glob("*.tmp*"):
                     shutil.rmtree(torn)
@@ -77,9 +80,8 @@ class Checkpoints:
             self._quiet = self._quiet or Quiet()
             self._writer.save(self._beside(step) / _STATE, state)
         except Exception as error:  # Orbax has no kind of its own for "the disk is full".
-            self._give_up(step, error)
-            return
-        arguments = (self._writer, step, config, keep, keep_every)
+            failure = error
+        arguments = (step, config, keep, keep_every, failure)
         self._thread = threading.Thread(target=self._finish, args=arguments, daemon=True)
         self._thread.start()
 
@@ -88,22 +90,39 @@ class Checkpoints:
 
     def _finish(
         self,
-        writer: ocp.StandardCheckpointer,
         step: int,
         config: Config,
         keep: int | None,
         keep_every: int | None,
+        failure: Exception | None,
     ) -> None:
+        """Ends a save, in the background; one process's failure is every process's."""
         try:
-            writer.wait_until_finished()
-            if jax.process_index() == 0:
+            if failure is None and self._writer is not None:
+                self._writer.wait_until_finished()
+        except Exception as error:  # Told in the caller's thread.
+            failure = error
+        reason = self._reason_of_any(failure)
+        failure = None
+        try:
+            if reason is None and first():
                 self._seal(step, config)
                 if keep is not None:
                     self._prune(step, keep, keep_every)
-        except Exception as error:  # Told in the caller's thread.
-            self._give_up(step, error)
+        except Exception as error:
+            failure = error
+        reason = reason or self._reason_of_any(failure)
+        if reason is not None:
+            self._give_up(step, reason)
 
-    def _give_up(self, step: int, error: Exception) -> None:
+    def _reason_of_any(self, failure: Exception | None) -> str | None:
+        """Why a save failed, on the first process where it did; all processes call it."""
+        own = None if failure is None else _reason(failure)
+        if own is not None and not alone():
+            own = f"{own}, on {socket.gethostname()}"
+        return next((reason for reason in gather("save", own) if reason is not None), None)
+
+    def _give_up(self, step: int, reason: str) -> None:
         if self._quiet is not None:
             self._quiet.stay()
         # A writer that failed may fail for ever; and what it wrote only takes room.
@@ -111,8 +130,9 @@ class Checkpoints:
         with suppress(Exception):
             if writer is not None:
                 writer.close()
-        shutil.rmtree(self._beside(step), ignore_errors=True)
-        self._failure = error
+        if first():
+            shutil.rmtree(self._beside(step), ignore_errors=True)
+        self._failure = reason
 
     def _seal(self, step: int, config: Config) -> None:
         target = self._beside(step)
@@ -136,7 +156,7 @@ class Checkpoints:
     def problem(self) -> str | None:
         """Says, once and without waiting, why the last save failed, if it is known to have."""
         failure, self._failure = self._failure, None
-        return None if failure is None else _reason(failure)
+        return failure
 
     def join(self) -> None:
         """Waits for the save under way; `problem` then knows how it went."""

@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from ddpm_jax import config as configs
+from ddpm_jax import distributed
 from ddpm_jax.config import Config
 from ddpm_jax.data import open_source, resolve
 from ddpm_jax.data.source import Source
@@ -38,28 +37,48 @@ def train(config: Config, workdir: str | Path) -> int:
     # Previews and the last pictures are of one size, and so of one compiled program.
     program = SampleProgram(experiment, mesh, config.sample)
     checkpoints = Checkpoints(run, report=print)
-    step = checkpoints.newest_good() or 0
+    distributed.compare(_what_must_agree(config, run, source))
+    step = distributed.first_says(lambda: checkpoints.newest_good() or 0)
     if step:
+        _check_shared(checkpoints, step)
         _check_resume(config, checkpoints, step)
-    first = jax.process_index() == 0
-    with exclusive(run, needed=first):
-        changes = _describe(config, run) if first else {}
+    speaks = distributed.first()
+    with exclusive(run, needed=speaks):
+        changes = _describe(config, run) if speaks else {}
         total = max(step, config.train.steps)
-        journal = Journal(run, start=step, total=total, silent=not first)
+        journal = Journal(run, start=step, total=total, silent=not speaks)
         if changes:
             journal.event(step, "config", changes=changes)
         try:
             with Stop(journal.say) as stop:
                 session = Session(program, source, checkpoints, journal, stop)
                 state, step = session.steps(session.begin(step), step)
-                if stop.signal is None:
+                if not stop.reached():
                     session.finish(state)
-            if stop.signal is not None:
+                ended = stop.reached()
+            if ended:
                 journal.say(f"stopped at step {step}; run the same command again to go on")
             return stop.exit_code
         finally:
             journal.close()
             checkpoints.close()
+
+
+def _what_must_agree(config: Config, run: Path, source: Source) -> dict[str, Any]:
+    """What every process must have the same of, or they would train different networks."""
+    data = {"the number of examples": len(source), "the classes": list(source.class_names)}
+    return {**configs.flatten(config), "--workdir": str(run), **distributed.versions(), **data}
+
+
+def _check_shared(checkpoints: Checkpoints, step: int) -> None:
+    """Raises UserError on every process if one of them doesn't see the checkpoint to go on from."""
+    seen = distributed.gather("seen", step in checkpoints.steps())
+    if not all(seen):
+        missing = ", ".join(str(process) for process, sees in enumerate(seen) if not sees)
+        raise UserError(
+            f"process 0 finds checkpoint {step} in {checkpoints.folder}, and process(es) {missing} "
+            "don't; give a --workdir that all of them share"
+        )
 
 
 def _check_resume(config: Config, checkpoints: Checkpoints, step: int) -> None:

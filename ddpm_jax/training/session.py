@@ -20,8 +20,9 @@ import numpy as np
 from ddpm_jax import plots
 from ddpm_jax.data.batches import Batches
 from ddpm_jax.data.source import Source
+from ddpm_jax.distributed import first, first_says
 from ddpm_jax.errors import UserError
-from ddpm_jax.mesh import put_batch
+from ddpm_jax.mesh import local_rows, put_batch
 from ddpm_jax.sampling import SampleProgram, film_size, write_samples
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.diagnosis import Diagnosis, diagnose
@@ -47,6 +48,7 @@ class Session:
         self.program, self.experiment, self.mesh = program, program.experiment, program.mesh
         self.source, self.checkpoints, self.journal = source, checkpoints, journal
         self.config, self.run, self.stop = self.experiment.config, checkpoints.run, stop
+        self._rows = local_rows(self.mesh, self.config.train.batch_size)
         self._saved: int | None = None
         self._passed: dict[int, int] = {}
         """Where stretches that went bad begin, and where they end."""
@@ -80,11 +82,7 @@ class Session:
         self._compiled = self._compile()
         self._meter = Meter(train, self.journal)
         with Batches(
-            self.source,
-            seed=self.config.seed,
-            batch_size=train.batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            self.source, seed=self.config.seed, batch_size=train.batch_size, rows=self._rows
         ) as batches:
             state, step = self._march(state, step, batches)
             while self._meter.broken:
@@ -100,7 +98,7 @@ class Session:
     def _march(self, state: TrainState, step: int, batches: Batches) -> tuple[TrainState, int]:
         """Goes on until the last step, a signal, or too many bad steps in a row."""
         train, meter = self.config.train, self._meter
-        while step < train.steps and self.stop.signal is None and not meter.broken:
+        while step < train.steps and not meter.broken and not self.stop.reached():
             if step in self._passed:
                 state, step = self._pass_over(state, step)
             else:
@@ -124,7 +122,7 @@ class Session:
         with self._meter.waiting():
             rows = [self._batch(batches, n) for n in range(step, step + each)]
             batch = rows[0] if each == 1 else jax.tree.map(lambda *x: np.stack(x), *rows)
-            batch = put_batch(batch, self.mesh, leading=int(each > 1))
+            batch = self._put(batch, leading=int(each > 1))
         state, metrics = self._compiled(state, batch)
         self._meter.add(step + each, metrics)
         self.journal.advance(each)
@@ -133,6 +131,10 @@ class Session:
     def _batch(self, batches: Batches, step: int) -> Any:
         batch = batches(step)
         return batch if self.experiment.num_classes else batch._replace(labels=None)
+
+    def _put(self, batch: Any, *, leading: int = 0) -> Any:
+        size = self.config.train.batch_size
+        return put_batch(batch, self.mesh, rows=self._rows, size=size, leading=leading)
 
     def _compile(self) -> Any:
         begun = time.monotonic()
@@ -155,7 +157,7 @@ class Session:
         done, bad = int(state.step), int(state.bad)
         first = done - bad
         self.checkpoints.join()
-        batch = put_batch(self._batch(batches, first), self.mesh)
+        batch = self._put(self._batch(batches, first))
         found = diagnose(self.experiment, self.mesh, state.params, batch, first)
         for line in found.lines():
             self.journal.say(line)
@@ -170,7 +172,7 @@ class Session:
             f"{bad} bad step(s) in a row from step {first}: going back to step {back}, "
             f"and passing over all up to step {to}"
         )
-        at = self.checkpoints.newest_good(at_most=back) or 0
+        at = first_says(lambda: self.checkpoints.newest_good(at_most=back) or 0)
         if at < back:
             self.journal.say(f"step {back} is not on disk: training it again from step {at}")
         self.journal.rewind(at)
@@ -181,13 +183,16 @@ class Session:
 
     def _landings(self) -> set[int]:
         """Where the run already went on after a stretch that was passed over, restarts included."""
-        events = read_events(self.run / "events.jsonl")
-        before = {row["step"] for row in events if row.get("event") == "rollback"}
-        return before | set(self._passed.values())
+
+        def before() -> list[int]:
+            events = read_events(self.run / "events.jsonl")
+            return [row["step"] for row in events if row.get("event") == "rollback"]
+
+        return {*first_says(before), *self._passed.values()}
 
     def _give_up(self, found: Diagnosis, bad: int) -> None:
         many = f", nor at the {bad - 1} after it" if bad > 1 else ""
-        newest = max(self.checkpoints.steps(), default=None)
+        newest = first_says(lambda: max(self.checkpoints.steps(), default=None))
         where = "there is no checkpoint" if newest is None else f"the newest checkpoint is {newest}"
         what = "gradient" if np.isfinite(found.loss) and not found.data else "loss"
         raise UserError(
@@ -234,7 +239,7 @@ class Session:
         try:
             self.checkpoints.wait()
         except UserError as error:
-            newest = max(self.checkpoints.steps(), default=None)
+            newest = first_says(lambda: max(self.checkpoints.steps(), default=None))
             have = "there is none" if newest is None else f"the newest there is of step {newest}"
             why = f"stopped at step {step} with its state unsaved, and {have}"
             raise UserError(f"{why}: {error}") from None
@@ -244,7 +249,7 @@ class Session:
             drawn = self.program(
                 state.ema, self.config.sample.num, seed=self.config.seed, progress=self._interrupt
             )
-            if jax.process_index() == 0:
+            if first():
                 path = self.run / "samples" / f"{step:08}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_samples(path, drawn)
@@ -267,15 +272,14 @@ class Session:
             )
         except _Interrupted:
             return
-        if jax.process_index() == 0:
+        if first():
             write_samples(self.run / "samples.png", drawn)
             write_samples(self.run / "denoising.gif", drawn)
             plots.loss(self.run / "loss.png", read_metrics(self.run / "metrics.jsonl"))
         self.journal.say(f"done; draw more with: ddpm sample {self.run}")
 
     def _interrupt(self, done: int, total: int) -> None:
-        # One process alone must not leave a program that all of them run.
-        if self.stop.signal is not None and jax.process_count() == 1:
+        if self.stop.reached():
             raise _Interrupted
 
 

@@ -51,8 +51,8 @@ def run(source: Any, count: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Examples and labels of steps 0 … 500, put together from `count` processes."""
     parts = []
     for index in range(count):
-        shard = {"process_index": index, "process_count": count}
-        with Batches(source, seed=11, batch_size=BATCH, **shard) as batches:
+        rows = slice(index * BATCH // count, (index + 1) * BATCH // count)
+        with Batches(source, seed=11, batch_size=BATCH, rows=rows) as batches:
             found = [batches(step) for step in range(STEPS)]
         parts.append([np.stack(arrays) for arrays in zip(*found, strict=True)])
     examples, labels = (np.concatenate(each, axis=1) for each in zip(*parts, strict=True))

@@ -48,6 +48,10 @@ class World:
         (self.bin / "python3").symlink_to(self.bin / "stand_in")
 
     def start(self, *words: str | Path) -> subprocess.Popen[str]:
+        # A shell that runs these tests in the background ignores SIGINT, and all that they start
+        # would inherit it; what is caught here is the default there.
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         process = subprocess.Popen(
             [str(word) for word in words],
             cwd=self.cwd,

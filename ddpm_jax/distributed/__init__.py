@@ -1,0 +1,37 @@
+"""Several processes as one run: joining, agreeing, and ending together.
+
+    with joined(place):      # once, before any device is touched
+        train(config, run)
+
+Inside, every process does the same things in the same order. What depends on one machine alone (a
+folder's content, a disk that is full, a signal) is said by one or agreed on through `first_says`,
+`gather`, `compare` and `Appointment`; a process that runs alone pays nothing for them.
+"""
+
+from ddpm_jax.distributed.agreement import (
+    Appointment,
+    alone,
+    compare,
+    first,
+    first_says,
+    gather,
+    rank,
+    versions,
+)
+from ddpm_jax.distributed.joining import joined
+from ddpm_jax.distributed.place import Options, Place, find
+
+__all__ = [
+    "Appointment",
+    "Options",
+    "Place",
+    "alone",
+    "compare",
+    "find",
+    "first",
+    "first_says",
+    "gather",
+    "joined",
+    "rank",
+    "versions",
+]
