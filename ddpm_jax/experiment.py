@@ -48,7 +48,7 @@ class Experiment:
     weighting: Callable[[PerExample], PerExample]
     learning_rate: optax.Schedule
     optimizer: optax.GradientTransformationExtraArgs
-    """Its update is told the `step`, which the learning rate follows."""
+    """Its update is told the `step`, which the learning rate follows, and if that is `good`."""
 
     @property
     def num_classes(self) -> int:
@@ -161,14 +161,16 @@ def make_learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
 def make_optimizer(
     config: OptimizerConfig, learning_rate: optax.Schedule
 ) -> optax.GradientTransformationExtraArgs:
-    """Adam or AdamW behind clipping by the gradient's global norm; `update` takes `step=`.
+    """Adam or AdamW behind clipping by the gradient's global norm.
 
-    Every setting gives a state of one form, so that each of them can be changed on resume.
+    `update` takes `step=`, and `good=`: where that is False the state stays as it is, and the
+    updates mean nothing. Every setting gives a state of one form, so that each of them can be
+    changed on resume.
     """
     clip, decay = config.clip, config.weight_decay
     return optax.chain(
         optax.identity() if clip is None else _clip_by_global_norm(clip),
-        optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.eps),
+        _scale_by_adam(config.beta1, config.beta2, config.eps),
         optax.add_decayed_weights(decay) if config.name == "adamw" else optax.identity(),
         _scale_by_course(learning_rate),
     )
@@ -186,6 +188,32 @@ def _clip_by_global_norm(most: float) -> optax.GradientTransformation:
         return jax.tree.map(lambda leaf: factor * leaf, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformationExtraArgs:
+    """Adam's quotient of moments (Kingma & Ba 2015, algorithm 1); a bad step can't move its state.
+
+    Optax's computes the update from moments that a guard around it would then throw away, so that
+    old and new ones live side by side: XLA copied the whole state, at every step.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        good = jnp.asarray(extra.get("good", True))
+        count = state.count + good.astype(state.count.dtype)
+
+        def moment(old: Any, decay: float, power: int) -> Any:
+            return jax.tree.map(
+                lambda m, g: jnp.where(good, decay * m + (1 - decay) * g**power, m), old, updates
+            )
+
+        mu, nu = moment(state.mu, b1, 1), moment(state.nu, b2, 2)
+        # The moments' bias is corrected by a factor each: divisions cost as much as all the rest.
+        first, second = (1 / (1 - decay ** count.astype(jnp.float32)) for decay in (b1, b2))
+        quotient = jax.tree.map(lambda m, v: (first * m) / (jnp.sqrt(second * v) + eps), mu, nu)
+        return quotient, optax.ScaleByAdamState(count, mu, nu)
+
+    init = optax.scale_by_adam(b1, b2, eps).init
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _scale_by_course(learning_rate: optax.Schedule) -> optax.GradientTransformationExtraArgs:

@@ -16,7 +16,7 @@ from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.mesh import make_mesh
 from ddpm_jax.sampling import SampleProgram
 from ddpm_jax.training.state import init_state
-from ddpm_jax.training.step import batch_layout, make_train_step, several_steps
+from ddpm_jax.training.step import batch_layout, make_several_steps, make_train_step
 
 FILES = {path.stem: path for path in sorted(Path("configs").glob("*.py"))}
 every_config = pytest.mark.parametrize("name", FILES)
@@ -58,9 +58,8 @@ def test_it_has_the_published_number_of_parameters(name, settings, count):
 @every_config
 def test_its_train_step_is_traced(name):
     run, mesh = experiment(name), make_mesh(1)
-    step = make_train_step(run)
     each = run.config.train.steps_per_dispatch
-    step = several_steps(step) if each > 1 else step
+    step = make_several_steps(run) if each > 1 else make_train_step(run)
     after, metrics = jax.eval_shape(step, state(name), batch_layout(run, mesh))
     assert jax.tree.map(shape, after) == jax.tree.map(shape, state(name))
     assert {leaf.shape for leaf in metrics.values()} == {(each,) if each > 1 else ()}

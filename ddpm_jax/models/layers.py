@@ -41,10 +41,37 @@ def _dot_of_rows(x: jax.Array, kernel: jax.Array, dims: Any, **options: Any) -> 
     The kernel's gradient is then a plain product of matrices; over several axes XLA transposes both
     of its sides first, which takes longer than the product on a CPU.
     """
-    rows = jax.lax.dot_general(
-        x.reshape(-1, x.shape[-1]), kernel, (((1,), (0,)), ((), ())), **options
-    )
+    product = _narrow_product if kernel.shape[-1] <= _NARROW else _product
+    rows = product(x.reshape(-1, x.shape[-1]), kernel, **options)
     return rows.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+_NARROW = 4
+
+
+def _product(x: jax.Array, kernel: jax.Array, **options: Any) -> jax.Array:
+    return jax.lax.dot_general(x, kernel, (((1,), (0,)), ((), ())), **options)
+
+
+def _narrow_product(x: jax.Array, kernel: jax.Array, **options: Any) -> jax.Array:
+    """`x @ kernel` for a kernel to a point's few coordinates.
+
+    Its gradients are small work, which XLA's library on a CPU takes longer for than for that of a
+    whole layer: they are written here as it does them quickly.
+    """
+
+    @jax.custom_vjp
+    def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return _product(x, kernel, **options)
+
+    def backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x, kernel = saved
+        of_x = sum(g[:, j : j + 1] * kernel[:, j] for j in range(g.shape[-1]))
+        of_kernel = _product(written_on_cpu(g.T), x, **options).T
+        return of_x, of_kernel  # type: ignore  # A kernel has a column, so the sum is no 0.
+
+    product.defvjp(lambda x, kernel: (product(x, kernel), (x, kernel)), backward)
+    return product(x, kernel)
 
 
 def conv3x3(

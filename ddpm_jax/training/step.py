@@ -21,6 +21,19 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 def make_train_step(experiment: Experiment) -> TrainStep:
     """Returns `train_step(state, batch) -> (state, metrics)`: Ho et al. 2020, algorithm 1.
 
+    It is `make_update`'s, of what the experiment draws for the batch.
+    """
+    update = make_update(experiment)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return update(state, experiment.draw(batch, state.step))
+
+    return train_step
+
+
+def make_update(experiment: Experiment) -> Callable[[TrainState, Draw], tuple[TrainState, Metrics]]:
+    """Returns `update(state, drawn) -> (state, metrics)`, which draws nothing itself.
+
     `metrics` are scalars: loss, grad_norm before clipping and learning_rate in float32, and `bad`,
     the new state's count. A step is bad if its loss or gradient is not finite: it counts, and
     changes nothing else. After `train.bad_limit` of them in a row the state stands still, whatever
@@ -28,22 +41,26 @@ def make_train_step(experiment: Experiment) -> TrainStep:
     """
     train = experiment.config.train
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        drawn = experiment.draw(batch, state.step)
+    def update(state: TrainState, drawn: Draw) -> tuple[TrainState, Metrics]:
         loss, grads = gradient(experiment, state.params, drawn, train.accumulate)
-        updates, opt_state = experiment.optimizer.update(
-            grads, state.opt_state, state.params, step=state.step
-        )
-        params = optax.apply_updates(state.params, updates)
-        ema = ema_update(state.ema, params, state.step + 1, train.ema_decay)
         # One number that is not finite, in any leaf, and the norm is not.
         norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(norm)
         still = state.bad >= train.bad_limit
-        made = TrainState(state.step, params, ema, opt_state, state.bad)
-        after = jax.tree.map(lambda new, old: jnp.where(good & ~still, new, old), made, state)
-        after = after._replace(
+        # A wall: or XLA would work this out anew at every leaf.
+        moves = jax.lax.optimization_barrier(good & ~still)
+        updates, opt_state = experiment.optimizer.update(
+            grads, state.opt_state, state.params, step=state.step, good=moves
+        )
+        # What is left out is left out leaf by leaf, each from its own old value alone: so every
+        # buffer of the state, which is donated, is written in its place.
+        params = _moved(moves, optax.apply_updates(state.params, updates), state.params)
+        ema = ema_update(state.ema, params, state.step + 1, train.ema_decay)
+        after = TrainState(
             step=jnp.where(still, state.step, state.step + 1),
+            params=params,
+            ema=_moved(moves, ema, state.ema),
+            opt_state=opt_state,
             bad=jnp.where(still, state.bad, jnp.where(good, 0, state.bad + 1)),
         )
         metrics = {
@@ -55,7 +72,11 @@ def make_train_step(experiment: Experiment) -> TrainStep:
         }
         return after, metrics
 
-    return train_step
+    return update
+
+
+def _moved(moves: jax.Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda new, old: jnp.where(moves, new, old), new, old)
 
 
 def gradient(experiment: Experiment, params: Any, drawn: Draw, parts: int) -> tuple[jax.Array, Any]:
@@ -98,11 +119,18 @@ def _split(drawn: Draw, parts: int) -> tuple[Draw, jax.Array]:
     return jax.tree.map(split, drawn._replace(dropout=None)), jax.random.split(drawn.dropout, parts)
 
 
-def several_steps(train_step: TrainStep) -> TrainStep:
-    """Returns a step over batches stacked on a leading axis; its metrics are stacked alike."""
+def make_several_steps(experiment: Experiment) -> TrainStep:
+    """Returns a step over batches stacked on a leading axis; its metrics are stacked alike.
+
+    What all of them draw is drawn first, at once: a generator's rounds cost the same for a hundred
+    small draws as for one, and on a CPU they would be a tenth of a small network's step. So it is
+    held for all steps of a dispatch, as floats.
+    """
+    update = make_update(experiment)
 
     def steps(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
-        return jax.lax.scan(train_step, state, batches)
+        numbers = state.step + jnp.arange(len(batches.examples))
+        return jax.lax.scan(update, state, jax.vmap(experiment.draw)(batches, numbers))
 
     return steps
 
@@ -127,11 +155,10 @@ def jit_init(experiment: Experiment, mesh: Mesh) -> Callable[[], TrainState]:
 def jit_train_step(experiment: Experiment, mesh: Mesh) -> Any:
     """Jits the step (or several a dispatch) over the mesh; the state it is given is consumed."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state_layout(experiment, mesh))
-    step, leading = make_train_step(experiment), 0
-    if experiment.config.train.steps_per_dispatch > 1:
-        step, leading = several_steps(step), 1
+    several = experiment.config.train.steps_per_dispatch > 1
+    make, leading = (make_several_steps, 1) if several else (make_train_step, 0)
     return jax.jit(
-        step,
+        make(experiment),
         in_shardings=(shardings, batch_sharding(mesh, leading=leading)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
