@@ -26,7 +26,8 @@ def make_mesh(fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
 
     Raises UserError if `fsdp` does not divide the number of devices.
     """
-    count = jax.device_count() if devices is None else len(devices)
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     if count % fsdp:
         raise UserError(f"mesh.fsdp is {fsdp}; it must divide the number of devices, {count}")
     axes = (AxisType.Auto, AxisType.Auto)
@@ -39,8 +40,8 @@ def fitting_mesh(fsdp: int, devices: Sequence[Any] | None = None) -> Mesh:
 
     Trained on a pod, a run is looked at and sampled at a desk.
     """
-    count = jax.device_count() if devices is None else len(devices)
-    return make_mesh(fsdp if count % fsdp == 0 else 1, devices)
+    devices = jax.devices() if devices is None else devices
+    return make_mesh(fsdp if len(devices) % fsdp == 0 else 1, devices)
 
 
 def check_batch(config: Config, mesh: Mesh) -> None:

@@ -8,6 +8,8 @@ from ddpm_jax.cli import main
 from ddpm_jax.config import Config, FolderData, MlpConfig, PointsData, SampleConfig, TrainConfig
 from ddpm_jax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 POINTS = Config(
     data=PointsData(size=64),
     model=MlpConfig(width=8, layers=1),

@@ -21,17 +21,21 @@ from ddpm_jax.training.journal import read_metrics
 from ddpm_jax.training.step import state_layout
 from tests.tiny import Trainer, assert_same
 
+pytestmark = pytest.mark.usefixtures("one_device")
 
-def command(*words, devices=1):
+# One level of the network's two: half as much to compile.
+SMALL = ("configs/digits.py", "--smoke", "--model.multipliers", 1, "--model.attention", 8)
+
+
+def command(*words, devices=1, quick=True):
     env = dict(os.environ, JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES=str(devices))
-    env.pop("XLA_FLAGS", None)  # the optimized programs that people run, not the tests' quick ones
+    if not quick:  # The optimized programs that people run, not the tests' own.
+        env.pop("XLA_FLAGS", None)
     return {"args": [sys.executable, "-m", "ddpm_jax.cli", *map(str, words)], "env": env}
 
 
-def ddpm(*words, devices=1, code=0):
-    done = subprocess.run(
-        **command(*words, devices=devices), capture_output=True, text=True, timeout=300
-    )
+def ddpm(*words, code=0, **options):
+    done = subprocess.run(**command(*words, **options), capture_output=True, text=True, timeout=300)
     assert done.returncode == code, done.stderr
     return done
 
@@ -51,7 +55,7 @@ def here(capsys):
 
 
 def train(run, steps, *more, **options):
-    words = ("train", "configs/digits.py", "--smoke", "--workdir", run, "--train.steps", steps)
+    words = ("train", *SMALL, "--workdir", run, "--train.steps", steps)
     return ddpm(*words, *more, **options)
 
 
@@ -67,7 +71,7 @@ def states(run, step):
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "unbroken"
-    train(run, 20)
+    train(run, 20, quick=False)
     return run
 
 
@@ -117,16 +121,19 @@ def wait_for(condition, process, seconds=120):
 
 def test_killed_twice_and_run_again_it_ends_bit_for_bit_the_same(unbroken, tmp_path):
     run = tmp_path / "broken"
-    words = ("train", "configs/digits.py", "--workdir", run, "--train.steps", 20, "--smoke")
+    words = ("train", *SMALL, "--workdir", run, "--train.steps", 20)
     for step in (4, 12):
         process = subprocess.Popen(
-            **command(*words), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+            **command(*words, quick=False),
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
         )
         wait_for(partial(reached, run, step), process)
         process.kill()
         process.communicate()
     assert max(Checkpoints(run).steps()) < 20
-    done = train(run, 20)
+    done = train(run, 20, quick=False)
     assert "going on from step" in done.stderr
     assert_same(states(run, 20), states(unbroken, 20))
     kept, expected = (read_metrics(it / "metrics.jsonl") for it in (run, unbroken))
@@ -138,15 +145,7 @@ def test_killed_twice_and_run_again_it_ends_bit_for_bit_the_same(unbroken, tmp_p
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_signal_saves_before_it_ends(tmp_path, number, code):
     run = tmp_path / "stopped"
-    words = (
-        "train",
-        "configs/digits.py",
-        "--workdir",
-        run,
-        "--smoke",
-        "--train.save_every",
-        10_000,
-    )
+    words = ("train", *SMALL, "--workdir", run, "--train.save_every", 10_000)
     process = subprocess.Popen(
         **command(*words, "--train.steps", 10_000, "--train.preview_every", 10_000),
         stderr=subprocess.PIPE,
@@ -199,8 +198,8 @@ def test_a_run_is_loaded_and_sampled_from_python(unbroken):
 
 
 def test_info_says_what_a_config_amounts_to(here):
-    words = ("info", "configs/digits.py", "--json", "--train.batch_size", 16)
-    told = json.loads(here(*words))
+    words = ("--model.channels", 8, "--model.multipliers", 1, "--model.attention", 8)
+    told = json.loads(here("info", "configs/digits.py", "--json", *words))
     assert told["examples"] == 1797
     assert told["parameters"] > 1000
     assert told["flops_per_sample_forward"] > 2 * told["parameters"]

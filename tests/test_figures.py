@@ -27,6 +27,8 @@ from ddpm_jax.sampling import Samples
 from ddpm_jax.training.loop import train
 from tests.tiny import TINY, changed
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 KEY = jax.random.key(0)
 TIMES = np.arange(11)
 SCHEDULE = make_schedule("linear", 10, beta_1=0.1, beta_T=0.8)

@@ -27,6 +27,8 @@ from ddpm_jax.training.state import ema_update
 from ddpm_jax.training.step import gradient, state_layout
 from tests.tiny import Trainer, assert_same, changed
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 POINTS = Config(
     data=PointsData(size=50),
     model=MlpConfig(width=8, layers=2),
@@ -203,9 +205,16 @@ def meanwhile(monkeypatch):
     return at
 
 
-def blocked(run, capsys):
-    """Two actions: a file where the checkpoints lie, and the end of it."""
+def blocked(run, monkeypatch):
+    """Two actions: a file where the checkpoints lie, and the end of it when a save has failed."""
     folder, aside = run / "checkpoints", run / "aside"
+    savers, save = [], Checkpoints.save
+
+    def saved(self, *words, **options):
+        savers.append(self)
+        save(self, *words, **options)
+
+    monkeypatch.setattr(Checkpoints, "save", saved)
 
     def block():
         while not (folder / "20").is_dir():
@@ -214,26 +223,28 @@ def blocked(run, capsys):
         folder.write_text("")
 
     def release():
-        while "could not be written" not in capsys.readouterr().err:
-            time.sleep(0.01)
+        savers[-1].join()
         folder.unlink()
         aside.rename(folder)
 
     return block, release
 
 
-def test_a_save_that_fails_is_told_and_the_next_one_tries_again(meanwhile, tmp_path, capsys):
-    block, release = blocked(tmp_path, capsys)
+def test_a_save_that_fails_is_told_and_the_next_one_tries_again(
+    meanwhile, monkeypatch, tmp_path, capsys
+):
+    block, release = blocked(tmp_path, monkeypatch)
     meanwhile(step_30=block, step_41=release)
     assert train(POINTS, tmp_path) == 0
     assert Checkpoints(tmp_path).steps() == [20, 60, 80]
     assert_same(state_of(tmp_path, 80), reference(POINTS, []))
     (event,) = [it for it in read_events(tmp_path / "events.jsonl") if it["event"] == "save failed"]
     assert event["step"] == 40
+    assert "the checkpoint of step 40 could not be written" in capsys.readouterr().err
 
 
-def test_a_run_that_ends_unsaved_says_so(meanwhile, tmp_path, capsys):
-    block, release = blocked(tmp_path, capsys)
+def test_a_run_that_ends_unsaved_says_so(meanwhile, monkeypatch, tmp_path):
+    block, release = blocked(tmp_path, monkeypatch)
     meanwhile(step_30=block)
     with pytest.raises(UserError, match="stopped at step 80 with its state unsaved") as told:
         train(POINTS, tmp_path)
