@@ -14,7 +14,7 @@ LAYERS = (
     ("errors", "typing"),
     ("files", "streams", "distributed", "diffusion", "training.board", "training.quiet"),
     ("backend", "models", "plots", "communication"),
-    ("config",),
+    ("config", "hardware"),
     ("data",),
     ("experiment",),
     ("mesh",),
@@ -24,7 +24,7 @@ LAYERS = (
     ("training.session",),
     ("run", "training.loop", "metrics"),
     ("figures", "info", "evaluation", "shards"),
-    ("bench",),
+    ("bench", "scaling"),
     ("cli",),
 )
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
