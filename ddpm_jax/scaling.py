@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh
 
 from ddpm_jax.communication import Collective, sent
 from ddpm_jax.config import Config
@@ -19,7 +18,7 @@ from ddpm_jax.data import resolve
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.hardware import HARDWARE, Hardware
-from ddpm_jax.info import count_parameters, forward_flops
+from ddpm_jax.info import forward_flops
 from ddpm_jax.mesh import bytes_per_device, check_batch, planned_mesh
 from ddpm_jax.training.step import batch_layout, state_layout
 
@@ -79,12 +78,13 @@ def predict(config: Config, devices: int) -> dict[str, Any]:
     mesh = planned_mesh(config.mesh.fsdp, devices)
     check_batch(config, mesh)
     experiment = build(config)
-    whole, split = parameter_bytes(experiment, mesh)
+    layout = state_layout(experiment, mesh)
+    whole, split = parameter_bytes(layout.params)
     data, fsdp = mesh.shape["data"], mesh.shape["fsdp"]
     parts = config.train.accumulate
     plan = exchanges(whole, split, data=data, fsdp=fsdp, parts=parts)
     share = config.train.batch_size // devices
-    state = bytes_per_device(state_layout(experiment, mesh))
+    state = bytes_per_device(layout)
     kept = share // parts * kept_bytes(experiment)
     gathered = split if fsdp > 1 else 0
     batch = bytes_per_device(batch_layout(experiment, mesh))
@@ -96,7 +96,7 @@ def predict(config: Config, devices: int) -> dict[str, Any]:
         "devices": devices,
         "data": data,
         "fsdp": fsdp,
-        "parameters": count_parameters(experiment),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(layout.params)),
         "batch_per_device": share,
         "state_bytes_per_device": state,
         "kept_for_backward_bytes_per_device": kept,
@@ -173,10 +173,13 @@ def _on(hardware: Hardware, work: _Work, plan: list[Exchange], devices: int) -> 
     }
 
 
-def parameter_bytes(experiment: Experiment, mesh: AbstractMesh) -> tuple[int, int]:
-    """Returns the bytes of the parameters that each device holds whole, and of the split ones."""
+def parameter_bytes(params: Any) -> tuple[int, int]:
+    """Returns the bytes of the parameters that each device holds whole, and of the split ones.
+
+    `params` are arrays, or their shapes with shardings.
+    """
     whole = split = 0
-    for leaf in jax.tree.leaves(state_layout(experiment, mesh).params):
+    for leaf in jax.tree.leaves(params):
         size = math.prod(leaf.shape) * leaf.dtype.itemsize
         if leaf.sharding.is_fully_replicated:
             whole += size

@@ -42,8 +42,9 @@ def test_data_parallel_sums_the_gradient_once_and_sends_nothing_else():
     assert collectives(program.as_text()) == [Collective("all-reduce", whole + SCALAR, 8)]
 
 
-def test_in_parts_the_gradient_is_summed_once_a_part():
-    program, state, _ = compiled(changed(POINTS, train={"accumulate": 2}))
+@pytest.mark.parametrize("several", ["accumulate", "steps_per_dispatch"])
+def test_the_gradient_is_summed_once_a_part_and_once_a_step(several):
+    program, state, _ = compiled(changed(POINTS, train={several: 2}))
     expected = Collective("all-reduce", size(state.params) + SCALAR, 8, times=2)
     assert collectives(program.as_text()) == [expected]
 

@@ -18,17 +18,16 @@ from tests.test_communication import POINTS, SCALAR, compiled
 from tests.tiny import TINY, changed
 
 
-@pytest.mark.parametrize("fsdp", [1, 8, 64])
-def test_the_papers_256_model_takes_sixteen_bytes_a_parameter(fsdp):
+def test_the_papers_256_model_takes_sixteen_bytes_a_parameter():
     experiment = build(configs.load_file("configs/celebahq256.py"))
-    mesh = planned_mesh(fsdp, 64)
-    whole, split = parameter_bytes(experiment, mesh)
-    assert whole + split == 4 * 113_673_219
-    # Parameters, their average and Adam's two moments; and three counters.
-    held = bytes_per_device(state_layout(experiment, mesh))
-    assert held == 4 * (whole + split // fsdp) + 3 * 4
-    assert split > 0.99 * (whole + split) or fsdp == 1
-    assert (split == 0) == (fsdp == 1)
+    for fsdp in (1, 8, 64):
+        layout = state_layout(experiment, planned_mesh(fsdp, 64))
+        whole, split = parameter_bytes(layout.params)
+        assert whole + split == 4 * 113_673_219
+        # Parameters, their average and Adam's two moments; and three counters.
+        assert bytes_per_device(layout) == 4 * (whole + split // fsdp) + 3 * 4
+        assert split > 0.99 * (whole + split) or fsdp == 1
+        assert (split == 0) == (fsdp == 1)
 
 
 def test_one_device_sends_nothing_and_loses_nothing():
@@ -63,11 +62,11 @@ def test_more_devices_send_more_and_lose_more():
 )
 def test_what_is_predicted_to_be_sent_is_what_the_compiled_step_sends(settings):
     config = changed(POINTS, **settings)
-    program, _, _ = compiled(config)
+    program, state, _ = compiled(config)
     table = collectives(program.as_text())
     if config.mesh.fsdp > 1:
         # Without a reduce-scatter, as on a CPU, the sum of the split ones goes everywhere.
-        whole, split = parameter_bytes(build(config), planned_mesh(8, 8))
+        whole, split = parameter_bytes(state.params)
         (_, gather, scatter) = exchanges(whole, split, data=1, fsdp=8)
         assert scatter.collective.bytes == gather.collective.bytes == split
         more = scatter.collective.sent
@@ -100,13 +99,11 @@ def test_the_peak_is_near_what_xla_plans():
     assert 0.5 < planned / found["peak_bytes_per_device"] < 2
 
 
-def test_remat_keeps_less_and_bfloat16_half():
-    plain, remat, half = (
-        kept_bytes(build(changed(TINY, model=model)))
-        for model in ({}, {"remat": True}, {"dtype": "bfloat16"})
+def test_remat_keeps_less():
+    plain, remat = (
+        kept_bytes(build(changed(TINY, model={"remat": remat}))) for remat in (False, True)
     )
     assert remat < 0.5 * plain
-    assert half < 0.8 * plain
 
 
 def test_devices_that_can_not_share_the_work_are_refused(capsys):
