@@ -315,15 +315,26 @@ def _evaluate(args: list[str]) -> int:
 
 def _info(args: list[str]) -> int:
     if args in (["--help"], ["-h"]):
-        print("usage: ddpm info CONFIG|RUN [--json] [--SETTING VALUE ...]\n")
+        print("usage: ddpm info CONFIG|RUN [--devices N] [--json] [--SETTING VALUE ...]\n")
         print("Prints parameters, FLOPs, memory, devices and data set size of a config or run.")
+        print("--devices N predicts for so many devices, there or not, what each would hold and")
+        print("send, and how efficient TPU v5e, v5p and H100 would be; with all that it assumes.")
         return 0
     target, rest = _target(args, "ddpm info", "CONFIG|RUN")
+    devices, rest = _take(rest, "--devices")
     as_json = "--json" in rest
     config = _config_of(target, [word for word in rest if word != "--json"], "ddpm info")
-    from ddpm_jax.info import describe
+    if devices is None:
+        from ddpm_jax.info import describe
 
-    _show(describe(config), as_json)
+        _show(describe(config), as_json)
+        return 0
+    if not devices.isdecimal():
+        raise UserError(f"--devices {devices} is no whole number")
+    from ddpm_jax import scaling
+
+    found = scaling.predict(config, int(devices))
+    print(json.dumps(found, indent=2) if as_json else "\n".join(scaling.lines(found)))
     return 0
 
 
@@ -504,7 +515,7 @@ COMMANDS = {
     "sample": _Command(_sample, "RUN [--num N]", "draw samples from a run", True),
     "evaluate": _Command(_evaluate, "RUN", "judge a run's samples against its data", True),
     "plot": _Command(_plot, "CONFIG|RUN FIGURE", "draw a figure of a run or a config"),
-    "info": _Command(_info, "CONFIG|RUN [--json]", "parameters, FLOPs, memory, data"),
+    "info": _Command(_info, "CONFIG|RUN [--devices N]", "parameters, FLOPs, memory, data"),
     "bench": _Command(_bench, "CONFIG|RUN [--steps N]", "how fast it runs on this machine"),
     "data": _Command(
         _data, "prepare NAME|info SOURCE", "prepare a TFDS data set; look at any data"

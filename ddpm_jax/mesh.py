@@ -12,10 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ddpm_jax.config import Config
 from ddpm_jax.errors import UserError
+
+_AXES = ("data", "fsdp")
+_AUTO = (AxisType.Auto, AxisType.Auto)
 
 # Splitting a bias saves nothing and costs a message.
 _SMALLEST_SPLIT = 2**14
@@ -27,12 +30,21 @@ def make_mesh(fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     Raises UserError if `fsdp` does not divide the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    count = len(devices)
+    return jax.make_mesh(_shape(len(devices), fsdp), _AXES, axis_types=_AUTO, devices=devices)
+
+
+def planned_mesh(fsdp: int, count: int) -> AbstractMesh:
+    """The mesh that `make_mesh` makes of `count` devices, where there are none: for shapes alone.
+
+    Raises UserError if `fsdp` does not divide `count`.
+    """
+    return AbstractMesh(_shape(count, fsdp), _AXES, axis_types=_AUTO)
+
+
+def _shape(count: int, fsdp: int) -> tuple[int, int]:
     if count % fsdp:
         raise UserError(f"mesh.fsdp is {fsdp}; it must divide the number of devices, {count}")
-    axes = (AxisType.Auto, AxisType.Auto)
-    shape = (count // fsdp, fsdp)
-    return jax.make_mesh(shape, ("data", "fsdp"), axis_types=axes, devices=devices)
+    return count // fsdp, fsdp
 
 
 def fitting_mesh(fsdp: int, devices: Sequence[Any] | None = None) -> Mesh:
@@ -44,7 +56,7 @@ def fitting_mesh(fsdp: int, devices: Sequence[Any] | None = None) -> Mesh:
     return make_mesh(fsdp if len(devices) % fsdp == 0 else 1, devices)
 
 
-def check_batch(config: Config, mesh: Mesh) -> None:
+def check_batch(config: Config, mesh: Mesh | AbstractMesh) -> None:
     """Raises UserError if a part of the batch can't be split evenly over the devices."""
     part = config.train.batch_size // config.train.accumulate
     if part % mesh.size:
@@ -55,17 +67,17 @@ def check_batch(config: Config, mesh: Mesh) -> None:
         )
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """The sharding of what every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_sharding(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
+def batch_sharding(mesh: Mesh | AbstractMesh, *, leading: int = 0) -> NamedSharding:
     """The sharding of a batch over all devices; `leading` whole axes may stand before it."""
     return NamedSharding(mesh, PartitionSpec(*[None] * leading, ("data", "fsdp")))
 
 
-def state_shardings(state: Any, mesh: Mesh) -> Any:
+def state_shardings(state: Any, mesh: Mesh | AbstractMesh) -> Any:
     """Returns a sharding a leaf: large arrays split along their longest axis that fsdp divides.
 
     `state` is a tree of arrays or of `jax.ShapeDtypeStruct`s; shapes alone decide, so that the
@@ -81,6 +93,14 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
         return NamedSharding(mesh, PartitionSpec(*[None] * longest, "fsdp"))
 
     return jax.tree.map(rule, state)
+
+
+def bytes_per_device(layout: Any) -> int:
+    """Returns the bytes that one device holds of arrays, or of their shapes with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(layout)
+    )
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:

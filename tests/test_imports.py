@@ -13,8 +13,8 @@ ROOT = Path(ddpm_jax.__file__).parent
 LAYERS = (
     ("errors", "typing"),
     ("files", "streams", "distributed", "diffusion", "training.board", "training.quiet"),
-    ("backend", "models", "plots"),
-    ("config",),
+    ("backend", "models", "plots", "communication"),
+    ("config", "hardware"),
     ("data",),
     ("experiment",),
     ("mesh",),
@@ -24,7 +24,7 @@ LAYERS = (
     ("training.session",),
     ("run", "training.loop", "metrics"),
     ("figures", "info", "evaluation", "shards"),
-    ("bench",),
+    ("bench", "scaling"),
     ("cli",),
 )
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}

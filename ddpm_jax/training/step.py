@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from ddpm_jax.backend import compiler_options
 from ddpm_jax.experiment import Draw, Experiment
@@ -18,12 +18,12 @@ Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
-def make_train_step(experiment: Experiment) -> TrainStep:
+def make_train_step(experiment: Experiment, mesh: Mesh | None = None) -> TrainStep:
     """Returns `train_step(state, batch) -> (state, metrics)`: Ho et al. 2020, algorithm 1.
 
     It is `make_update`'s, of what the experiment draws for the batch.
     """
-    update = make_update(experiment)
+    update = make_update(experiment, mesh)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         return update(state, experiment.draw(batch, state.step))
@@ -31,18 +31,23 @@ def make_train_step(experiment: Experiment) -> TrainStep:
     return train_step
 
 
-def make_update(experiment: Experiment) -> Callable[[TrainState, Draw], tuple[TrainState, Metrics]]:
+def make_update(
+    experiment: Experiment, mesh: Mesh | None = None
+) -> Callable[[TrainState, Draw], tuple[TrainState, Metrics]]:
     """Returns `update(state, drawn) -> (state, metrics)`, which draws nothing itself.
 
     `metrics` are scalars: loss, grad_norm before clipping and learning_rate in float32, and `bad`,
     the new state's count. A step is bad if its loss or gradient is not finite: it counts, and
     changes nothing else. After `train.bad_limit` of them in a row the state stands still, whatever
     batches follow: the host may learn of it late, and still finds the very parameters that failed.
+    `mesh` is that of the devices, if parameters are split over some.
     """
     train = experiment.config.train
+    gathered, scattered = _split_over(mesh)
 
     def update(state: TrainState, drawn: Draw) -> tuple[TrainState, Metrics]:
-        loss, grads = gradient(experiment, state.params, drawn, train.accumulate)
+        loss, grads = gradient(experiment, gathered(state.params), drawn, train.accumulate)
+        grads = scattered(grads)
         # One number that is not finite, in any leaf, and the norm is not.
         norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -77,6 +82,26 @@ def make_update(experiment: Experiment) -> Callable[[TrainState, Draw], tuple[Tr
 
 def _moved(moves: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda new, old: jnp.where(moves, new, old), new, old)
+
+
+def _split_over(mesh: Mesh | None) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """Returns what gathers split parameters, and what leaves each device its part of a gradient.
+
+    Left to itself XLA gathers activations in some layers, and parameters once for each use.
+    """
+    if mesh is None or mesh.shape["fsdp"] == 1:
+        return (lambda params: params), (lambda grads: grads)
+
+    def gathered(params: Any) -> Any:
+        return jax.lax.with_sharding_constraint(params, replicated(mesh))
+
+    def scattered(grads: Any) -> Any:
+        # First as the sum on every device, which XLA makes one reduce-scatter where it has that:
+        # else it splits the products as well, and the activations that go into them.
+        whole = jax.lax.with_sharding_constraint(grads, replicated(mesh))
+        return jax.lax.with_sharding_constraint(whole, state_shardings(grads, mesh))
+
+    return gathered, scattered
 
 
 def gradient(experiment: Experiment, params: Any, drawn: Draw, parts: int) -> tuple[jax.Array, Any]:
@@ -119,14 +144,14 @@ def _split(drawn: Draw, parts: int) -> tuple[Draw, jax.Array]:
     return jax.tree.map(split, drawn._replace(dropout=None)), jax.random.split(drawn.dropout, parts)
 
 
-def make_several_steps(experiment: Experiment) -> TrainStep:
+def make_several_steps(experiment: Experiment, mesh: Mesh | None = None) -> TrainStep:
     """Returns a step over batches stacked on a leading axis; its metrics are stacked alike.
 
     What all of them draw is drawn first, at once: a generator's rounds cost the same for a hundred
     small draws as for one, and on a CPU they would be a tenth of a small network's step. So it is
     held for all steps of a dispatch, as floats.
     """
-    update = make_update(experiment)
+    update = make_update(experiment, mesh)
 
     def steps(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
         numbers = state.step + jnp.arange(len(batches.examples))
@@ -135,7 +160,7 @@ def make_several_steps(experiment: Experiment) -> TrainStep:
     return steps
 
 
-def state_layout(experiment: Experiment, mesh: Mesh) -> TrainState:
+def state_layout(experiment: Experiment, mesh: Mesh | AbstractMesh) -> TrainState:
     """Returns the state as shapes with shardings, nothing computed: what a restore aims at."""
     shapes = jax.eval_shape(lambda: init_state(experiment))
     shardings = state_shardings(shapes, mesh)
@@ -158,7 +183,7 @@ def jit_train_step(experiment: Experiment, mesh: Mesh) -> Any:
     several = experiment.config.train.steps_per_dispatch > 1
     make, leading = (make_several_steps, 1) if several else (make_train_step, 0)
     return jax.jit(
-        make(experiment),
+        make(experiment, mesh),
         in_shardings=(shardings, batch_sharding(mesh, leading=leading)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
@@ -166,7 +191,7 @@ def jit_train_step(experiment: Experiment, mesh: Mesh) -> Any:
     )
 
 
-def batch_layout(experiment: Experiment, mesh: Mesh) -> Batch:
+def batch_layout(experiment: Experiment, mesh: Mesh | AbstractMesh) -> Batch:
     """Returns the batch that the jitted step takes, as shapes with shardings."""
     config = experiment.config
     several = config.train.steps_per_dispatch > 1
