@@ -52,8 +52,7 @@ def make_update(
         norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(norm)
         still = state.bad >= train.bad_limit
-        # A wall: or XLA would work this out anew at every leaf.
-        moves = jax.lax.optimization_barrier(good & ~still)
+        moves = good & ~still
         updates, opt_state = experiment.optimizer.update(
             grads, state.opt_state, state.params, step=state.step, good=moves
         )
