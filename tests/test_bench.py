@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from ddpm_jax import bench as benches
 from ddpm_jax.bench import bench
 from ddpm_jax.cli import main
 from ddpm_jax.config import Config, FolderData, MlpConfig, PointsData, SampleConfig, TrainConfig
@@ -34,7 +35,13 @@ def test_every_figure_is_measured_and_they_agree():
     assert found["chain_s_at_that_rate"] == pytest.approx(chain)
 
 
-def test_without_its_data_it_says_so_and_measures(tmp_path):
+@pytest.fixture
+def any_peak(monkeypatch):
+    """Spares a test the largest products, which take seconds."""
+    monkeypatch.setattr(benches, "product_peak", lambda dtype: 1e12)
+
+
+def test_without_its_data_it_says_so_and_measures(tmp_path, any_peak):
     gone = FolderData(path=str(tmp_path), image_size=(8, 8), channels=1)
     found = bench(dataclasses.replace(POINTS, data=gone), steps=1)
     assert found["data"].startswith("none: zeros stand in for it")
@@ -46,7 +53,7 @@ def test_no_steps_are_refused():
         bench(POINTS, steps=0)
 
 
-def test_the_command_prints_json(capsys):
+def test_the_command_prints_json(capsys, any_peak):
     words = ["--train.steps_per_dispatch", "1", "--train.batch_size", "8", "--model.width", "8"]
     words += ["--sample.batch_size", "8", "--steps", "1", "--json"]
     assert main(["bench", "configs/swiss_roll.py", *words]) == 0

@@ -242,7 +242,8 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path, capsys):
     run = tmp_path / "run"
     words = ["train", DIGITS, "--smoke", "--workdir", run, "--optimizer.learning_rate", "1e30"]
     words += ["--optimizer.clip", "None", "--optimizer.warmup", "0", "--train.log_every", "20"]
-    words += ["--train.preview_every", "None"]
+    words += ["--train.preview_every", "None", "--model.multipliers", "1"]
+    words += ["--model.attention", "8"]
     assert cli.main([str(word) for word in words]) == 2
     assert "is not finite at step" in capsys.readouterr().err.splitlines()[-1]
     assert Checkpoints(run).steps() == []

@@ -218,11 +218,12 @@ def test_frames_run_from_x_T_to_x_0_without_changing_either(name):
     x_0, trajectory = program(name, frames=frames)(keys, times)
     assert none is None
     assert trajectory.shape == (frames + 1, 8, 2)
-    np.testing.assert_array_equal(trajectory[0], sample_noise(keys, (2,)))
     np.testing.assert_array_equal(trajectory[-1], x_0)
-    np.testing.assert_array_equal(x_0, plain)
+    # Other programs: the same arithmetic, which XLA may round otherwise.
+    np.testing.assert_allclose(trajectory[0], sample_noise(keys, (2,)), atol=2e-6)
+    np.testing.assert_allclose(x_0, plain, atol=2e-6)
     _, every = program(name, frames=20)(keys, times)
-    np.testing.assert_array_equal(trajectory, every[:: 20 // frames])
+    np.testing.assert_allclose(trajectory, every[:: 20 // frames], atol=2e-6)
 
 
 @pytest.mark.parametrize("frames", [3, -1, 21])
