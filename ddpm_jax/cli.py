@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from ddpm_jax.backend import keep_programs
 from ddpm_jax.distributed import Options, find, first, joined
 from ddpm_jax.errors import UserError, nearest
+from ddpm_jax.files import Remote, place
 
 # JAX takes a second to import and tyro a tenth: each command imports what it needs, so that
 # `ddpm --help` and a mistyped command answer at once.
@@ -100,7 +101,7 @@ def _config_of(
     """The config of a config file or of a run folder, with its settings overridden by name."""
     from ddpm_jax import config as configs
 
-    path = Path(target)
+    path = place(target)
     if path.is_dir():
         if smoke:
             raise UserError(f"--smoke is for config files, and {path} is a run; leave it out")
@@ -108,6 +109,8 @@ def _config_of(
         if not described.is_file():
             raise UserError(f"{path} has no config.json: it is not the folder of a run")
         config = configs.loads(described.read_text(), str(described))
+    elif isinstance(path, Remote):
+        raise UserError(f"{path} does not exist; it must be the folder of a run")
     else:
         config = configs.load_file(path, smoke=smoke)
     return _parse(configs.Config, overrides, f"{prog} {target}", default=config)
@@ -115,13 +118,13 @@ def _config_of(
 
 def _take(args: list[str], option: str) -> tuple[str | None, list[str]]:
     """Takes one option with its value out of the words that tyro reads as settings."""
-    for place, word in enumerate(args):
+    for at, word in enumerate(args):
         if word.startswith(f"{option}="):
-            return word.split("=", 1)[1], args[:place] + args[place + 1 :]
+            return word.split("=", 1)[1], args[:at] + args[at + 1 :]
         if word == option:
-            if place + 1 == len(args) or args[place + 1].startswith("--"):
+            if at + 1 == len(args) or args[at + 1].startswith("--"):
                 raise UserError(f"{option} needs a value")
-            return args[place + 1], args[:place] + args[place + 2 :]
+            return args[at + 1], args[:at] + args[at + 2 :]
     return None, args
 
 
@@ -181,7 +184,7 @@ def _train(args: list[str]) -> int:
     config = _config_of(target, overrides, "ddpm train", smoke=smoke)
     if workdir is None:
         name = f"{Path(target).stem}-smoke" if smoke else Path(target).stem
-        workdir = target if Path(target).is_dir() else f"runs/{name}"
+        workdir = target if place(target).is_dir() else f"runs/{name}"
     from ddpm_jax.training.loop import train
 
     return train(config, workdir)
@@ -223,8 +226,8 @@ def _sample(args: list[str]) -> int:
         _parse(_SampleOptions, args, "ddpm sample RUN")
     target, rest = _target(args, "ddpm sample", "RUN")
     options = _parse(_SampleOptions, rest, f"ddpm sample {target}")
-    named = f"{Path(target).resolve().name}-seed{options.seed}.png"
-    output = Path(options.output or named)
+    named = f"{place(target).resolve().name}-seed{options.seed}.png"
+    output = place(options.output or named)
     writers = (".png", ".gif", ".npz")
     sharded = output.suffix == ""
     if not sharded and output.suffix not in writers:
@@ -395,7 +398,8 @@ def _plot(args: list[str]) -> int:
         raise UserError(f"ddpm plot {target} needs a figure, {names}; not {word}{hint}")
     options = _parse(_PlotOptions, rest[1:], f"ddpm plot {target} {rest[0]}")
     config = _config_of(target, (), "ddpm plot")
-    folder = Path(target) if Path(target).is_dir() else None
+    folder = place(target)
+    folder = folder if folder.is_dir() else None
     given = {name: value for name, value in vars(options).items() if value is not None}
     given |= {"output": options.output, "progress": _bar("sampling")}
     output = figures.draw(rest[0], config, folder, **given)
@@ -472,7 +476,7 @@ def _data_info(args: list[str]) -> int:
     from ddpm_jax import plots
     from ddpm_jax.data import survey
 
-    path = Path(source)
+    path = place(source)
     if path.suffix == ".py" or (path / "config.json").is_file():
         data = _config_of(source, (), "ddpm data info").data
     else:
@@ -531,10 +535,10 @@ class _Together:
 def _run_together(command: _Command, args: list[str], prog: str) -> int:
     """Runs a command as one process of several, if it is; all of them end with one exit code."""
     named, rest = _split(args, "--distributed.")
-    place = find(_parse(_Together, named, prog).distributed)
-    if place is None:
+    where = find(_parse(_Together, named, prog).distributed)
+    if where is None:
         return command.run(rest)
-    with joined(place):
+    with joined(where):
         return command.run(rest)
 
 

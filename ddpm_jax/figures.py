@@ -5,7 +5,6 @@ import inspect
 import itertools
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -27,6 +26,7 @@ from ddpm_jax.diffusion import (
 )
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
+from ddpm_jax.files import Place, place
 from ddpm_jax.run import Run, load
 from ddpm_jax.sampling import Samples, class_columns, make_denoiser, write_samples
 from ddpm_jax.streams import stream_key
@@ -44,7 +44,7 @@ class Subject(NamedTuple):
     """What a figure is drawn of: a config, and the run's folder where there is one."""
 
     config: Config
-    folder: Path | None
+    folder: Place | None
     seed: int
     progress: Callable[[int, int], None]
 
@@ -135,7 +135,7 @@ def stages(drawn: Samples, wanted: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _strip(
-    path: Path, named: dict[str, np.ndarray], times: np.ndarray, rows: Rows = "examples"
+    path: Place, named: dict[str, np.ndarray], times: np.ndarray, rows: Rows = "examples"
 ) -> None:
     """Draws strips `[K, B, …]`, each under its name: a row each for a cloud or for every picture.
 
@@ -160,19 +160,19 @@ def _strip(
 
 
 def _samples(
-    subject: Subject, path: Path, *, num: int | None = None, columns: int | None = None
+    subject: Subject, path: Place, *, num: int | None = None, columns: int | None = None
 ) -> None:
     """A grid of samples; where the data has classes, a column is a class."""
     drawn = subject.sample(num or subject.config.sample.num)
     plots.grid(path, drawn.samples, columns=columns or class_columns(drawn.labels))
 
 
-def _film(subject: Subject, path: Path, *, num: int | None = None) -> None:
+def _film(subject: Subject, path: Place, *, num: int | None = None) -> None:
     """The film of the samples' denoising, from noise to data."""
     write_samples(path, subject.sample(subject.several(num, 64), film=True))
 
 
-def _loss(subject: Subject, path: Path) -> None:
+def _loss(subject: Subject, path: Place) -> None:
     """The loss and the gradient's norm over the steps."""
     if subject.folder is None:
         raise UserError("this figure needs a trained run: name its folder, as runs/digits")
@@ -182,7 +182,7 @@ def _loss(subject: Subject, path: Path) -> None:
     plots.loss(path, rows)
 
 
-def _schedules(subject: Subject, path: Path) -> None:
+def _schedules(subject: Subject, path: Place) -> None:
     """The noise schedules side by side, with this config's T, β₁, β_T and s.
 
     A schedule that float32 can't hold at this T is left out.
@@ -200,7 +200,7 @@ def _schedules(subject: Subject, path: Path) -> None:
 
 def _forward(
     subject: Subject,
-    path: Path,
+    path: Place,
     *,
     num: int | None = None,
     times: int = 11,
@@ -221,7 +221,7 @@ def _forward(
 
 def _reverse(
     subject: Subject,
-    path: Path,
+    path: Place,
     *,
     num: int | None = None,
     times: int = 11,
@@ -235,7 +235,7 @@ def _reverse(
 
 def _x0(
     subject: Subject,
-    path: Path,
+    path: Place,
     *,
     num: int | None = None,
     times: int = 11,
@@ -274,13 +274,13 @@ _LEAST = {"num": 1, "columns": 1, "times": 2}
 def draw(
     name: str,
     config: Config,
-    folder: Path | None,
+    folder: Place | None,
     output: str | None,
     *,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
     **options: Any,
-) -> Path:
+) -> Place:
     """Draws a row of `FIGURES` and returns the path it was written to.
 
     Without an output it goes into the run's folder, or into the current one for a bare config.
@@ -295,7 +295,7 @@ def draw(
         if least is not None and value < least:
             raise UserError(f"--{option} is {value}; it must be at least {least}")
     suffix = ".gif" if name == "film" else ".png"
-    path = Path(output) if output else (folder or Path()) / f"{name}{suffix}"
+    path = place(output) if output else (folder or place(".")) / f"{name}{suffix}"
     plots.check_path(path, suffix)
     FIGURES[name](Subject(resolve(config), folder, seed, progress), path, **options)
     return path

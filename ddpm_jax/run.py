@@ -5,7 +5,6 @@ pictures = run.sample(num=16, seed=0, labels=[3] * 16).samples
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -15,6 +14,7 @@ from ddpm_jax.config import Config, SampleConfig
 from ddpm_jax.distributed import first_says
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
+from ddpm_jax.files import Place, place
 from ddpm_jax.mesh import fitting_mesh
 from ddpm_jax.sampling import SampleProgram, Samples, override
 from ddpm_jax.training.checkpoint import Checkpoints
@@ -26,7 +26,7 @@ class Run:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Place,
         step: int,
         experiment: Experiment,
         params: Any,
@@ -89,7 +89,7 @@ class Run:
 
 
 def load(
-    folder: str | Path,
+    folder: str | Place,
     *,
     checkpoint: int | None = None,
     params: Literal["ema", "raw"] = "ema",
@@ -103,7 +103,7 @@ def load(
     all devices of all, together. `report` is given a line for each damaged checkpoint passed over.
     Raises UserError if the folder holds no checkpoint, or the one asked for is missing or damaged.
     """
-    folder = Path(folder)
+    folder = place(folder)
     checkpoints = Checkpoints(folder, report=report)
     step = first_says(lambda: checkpoints.newest_good(checkpoint))
     if step is None:

@@ -7,7 +7,6 @@ the ten, on any number of devices and in batches of any size.
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +28,7 @@ from ddpm_jax.diffusion import (
 )
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment
-from ddpm_jax.files import replacing
+from ddpm_jax.files import Place, replacing
 from ddpm_jax.mesh import batch_sharding, fetch, put_rows
 from ddpm_jax.streams import sample_keys
 from ddpm_jax.typing import Denoiser, Examples, Labels, Prediction, Timesteps
@@ -219,7 +218,7 @@ def override(options: SampleConfig, **changes: Any) -> SampleConfig:
     return dataclasses.replace(options, **given)
 
 
-def write_samples(path: Path, drawn: Samples) -> None:
+def write_samples(path: Place, drawn: Samples) -> None:
     """Writes samples in the form that the path's ending asks for: .png, .gif or .npz."""
     if path.suffix == ".npz":
         arrays = {"samples": drawn.samples}

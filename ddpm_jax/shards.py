@@ -11,7 +11,6 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ import numpy as np
 from ddpm_jax import distributed
 from ddpm_jax.config import SampleConfig
 from ddpm_jax.errors import UserError
-from ddpm_jax.files import replacing
+from ddpm_jax.files import Place, StoreError, replacing
 from ddpm_jax.run import Run
 from ddpm_jax.sampling import Samples, override, write_samples
 
@@ -28,7 +27,7 @@ _ABOUT = "samples.json"
 
 def sample_shards(
     run: Run,
-    folder: Path,
+    folder: Place,
     num: int | None = None,
     *,
     seed: int = 0,
@@ -54,7 +53,8 @@ def sample_shards(
     distributed.first_says(lambda: _claim(folder, about))
     size = chosen.batch_size
     # Before anyone writes: all must share out the same list.
-    lacking = [k for k in range(math.ceil(num / size)) if not _path(folder, k).exists()]
+    there = {path.name for path in folder.glob("samples-*.npz")}
+    lacking = [k for k in range(math.ceil(num / size)) if _path(folder, k).name not in there]
     lacking = distributed.first_says(lambda: lacking)
     process, count = distributed.rank()
     own = lacking[process::count]
@@ -75,7 +75,7 @@ def sample_shards(
     return num
 
 
-def _path(folder: Path, k: int) -> Path:
+def _path(folder: Place, k: int) -> Place:
     return folder / f"samples-{k:05}.npz"
 
 
@@ -88,7 +88,7 @@ def _about(
     return {**about, **settings}
 
 
-def _claim(folder: Path, about: dict[str, Any]) -> None:
+def _claim(folder: Place, about: dict[str, Any]) -> None:
     """Makes the folder one of these samples, and removes what a kill left half written."""
     path = folder / _ABOUT
     if folder.is_dir() and not path.is_file() and any(folder.glob("samples-*.npz")):
@@ -96,6 +96,8 @@ def _claim(folder: Path, about: dict[str, Any]) -> None:
     if path.is_file():
         try:
             there = json.loads(path.read_text())
+        except StoreError:
+            raise
         except (OSError, ValueError):
             raise UserError(f"{path} can't be read; choose another --output") from None
         for name, value in about.items():
@@ -109,6 +111,8 @@ def _claim(folder: Path, about: dict[str, Any]) -> None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except StoreError:
+        raise
     except OSError as error:
         raise UserError(f"--output {folder} can't be made ({error.strerror})") from None
     with replacing(path) as beside:

@@ -36,14 +36,16 @@ def finished(folder: str) -> bool | None:
     path: Any = Path(folder)
     try:
         if "://" in folder:
-            from etils import epath  # Orbax brings it; a local folder needs nothing installed.
+            from ddpm_jax.files import place  # A local folder needs nothing installed.
 
-            path = epath.Path(folder)
+            path = place(folder)
         wanted = json.loads((path / "config.json").read_text())["train"]["steps"]
-        names = [item.name.rstrip("/") for item in (path / "checkpoints").iterdir()]
-    except Exception:  # A bucket's client raises its own kinds, and none of them is an answer.
+        numbers = [item for item in (path / "checkpoints").iterdir() if item.name.isdecimal()]
+        if "://" in folder:  # A bucket's have their numbers from the first byte, their sums last.
+            numbers = [item for item in numbers if (item / "checksums.json").is_file()]
+    except Exception:  # An installation's or a bucket's troubles are no answer.
         return None
-    return max([int(name) for name in names if name.isdecimal()], default=0) >= wanted
+    return max([int(item.name) for item in numbers], default=0) >= wanted
 
 
 def main(words: list[str]) -> int:

@@ -215,7 +215,7 @@ def test_every_figure_is_drawn_of_pictures_and_of_points(name, kind, folders, tm
     few: dict[str, Any] = {"num": 3} if "num" in options_of(name) else {}
     suffix = "gif" if name == "film" else "png"
     path = draw(name, config, folders[kind], str(tmp_path / f"it.{suffix}"), **few)
-    with Image.open(path) as picture:
+    with Image.open(str(path)) as picture:
         assert min(picture.size) > 50
         assert np.asarray(picture.convert("L")).std() > 1
 

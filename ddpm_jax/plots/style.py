@@ -1,18 +1,16 @@
 """How every figure looks and how its file is written: the one place for both."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.files import replacing
+from ddpm_jax.files import Place, place, replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PathLike = str | os.PathLike[str]
+PathLike = str | Place
 
 COLOURS = ("#2f6db3", "#d9622b", "#3a9a5b", "#8c54a8", "#c8a415")
 COLOURS += ("#d04f7f", "#35a3b1", "#7a5a3c", "#6b7683", "#9cb83a")
@@ -65,12 +63,12 @@ def new_figure(width: float, height: float, **options: Any) -> "Figure":
     return figure
 
 
-def check_path(path: PathLike, suffix: str) -> Path:
+def check_path(path: PathLike, suffix: str) -> Place:
     """Returns the path if a file with this suffix (".png") can be written there.
 
     Ask before hours of sampling; every function here asks before it draws. Raises `UserError`.
     """
-    path = Path(path)
+    path = place(path)
     if path.suffix.lower() != suffix:
         right = path.with_suffix(suffix) if path.name else f"figure{suffix}"
         raise UserError(f"{path}: this figure is a {suffix} file; call it {right}")
@@ -80,7 +78,7 @@ def check_path(path: PathLike, suffix: str) -> Path:
     return path
 
 
-def write(path: Path, put: Callable[[IO[bytes]], object] | None) -> None:
+def write(path: Place, put: Callable[[IO[bytes]], object] | None) -> None:
     """Puts what `put` writes in place of the path, all or nothing; None only tries the folder."""
     with replacing(path) as beside:
         with open(beside, "wb") as file:
@@ -90,6 +88,6 @@ def write(path: Path, put: Callable[[IO[bytes]], object] | None) -> None:
             beside.unlink()
 
 
-def save(path: Path, figure: "Figure") -> None:
+def save(path: Place, figure: "Figure") -> None:
     """Writes the figure as a PNG, all or nothing."""
     write(path, lambda file: figure.savefig(file, format="png", dpi=DPI))

@@ -38,20 +38,19 @@ class Board:
             if math.isfinite(value):
                 self._add(step, summary=scalar(name, value))
         if self._file is not None and time.monotonic() - self._flushed > _FLUSH_SECONDS:
-            self._flush()
+            self.flush()
 
     def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
         """Adds a picture, uint8 `[H, W, 3]`."""
         from tensorboardX.summary import image
 
         self._add(step, summary=image(name, pixels, dataformats="HWC"))
-        self._flush()
+        self.flush()
 
     def close(self) -> None:
         """Writes what is held back; a disk that is still full loses it."""
         with suppress(OSError):
-            if self._file is not None:
-                self._flush()
+            self.flush()
         self._drop()
 
     def _add(self, step: int, **content: Any) -> None:
@@ -77,10 +76,12 @@ class Board:
         event.wall_time = time.time()
         self._file.write_event(event)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Hands what is held back to the system."""
         self._flushed = time.monotonic()
         try:
-            self._file.flush()
+            if self._file is not None:
+                self._file.flush()
         except OSError:
             self._drop()
             raise

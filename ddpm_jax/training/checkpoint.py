@@ -7,22 +7,19 @@
         checksums.json   SHA-256 of every other file
       13000.tmp/         being written, or left by a kill: never read, removed by the next save
 
-A folder gets its bare number by one rename, after its last byte is on disk. So a numbered folder
-that does not match its checksums was altered, and is passed over by name; Orbax alone would
-restore wrong numbers from a flipped bit without a word.
+So it looks on a disk; `training.commit` says how else a folder comes to count. One that does not
+match its checksums was altered, and is passed over by name; Orbax alone would restore wrong numbers
+from a flipped bit without a word.
 """
 
-import hashlib
 import json
 import os
 import re
-import shutil
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -32,19 +29,22 @@ from ddpm_jax import config as configs
 from ddpm_jax.config import Config
 from ddpm_jax.distributed import alone, first, gather
 from ddpm_jax.errors import UserError
+from ddpm_jax.files import Place, Remote, StoreError, place
+from ddpm_jax.training.commit import META, commit_in, damage, first_line
 from ddpm_jax.training.quiet import Quiet
 
-_SUMS, _META, _STATE = "checksums.json", "meta.json", "state"
+_STATE = "state"
 _PACKAGES = ("ddpm_jax", "jax", "flax", "optax", "orbax-checkpoint")
 
 
 class Checkpoints:
     """The checkpoints of one run folder; saving goes on in the background."""
 
-    def __init__(self, run: str | Path, *, report: Callable[[str], None] = print):
+    def __init__(self, run: str | Place, *, report: Callable[[str], None] = print):
         """`report` is given one line for each checkpoint that had to be passed over."""
-        self.run = Path(run)
+        self.run = place(run)
         self.folder = self.run.absolute() / "checkpoints"
+        self._commit = commit_in(self.folder)
         self._report = report
         self._writer: ocp.StandardCheckpointer | None = None
         self._thread: threading.Thread | None = None
@@ -53,40 +53,41 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Returns the steps that have a finished checkpoint, in rising order; reads no content."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(int(item.name) for item in self.folder.iterdir() if item.name.isdecimal())
+        return self._commit.steps()
 
     # --- saving ---
 
     def save(
-        self, step: int, state: Any, config: Config, *, keep: int | None, keep_every: int | None
+        self,
+        step: int,
+        state: Any,
+        config: Config,
+        *,
+        keep: int | None,
+        keep_every: int | None,
+        along: Callable[[], None] = lambda: None,
     ) -> None:
         """Copies the state to the host, then writes it in the background; all processes call it.
 
         When it is on disk, older checkpoints are removed but for the newest `keep` (None keeps
         all) and the multiples of `keep_every`. A save that fails leaves them alone, and raises
-        nothing: `problem` and `wait` tell of it.
+        nothing: `problem` and `wait` tell of it. `along` is called in the background before the
+        checkpoint counts: what belongs to the steps before it is then kept, too.
         """
         self.join()
         failure = None
         try:
             if first():
-                self.folder.mkdir(parents=True, exist_ok=True)
-                for torn in self.folder.glob("*.tmp*"):
-                    shutil.rmtree(torn)
+                self._commit.begin(step)
             if self._writer is None:
                 self._writer = ocp.StandardCheckpointer()
             self._quiet = self._quiet or Quiet()
-            self._writer.save(self._beside(step) / _STATE, state)
+            self._writer.save(str(self._commit.written(step) / _STATE), state)
         except Exception as error:  # Orbax has no kind of its own for "the disk is full".
             failure = error
-        arguments = (step, config, keep, keep_every, failure)
+        arguments = (step, config, keep, keep_every, along, failure)
         self._thread = threading.Thread(target=self._finish, args=arguments, daemon=True)
         self._thread.start()
-
-    def _beside(self, step: int) -> Path:
-        return self.folder / f"{step}.tmp"
 
     def _finish(
         self,
@@ -94,6 +95,7 @@ class Checkpoints:
         config: Config,
         keep: int | None,
         keep_every: int | None,
+        along: Callable[[], None],
         failure: Exception | None,
     ) -> None:
         """Ends a save, in the background; one process's failure is every process's."""
@@ -106,6 +108,7 @@ class Checkpoints:
         failure = None
         try:
             if reason is None and first():
+                along()
                 self._seal(step, config)
                 if keep is not None:
                     self._prune(step, keep, keep_every)
@@ -117,7 +120,7 @@ class Checkpoints:
 
     def _reason_of_any(self, failure: Exception | None) -> str | None:
         """Why a save failed, on the first process where it did; all processes call it."""
-        own = None if failure is None else _reason(failure)
+        own = None if failure is None else _reason(failure, self.folder)
         if own is not None and not alone():
             own = f"{own}, on {socket.gethostname()}"
         return next((reason for reason in gather("save", own) if reason is not None), None)
@@ -131,27 +134,21 @@ class Checkpoints:
             if writer is not None:
                 writer.close()
         if first():
-            shutil.rmtree(self._beside(step), ignore_errors=True)
+            self._commit.drop(step)
         self._failure = reason
 
     def _seal(self, step: int, config: Config) -> None:
-        target = self._beside(step)
         versions = {name: version(name) for name in _PACKAGES}
         meta = {"step": step, "config": configs.to_dict(config), "versions": versions}
-        (target / _META).write_text(json.dumps(meta, indent=2) + "\n")
-        (target / _SUMS).write_text(json.dumps(_checksums(target), indent=2) + "\n")
-        final = self.folder / str(step)
-        if final.exists():  # An altered one that the resume passed over.
-            shutil.rmtree(final)
-        target.rename(final)
+        text = json.dumps(meta, indent=2) + "\n"
+        (self._commit.written(step) / META).write_text(text)
+        self._commit.end(step)
 
     def _prune(self, newest: int, keep: int, keep_every: int | None) -> None:
         # A later one is damaged, or the run would have gone on from it: it must not count.
         for step in [step for step in self.steps() if step <= newest][:-keep]:
             if keep_every is None or step % keep_every:
-                # Renamed first: half a removal must not look like an altered checkpoint.
-                going = (self.folder / str(step)).rename(self.folder / f"{step}.tmp-old")
-                shutil.rmtree(going)
+                self._commit.remove(step)
 
     def problem(self) -> str | None:
         """Says, once and without waiting, why the last save failed, if it is known to have."""
@@ -198,10 +195,10 @@ class Checkpoints:
                 raise UserError(f"{self.folder} has no checkpoint {step}; it has {have}")
             steps = [step]
         for candidate in reversed(steps):
-            damage = _damage(self.folder / str(candidate))
-            if damage is None:
+            found = damage(self.folder / str(candidate))
+            if found is None:
                 return candidate
-            self._report(f"checkpoint {self.folder / str(candidate)} is damaged: {damage}")
+            self._report(f"checkpoint {self.folder / str(candidate)} is damaged: {found}")
         if steps:
             raise UserError(
                 f"no good checkpoint is left in {self.folder}: put one back, "
@@ -211,7 +208,7 @@ class Checkpoints:
 
     def config(self, step: int) -> Config:
         """Returns the whole config that a checkpoint was trained with."""
-        path = self.folder / str(step) / _META
+        path = self.folder / str(step) / META
         return configs.from_dict(json.loads(path.read_text())["config"])
 
     def restore(self, step: int, layout: Any) -> Any:
@@ -226,16 +223,30 @@ class Checkpoints:
         arguments = ocp.args.PyTreeRestore(
             item=fields, restore_args=restore_args, partial_restore=True
         )
-        path = self.folder / str(step) / _STATE
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        folder = self.folder / str(step)
+        path = str(folder / _STATE)
+        with _asked(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             other = _difference(_described(reader.metadata(path), list(fields)), _named(fields))
             if other is not None:
                 raise UserError(
-                    f"checkpoint {path.parent} has {other}: it was written by other code; "
+                    f"checkpoint {folder} has {other}: it was written by other code; "
                     "go on with that, or choose another --workdir"
                 )
             found = reader.restore(path, args=arguments)
         return type(layout)(**found)
+
+
+@contextmanager
+def _asked(folder: Place) -> Iterator[None]:
+    """Makes one line of what TensorStore says of a bucket that can't be read any more."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not isinstance(folder, Remote):
+            raise
+        raise StoreError(f"checkpoint {folder} can't be read ({folder.why(error)})") from None
 
 
 _Arrays = dict[str, tuple[tuple[int, ...], str]]
@@ -255,6 +266,8 @@ def _named(fields: dict[str, Any]) -> _Arrays:
 
 def _described(metadata: Any, fields: list[str]) -> _Arrays:
     """What Orbax says that a checkpoint holds of some top-level names, nothing of it read."""
+    if metadata.item_metadata is None:
+        raise OSError("Orbax can't open its arrays")  # It has kept the reason to itself.
     tree = metadata.item_metadata.tree
     return _named({name: tree[name] for name in fields if name in tree})
 
@@ -272,47 +285,11 @@ def _difference(saved: _Arrays, wanted: _Arrays) -> str | None:
     return None
 
 
-def _checksums(folder: Path) -> dict[str, str]:
-    files = sorted(item for item in folder.rglob("*") if item.is_file() and item.name != _SUMS)
-    return {item.relative_to(folder).as_posix(): _sha256(item) for item in files}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _damage(folder: Path) -> str | None:
-    """Says what is wrong with a checkpoint's files, or None."""
-    try:
-        expected = json.loads((folder / _SUMS).read_text())
-        found = _checksums(folder)
-    except (OSError, ValueError) as error:
-        return f"{_SUMS} can't be read ({_first_line(error)})"
-    if not isinstance(expected, dict) or not expected:
-        return f"{_SUMS} lists no files"
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
-            return f"{name} is missing"
-        if name not in expected:
-            return f"{name} does not belong to it"
-        if expected[name] != found[name]:
-            return f"{name} differs from its checksum"
-    try:  # A whole checkpoint under another one's number matches its checksums too.
-        said = json.loads((folder / _META).read_text())["step"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{_META} can't be read ({_first_line(error)})"
-    return None if said == int(folder.name) else f"it is the checkpoint of step {said}"
-
-
-def _reason(error: BaseException) -> str:
+def _reason(error: Exception, folder: Place) -> str:
     """Why a write failed, in the system's words where it was the system that refused it."""
+    if isinstance(folder, Remote):
+        return str(error) if isinstance(error, UserError) else folder.why(error)
     code = re.search(r"os_error_code='(\d+)'", str(error))
     if code:
         return os.strerror(int(code[1]))
-    return (isinstance(error, OSError) and error.strerror) or _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]
+    return (isinstance(error, OSError) and error.strerror) or first_line(error)

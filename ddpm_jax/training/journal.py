@@ -1,10 +1,11 @@
 """What a run tells while it trains: the bar, metrics.jsonl, events.jsonl and TensorBoard.
 
-A disk that is full, or a folder that is gone, costs a line of warning and never the run: rows are
-kept until there is room for them.
+A disk that is full, a folder that is gone or a bucket that can't be reached costs a line of warning
+and never the run: rows are kept until there is room for them.
 """
 
 import errno
+import io
 import json
 import os
 import sys
@@ -19,25 +20,25 @@ from PIL import Image
 from tqdm import tqdm
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.files import replacing
+from ddpm_jax.files import Place, Spool, replacing
 from ddpm_jax.training.board import Board
 
 
 class Journal:
     """Process 0's voice; on the other processes of a pod it is silent and writes nothing."""
 
-    def __init__(self, run: Path, *, start: int, total: int, silent: bool = False):
+    def __init__(self, run: Place, *, start: int, total: int, silent: bool = False):
         """`start` is the step a run goes on from: what was written beyond it is taken back."""
         self._silent, self._run = silent, run
-        self._rows = self._events = self._board = self._bar = None
+        self._rows = self._events = self._board = self._bar = self._spool = None
         self._total, self._start, self._begun = total, start, None
         self._complained: set[str] = set()
         if silent:
             return
-        run.mkdir(parents=True, exist_ok=True)
-        self._rows = _Lines(run / "metrics.jsonl")
-        self._events = _Lines(run / "events.jsonl")
-        self._board = Board(run / "tensorboard")
+        self._spool = Spool(run, ("metrics.jsonl", "events.jsonl"), self.say)
+        self._rows = _Lines(self._spool.folder / "metrics.jsonl")
+        self._events = _Lines(self._spool.folder / "events.jsonl")
+        self._board = Board(self._spool.folder / "tensorboard")
         self._board.purge(start + 1 if start else 0)
         self._rows.keep(lambda row: row["step"] <= start)
         self.event(start, "start")
@@ -98,11 +99,30 @@ class Journal:
             row = {"step": step, "event": name, **details}
             self._try("events.jsonl", lambda: events.add(row))
 
-    def picture(self, step: int, name: str, path: Path) -> None:
+    def picture(self, step: int, name: str, path: Place) -> None:
         """Shows a picture that was written to `path` in TensorBoard."""
         if self._board is not None:
-            board, pixels = self._board, np.asarray(Image.open(path).convert("RGB"))
+            board, picture = self._board, Image.open(io.BytesIO(path.read_bytes()))
+            pixels = np.asarray(picture.convert("RGB"))
             self._try("tensorboard", lambda: board.picture(step, name, pixels))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns the rows that the run has so far; none where it is silent."""
+        return read_metrics(self._spool.folder / "metrics.jsonl") if self._spool else []
+
+    def events(self) -> list[dict[str, Any]]:
+        """Returns the events on the run's way so far; none where it is silent."""
+        return read_events(self._spool.folder / "events.jsonl") if self._spool else []
+
+    def flush(self) -> None:
+        """Hands what is held back to the system; `put` then finds it."""
+        if self._board is not None:
+            self._try("tensorboard", self._board.flush)
+
+    def put(self) -> None:
+        """Puts everything into the bucket, if the run lies in one; for another thread to call."""
+        if self._spool is not None:
+            self._spool.put()
 
     def _try(self, what: str, write: Callable[[], None]) -> None:
         try:
@@ -116,7 +136,7 @@ class Journal:
 
     def close(self) -> None:
         """Ends the bar and the files."""
-        for part in (self._bar, self._rows, self._events, self._board):
+        for part in (self._bar, self._rows, self._events, self._board, self._spool):
             if part is not None:
                 part.close()
 
@@ -162,7 +182,7 @@ class _Lines:
             self._file = None
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Place) -> list[dict[str, Any]]:
     """Returns the rows of a metrics.jsonl; a last line that a kill cut off is left out."""
     if not path.is_file():
         return []
@@ -178,7 +198,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def read_events(path: Path) -> list[dict[str, Any]]:
+def read_events(path: Place) -> list[dict[str, Any]]:
     """Returns the events of an events.jsonl that lie on the way of the run's last start.
 
     What happened beyond the step that a later start went back to has not happened to it.

@@ -1,6 +1,5 @@
 """Training from the first step, or from where it stopped, to the last one and its pictures."""
 
-from pathlib import Path
 from typing import Any
 
 from ddpm_jax import config as configs
@@ -10,7 +9,7 @@ from ddpm_jax.data import open_source, resolve
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
-from ddpm_jax.files import exclusive, replacing
+from ddpm_jax.files import Place, exclusive, place, replacing
 from ddpm_jax.mesh import check_batch, make_mesh
 from ddpm_jax.sampling import SampleProgram
 from ddpm_jax.training.checkpoint import Checkpoints
@@ -19,14 +18,14 @@ from ddpm_jax.training.session import Session
 from ddpm_jax.training.stop import Stop
 
 
-def train(config: Config, workdir: str | Path) -> int:
+def train(config: Config, workdir: str | Place) -> int:
     """Trains a config in a run folder, going on from its newest good checkpoint if it has one.
 
     Returns the process's exit code: 0 when the last step is done or SIGTERM ended it after a save,
     130 after SIGINT. Raises UserError, before anything is written, if the config can't be trained
     here or the folder holds a run of another network.
     """
-    run, config = Path(workdir), resolve(config)
+    run, config = place(workdir), resolve(config)
     mesh = make_mesh(config.mesh.fsdp)
     check_batch(config, mesh)
     if run.exists() and not run.is_dir():
@@ -64,7 +63,7 @@ def train(config: Config, workdir: str | Path) -> int:
             checkpoints.close()
 
 
-def _what_must_agree(config: Config, run: Path, source: Source) -> dict[str, Any]:
+def _what_must_agree(config: Config, run: Place, source: Source) -> dict[str, Any]:
     """What every process must have the same of, or they would train different networks."""
     data = {"the number of examples": len(source), "the classes": list(source.class_names)}
     return {**configs.flatten(config), "--workdir": str(run), **distributed.versions(), **data}
@@ -110,7 +109,7 @@ def _check_labels(config: Config, source: Source) -> None:
         )
 
 
-def _describe(config: Config, run: Path) -> dict[str, tuple[Any, Any]]:
+def _describe(config: Config, run: Place) -> dict[str, tuple[Any, Any]]:
     """Writes config.json; prints, and returns, what changed since the last time, if anything."""
     path = run / "config.json"
     changes = {}

@@ -42,4 +42,5 @@ class Quiet:
 
 
 def _wanted(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname and "orbax" not in record.getMessage()
+    said = record.getMessage()  # On a disk the path has Orbax's name in it, in a bucket it has not.
+    return "orbax" not in record.pathname and "orbax" not in said and "tensorstore" not in said

@@ -26,7 +26,7 @@ from ddpm_jax.mesh import local_rows, put_batch
 from ddpm_jax.sampling import SampleProgram, film_size, write_samples
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.diagnosis import Diagnosis, diagnose
-from ddpm_jax.training.journal import Journal, read_events, read_metrics
+from ddpm_jax.training.journal import Journal
 from ddpm_jax.training.meter import Meter
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import batch_layout, jit_init, jit_train_step, state_layout
@@ -185,7 +185,7 @@ class Session:
         """Where the run already went on after a stretch that was passed over, restarts included."""
 
         def before() -> list[int]:
-            events = read_events(self.run / "events.jsonl")
+            events = self.journal.events()
             return [row["step"] for row in events if row.get("event") == "rollback"]
 
         return {*first_says(before), *self._passed.values()}
@@ -221,7 +221,15 @@ class Session:
         with self._meter.paused():
             self.checkpoints.join()
             self._report_save(f"trying again at step {step}")
-            self.checkpoints.save(step, state, self.config, keep=keep, keep_every=train.keep_every)
+            self.journal.flush()
+            self.checkpoints.save(
+                step,
+                state,
+                self.config,
+                keep=keep,
+                keep_every=train.keep_every,
+                along=self.journal.put,
+            )
         self._saved = step
 
     def _report_save(self, then: str) -> None:
@@ -275,7 +283,7 @@ class Session:
         if first():
             write_samples(self.run / "samples.png", drawn)
             write_samples(self.run / "denoising.gif", drawn)
-            plots.loss(self.run / "loss.png", read_metrics(self.run / "metrics.jsonl"))
+            plots.loss(self.run / "loss.png", self.journal.rows())
         self.journal.say(f"done; draw more with: ddpm sample {self.run}")
 
     def _interrupt(self, done: int, total: int) -> None:
