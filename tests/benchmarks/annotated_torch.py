@@ -1,0 +1,303 @@
+"""`configs/fashion_mnist.py` against the annotated diffusion model's own code, on this machine.
+
+Run by hand from the repository's root, on a machine with nothing else to do:
+
+    python tests/benchmarks/annotated_torch.py --document FILE [--threads N] [--venv DIR] [--help]
+
+FILE is the document (004): a notebook as text, each cell of code after a line `In [...]:`, or an
+.ipynb. Its code isn't part of this repository: what the comparison needs of it (network, schedule,
+loss, optimizer, sampler) is taken from the file, with whatever those use, and runs as written in
+PyTorch, in a virtual environment of its own, made in DIR (a temporary folder unless named).
+Downloads, plots and the loop over the data set are not among it.
+
+First both must be the same network: as many parameters, and the same outputs from PyTorch's
+parameters. Then they take turns in two things:
+
+- training steps at batch 128, t and noise drawn, Huber's loss, gradient, Adam, on examples in
+  memory. Ours is the package's own step, which also flips pictures and leaves out steps whose
+  gradient is not finite.
+- steps in the chain of T = 200 for 64 samples. Ours is left after the first of them, and the
+  document's own loop is told to begin nearer to its end, as all steps take the same time.
+
+Aims: training at most 0.7 times the document's time by the clock, sampling at most 0.8 times.
+"""
+
+import argparse
+import ast
+import dis
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import numpy as np
+from peer import (
+    Arrays,
+    Ours,
+    Params,
+    arguments,
+    by_turns,
+    clocked,
+    describe,
+    kernel,
+    matrix,
+    report,
+    serve,
+    shipped,
+    started,
+    torch_verbs,
+    versions,
+)
+
+T, BATCH, SAMPLES, COUNT = 200, 128, 64, 2_996_315
+PACKAGES = ("torch==2.13.0", "einops", "tqdm", "numpy")
+AIMS = {"train": 0.7, "sample": 0.8}
+NEEDED = ("model", "optimizer", "timesteps", "p_losses", "sample", "image_size", "channels")
+
+
+# --- the document's code --------------------------------------------------------------------------
+
+
+def cells(document: Path) -> Iterator[list[ast.stmt]]:
+    """Yields the statements of each cell of code in the document."""
+    text = document.read_text()
+    if document.suffix == ".ipynb":
+        found = json.loads(text)["cells"]
+        sources = ["".join(cell["source"]) for cell in found if cell["cell_type"] == "code"]
+    else:
+        sources = re.split(r"^In \[[ \w]*\]:$", text, flags=re.MULTILINE)[1:]
+    for source in sources:
+        # The notebook's own commands; and in a text prose follows the code, which is no Python.
+        lines = ["" if line.lstrip()[:1] in ("!", "%") else line for line in source.splitlines()]
+        for end in range(len(lines), 0, -1):
+            try:
+                yield ast.parse("\n".join(lines[:end])).body
+            except SyntaxError:
+                continue
+            break
+
+
+def bound(statement: ast.stmt) -> set[str]:
+    """Returns the names that an import, a definition or an assignment gives a meaning."""
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return {statement.name}
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return {(alias.asname or alias.name).partition(".")[0] for alias in statement.names}
+    if isinstance(statement, ast.Assign):
+        return {target.id for target in statement.targets if isinstance(target, ast.Name)}
+    return set()
+
+
+def used(code: CodeType) -> set[str]:
+    """Returns the names that code looks up outside its functions."""
+    names = {
+        step.argval
+        for step in dis.get_instructions(code)
+        if step.opname.startswith("LOAD_")
+        and step.opname.removeprefix("LOAD_") in ("NAME", "GLOBAL")
+    }
+    return names.union(*(used(inner) for inner in code.co_consts if isinstance(inner, CodeType)))
+
+
+def excerpt(document: Path) -> list[CodeType]:
+    """Returns the document's statements that NEEDED takes, in its order."""
+    try:
+        statements = [statement for cell in cells(document) for statement in cell]
+    except (OSError, ValueError, KeyError) as error:
+        sys.exit(f"--document {document} can't be read as a notebook: {error}")
+    # A name means what it meant last, as for who has run the whole notebook.
+    homes = {name: i for i, statement in enumerate(statements) for name in bound(statement)}
+    absent = [name for name in NEEDED if name not in homes]
+    if absent:
+        sys.exit(
+            f"--document {document} is not the annotated diffusion model: its code defines no "
+            f"{', '.join(absent)}"
+        )
+    wanted, programs = set(NEEDED), {}
+    while wanted:
+        place = homes.get(wanted.pop())
+        if place is not None and place not in programs:
+            module = ast.Module([statements[place]], [])
+            programs[place] = compile(module, str(document), "exec")
+            wanted |= used(programs[place])
+    return [programs[place] for place in sorted(programs)]
+
+
+def torch_side(document: Path) -> None:
+    import torch  # type: ignore[import-not-found]
+
+    names: dict[str, Any] = {"__name__": "document"}
+    for program in excerpt(document):
+        exec(program, names)
+    model, optimizer = names["model"], names["optimizer"]
+    shape = (names["channels"], names["image_size"], names["image_size"])
+    data = torch.randint(0, 256, (1_000, *shape)).float() / 127.5 - 1
+
+    def train(steps: int) -> None:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            batch = data[torch.randint(0, len(data), (BATCH,))]
+            t = torch.randint(0, T, (BATCH,)).long()
+            loss = names["p_losses"](model, batch, t, loss_type="huber")
+            loss.backward()
+            optimizer.step()
+
+    def sample(steps: int) -> None:
+        names["timesteps"] = steps
+        drawn = names["sample"](model, shape[1], batch_size=SAMPLES, channels=shape[0])
+        assert len(drawn) == steps
+
+    norms = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.GroupNorm) and not name.endswith("to_out.1")
+    ]
+
+    def compared(network: Any, x: Any, t: Any) -> Any:
+        # Our normalisations have another epsilon, all but those behind linear attention: with it,
+        # outputs agree to the last digits, and any other difference shows.
+        own = norms[0].eps
+        for norm in norms:
+            norm.eps = 1e-6
+        y = network(x, t)
+        for norm in norms:
+            norm.eps = own
+        return y
+
+    x, t = torch.randn(4, *shape), torch.tensor([0, 10, 100, T - 1])
+    told = describe(model, x, t, compared)
+    verbs = {"train": clocked(train), "sample": clocked(sample), "describe": told}
+    serve(torch_verbs() | verbs)
+
+
+# --- our side -------------------------------------------------------------------------------------
+
+
+def carried(weights: Arrays) -> Params:
+    """The document's weights in our network's tree; every one of them must find its place."""
+    left = dict(weights)
+
+    def take(name: str) -> tuple[np.ndarray, Params]:
+        bias = left.pop(f"{name}.bias", None)
+        return left.pop(f"{name}.weight"), {} if bias is None else {"bias": bias}
+
+    def norm(name: str) -> Params:
+        weight, bias = take(name)
+        return {"scale": weight, **bias}
+
+    def conv(name: str) -> Params:
+        weight, bias = take(name)
+        return {"kernel": kernel(weight), **bias}
+
+    def dense(name: str) -> Params:
+        weight, bias = take(name)
+        return {"kernel": matrix(weight), **bias}
+
+    def block(name: str) -> Params:
+        weight, bias = take(f"{name}.ds_conv")
+        params = {
+            "depthwise": {"kernel": kernel(weight)[:, :, 0], **bias},
+            "norm_0": norm(f"{name}.net.0"),
+            "conv_0": conv(f"{name}.net.1"),
+            "norm_1": norm(f"{name}.net.3"),
+            "conv_1": conv(f"{name}.net.4"),
+        }
+        if f"{name}.mlp.1.weight" in left:
+            params["condition"] = dense(f"{name}.mlp.1")
+        if f"{name}.res_conv.weight" in left:
+            params["shortcut"] = dense(f"{name}.res_conv")
+        return params
+
+    def attention(name: str) -> Params:
+        joint, _ = take(f"{name}.fn.fn.to_qkv")
+        three = zip(("query", "key", "value"), np.split(joint, 3), strict=True)
+        params = {role: {"kernel": matrix(weight)} for role, weight in three}
+        return params | {"norm": norm(f"{name}.fn.norm")}
+
+    def linear_attention(name: str) -> Params:
+        out = {"out": dense(f"{name}.fn.fn.to_out.0"), "norm_out": norm(f"{name}.fn.fn.to_out.1")}
+        return attention(name) | out
+
+    def halve(name: str) -> Params:
+        # 4x4 of stride 2 is 2x2 over blocks of 2x2 pixels.
+        weight, bias = take(name)
+        out, channels = weight.shape[:2]
+        blocks = weight.reshape(out, channels, 2, 2, 2, 2)  # [o, c, y, i, x, j]
+        return {
+            "conv": {"kernel": blocks.transpose(2, 4, 3, 5, 1, 0).reshape(2, 2, -1, out)} | bias
+        }
+
+    def double(name: str) -> Params:
+        # The other way round, and the last pixels that a block is made of come first.
+        weight, bias = take(name)
+        channels, out = weight.shape[:2]
+        blocks = weight.reshape(channels, out, 2, 2, 2, 2)[
+            :, :, ::-1, :, ::-1
+        ]  # [c, o, y, i, x, j]
+        kernels = blocks.transpose(2, 4, 0, 3, 5, 1).reshape(2, 2, channels, -1)
+        return {"conv": {"kernel": kernels}, **bias}
+
+    params: Params = {
+        "conv_in": conv("init_conv"),
+        "condition": {"time_in": dense("time_mlp.1"), "time_out": dense("time_mlp.3")},
+        "middle_block_0": block("mid_block1"),
+        "middle_attention": attention("mid_attn") | {"out": dense("mid_attn.fn.fn.to_out")},
+        "middle_block_1": block("mid_block2"),
+        "out_block": block("final_conv.0"),
+        "conv_out": dense("final_conv.1"),
+    }
+    places = {f"down_{i}": f"downs.{i}" for i in range(3)} | {
+        f"up_{2 - i}": f"ups.{i}" for i in (0, 1)
+    }
+    for place, name in places.items():
+        params[f"{place}_block_0"] = block(f"{name}.0")
+        params[f"{place}_block_1"] = block(f"{name}.1")
+        params[f"{place}_attention"] = linear_attention(f"{name}.2")
+        if f"{name}.3.weight" in left:
+            params[place] = (halve if place.startswith("down") else double)(f"{name}.3")
+    assert not left, f"left over: {sorted(left)}"
+    return params
+
+
+def main() -> None:
+    words = arguments(__doc__, slices=5, steps=2)
+    words.add_argument("--document", type=Path, metavar="FILE", required=True)
+    words.add_argument(
+        "--chain", type=int, default=8, help="steps of the chain in a slice (default %(default)s)"
+    )
+    options = words.parse_args()
+    if options.torch_side:
+        torch_side(options.document)
+    else:
+        excerpt(options.document)  # Another document is known before anything is installed.
+        compare(options)
+
+
+def compare(options: argparse.Namespace) -> None:
+    document = ("--document", str(options.document))
+    with started(__file__, options, PACKAGES, *document) as theirs:
+        about = theirs.ask("about")
+        ours = Ours(shipped("fashion_mnist"))
+        weights, told = theirs.described()
+        count = ours.check(carried(weights), told, tolerance=2e-5)
+        assert count == COUNT, f"{count:,} parameters, not {COUNT:,}"
+        print(f"{count:,} parameters and the same outputs on both sides")
+        print(versions(about))
+        works = {"train": (ours.train, options.steps), "sample": (ours.sample_part, options.chain)}
+        for what, (mine, number) in works.items():
+            sides = {
+                "ours": clocked(mine),
+                "the document": lambda n, what=what: theirs.ask(what, n),
+            }
+            medians = by_turns(what, sides, number, options.slices)
+            report(medians / number, aim=AIMS[what])
+            if what == "sample":
+                mine, other = medians[0] * T / number
+                print(f"  {SAMPLES} samples, T = {T}: {mine:.1f} s and {other:.1f} s at that rate")
+
+
+if __name__ == "__main__":
+    main()
