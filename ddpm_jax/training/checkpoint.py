@@ -3,7 +3,7 @@
     checkpoints/
       12000/
         state/           what Orbax writes: step, params, ema, opt_state
-        meta.json        the whole config and the versions that wrote it
+        meta.json        the whole config, what the data were, and the versions that wrote it
         checksums.json   SHA-256 of every other file
       13000.tmp/         being written, or left by a kill: never read, removed by the next save
 
@@ -17,7 +17,7 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from typing import Any
@@ -66,14 +66,16 @@ class Checkpoints:
         *,
         keep: int | None,
         keep_every: int | None,
+        data: Mapping[str, Any] | None = None,
         along: Callable[[], None] = lambda: None,
     ) -> None:
         """Copies the state to the host, then writes it in the background; all processes call it.
 
         When it is on disk, older checkpoints are removed but for the newest `keep` (None keeps
         all) and the multiples of `keep_every`. A save that fails leaves them alone, and raises
-        nothing: `problem` and `wait` tell of it. `along` is called in the background before the
-        checkpoint counts: what belongs to the steps before it is then kept, too.
+        nothing: `problem` and `wait` tell of it. `data` is kept as what the data were. `along` is
+        called in the background before the checkpoint counts: what belongs to the steps before it
+        is then kept, too.
         """
         self.join()
         failure = None
@@ -87,7 +89,8 @@ class Checkpoints:
             failure = failure or GaveUp()
         else:
             failure = self._start(step, state)
-        arguments = (step, config, keep, keep_every, along, failure)
+        meta = {"step": step, "config": configs.to_dict(config), "data": data}
+        arguments = (step, meta, keep, keep_every, along, failure)
         self._thread = threading.Thread(target=self._finish, args=arguments, daemon=True)
         self._thread.start()
 
@@ -103,7 +106,7 @@ class Checkpoints:
     def _finish(
         self,
         step: int,
-        config: Config,
+        meta: dict[str, Any],
         keep: int | None,
         keep_every: int | None,
         along: Callable[[], None],
@@ -122,7 +125,7 @@ class Checkpoints:
         try:
             if reason is None and first():
                 along()
-                self._seal(step, config)
+                self._seal(step, meta)
                 if keep is not None:
                     self._prune(step, keep, keep_every)
         except Exception as error:
@@ -152,10 +155,9 @@ class Checkpoints:
             self._commit.drop(step)
         self._failure = reason
 
-    def _seal(self, step: int, config: Config) -> None:
+    def _seal(self, step: int, meta: dict[str, Any]) -> None:
         versions = {name: version(name) for name in _PACKAGES}
-        meta = {"step": step, "config": configs.to_dict(config), "versions": versions}
-        text = json.dumps(meta, indent=2) + "\n"
+        text = json.dumps({**meta, "versions": versions}, indent=2) + "\n"
         (self._commit.written(step) / META).write_text(text)
         self._commit.end(step)
 
@@ -223,8 +225,14 @@ class Checkpoints:
 
     def config(self, step: int) -> Config:
         """Returns the whole config that a checkpoint was trained with."""
-        path = self.folder / str(step) / META
-        return configs.from_dict(json.loads(path.read_text())["config"])
+        return configs.from_dict(self._meta(step)["config"])
+
+    def data(self, step: int) -> dict[str, Any] | None:
+        """Returns what was said of the data that a checkpoint was trained on, if it was."""
+        return self._meta(step).get("data")
+
+    def _meta(self, step: int) -> dict[str, Any]:
+        return json.loads((self.folder / str(step) / META).read_text())
 
     def restore(self, step: int, layout: Any) -> Any:
         """Restores a checkpoint into the shapes and shardings of `layout`, on any devices.
