@@ -4,6 +4,7 @@ Each row makes its files in a folder of its own, gives the command, and what its
 is wrong with words alone is in test_cli.py.
 """
 
+import dataclasses
 import hashlib
 import io
 import os
@@ -21,6 +22,7 @@ from PIL import Image
 
 from ddpm_jax import cli
 from ddpm_jax.config import (
+    ArraysData,
     Config,
     DiffusionConfig,
     MlpConfig,
@@ -497,7 +499,34 @@ CHECKPOINTS = {
     ),
 }
 
-TABLES = (FOLDERS, ZIPS, ARRAYS, PICTURES, FILES, LOOKS, CHECKPOINTS)
+
+def points(path: Path, classes: str) -> None:
+    labels = np.array(list(classes))[np.arange(40) % len(classes)]
+    np.savez(path, examples=np.ones((40, 2), np.float32), labels=labels)
+
+
+LABELLED = put(
+    "mine.py",
+    f"{_IMPORT}import pathlib\nPATH = str(pathlib.Path(__file__).parent / 'x.npz')\n"
+    "def get_config():\n"
+    "    model = MlpConfig(width=4, layers=1, num_classes=2)\n"
+    "    return Config(data=ArraysData(path=PATH, holds='points'), model=model)\n",
+)
+LABELLED_RUN = "train {here}/mine.py --workdir {here}/run --diffusion.timesteps 2"
+OTHER_LABELS = {
+    "a class that is another": Row(
+        every(LABELLED, lambda here: points(here / "x.npz", "ac")),
+        LABELLED_RUN,
+        "{here}/run holds a run with data.classes.1 = 'b', and the data has 'c'",
+    ),
+    "a class that is new": Row(
+        every(LABELLED, lambda here: points(here / "x.npz", "abc")),
+        LABELLED_RUN,
+        "{here}/run holds a run with data.classes = 2, and the data has 3",
+    ),
+}
+
+TABLES = (FOLDERS, ZIPS, ARRAYS, PICTURES, FILES, LOOKS, CHECKPOINTS, OTHER_LABELS)
 ROWS = {name: row for table in TABLES for name, row in table.items()}
 
 
@@ -514,6 +543,17 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     assert train(POINTS, folder) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def labelled_run(tmp_path_factory):
+    """A run of two steps with the classes a and b."""
+    folder = tmp_path_factory.mktemp("labelled")
+    points(folder / "x.npz", "ab")
+    data = ArraysData(path=str(folder / "x.npz"), holds="points")
+    model = dataclasses.replace(POINTS.model, num_classes=2)
+    assert train(dataclasses.replace(POINTS, data=data, model=model), folder / "run") == 0
+    return folder / "run"
 
 
 def tree(root: Path) -> dict[str, str]:
@@ -535,6 +575,8 @@ def test_it_is_told_in_one_line_and_nothing_is_written_or_lost(
         (tmp_path / folder).mkdir()
     if name in CHECKPOINTS:
         shutil.copytree(request.getfixturevalue("run"), here / "run")
+    elif name in OTHER_LABELS:
+        shutil.copytree(request.getfixturevalue("labelled_run"), here / "run")
     monkeypatch.setenv("DDPM_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path / "cwd")
     row.make(here)

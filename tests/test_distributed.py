@@ -3,8 +3,10 @@
 Those tests that start real processes are few; `pytest tests/test_distributed.py --long` has more.
 """
 
+import asyncio
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -28,6 +30,7 @@ from ddpm_jax.distributed.server import Server
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
 from ddpm_jax.mesh import make_mesh
+from ddpm_jax.training import writer
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.step import state_layout
 from tests.tiny import TINY, arrays
@@ -261,6 +264,45 @@ def test_settings_that_differ_are_named_with_their_processes(as_each):
     assert said == [f"{start} with the same"] * 3
 
 
+def test_who_gives_up_is_not_waited_for(as_each):
+    def work(n):
+        barriers = distributed.Barriers("saves")
+        for broken in (True, True, False):
+            barriers.begin()
+            barriers.wait("begun")
+            if broken and n == 1:
+                time.sleep(0.05)  # The others wait for it by now, or come later and never do.
+                barriers.give_up()
+            elif broken:
+                time.sleep(0.05 * n)
+                with pytest.raises(distributed.GaveUp):
+                    barriers.wait("ended")
+            else:
+                barriers.wait("ended")
+            distributed.gather("saves", broken)
+        # As after a failure: another writer, and what was given up stays so.
+        barriers = distributed.Barriers("saves")
+        barriers.begin()
+        barriers.wait("begun")
+        return True
+
+    assert as_each(work) == [True] * 3
+
+
+def test_a_folder_that_process_0_cannot_make_is_awaited_by_none(as_each):
+    class Full:
+        async def create(self):
+            raise OSError("the disk is full")
+
+    def work(n):
+        barriers = distributed.Barriers("saves")
+        with pytest.raises(distributed.GaveUp if n else OSError):
+            asyncio.run(writer._Shared(barriers).create_temporary_path(Full()))
+        return True
+
+    assert as_each(work) == [True] * 3
+
+
 def test_alone_all_is_agreed_at_once():
     assert distributed.gather("x", 3) == [3]
     assert distributed.first_says(lambda: 4) == 4
@@ -474,6 +516,38 @@ def test_a_killed_process_is_named_all_go_on_and_a_signal_to_one_saves_all(folde
     assert f"stopped at step {step}; run the same command again" in again.said()
     # The state that all saved is of one step: its every array is there and whole.
     assert int(state_of(folder / "run").step) == step
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux alone has prlimit")
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_save_that_fails_on_one_is_told_and_tried_again_by_all(folder, long, victim):
+    if not long:
+        pytest.skip("with --long")
+    words = ("--train.steps", "1000000", "--train.preview_every", "1000000", "--mesh.fsdp", "2")
+    words += ("--model.width", "256", "--train.save_every", "100")
+    together = Processes(folder, 2, *train(folder, *words))
+    saves = Checkpoints(folder / "run").steps
+    together.until(saves)
+    pid = together.all[victim].pid
+    _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (32 * 1024, most))
+    told = "could not be written (File too large, on "
+    together.until(lambda: together.said().count(told) >= 2)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, most))
+    before = saves()
+    together.until(lambda: saves() != before)
+    # Process 0 alone looks after the folder: a file in its place stops none of them either.
+    place, aside = folder / "run" / "checkpoints", folder / "run" / "aside"
+    place.rename(aside)
+    place.write_text("")
+    together.until(lambda: "could not be written (File exists, on " in together.said())
+    place.unlink()
+    aside.rename(place)
+    before = saves()
+    together.until(lambda: saves() != before)
+    together.all[0].send_signal(signal.SIGTERM)
+    assert together.codes() == [0, 0]
+    assert int(state_of(folder / "run").step) == max(saves())
 
 
 def test_another_config_on_one_host_is_refused_on_all(folder):

@@ -13,7 +13,7 @@ ROOT = Path(ddpm_jax.__file__).parent
 LAYERS = (
     ("errors", "typing"),
     ("files", "streams", "distributed", "diffusion", "training.board", "training.quiet"),
-    ("training.commit",),
+    ("training.commit", "training.inventory", "training.writer"),
     ("backend", "models", "plots", "communication"),
     ("config", "hardware"),
     ("data",),

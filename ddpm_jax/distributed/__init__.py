@@ -5,11 +5,13 @@
 
 Inside, every process does the same things in the same order. What depends on one machine alone (a
 folder's content, a disk that is full, a signal) is said by one or agreed on through `first_says`,
-`gather`, `compare` and `Appointment`; a process that runs alone pays nothing for them.
+`gather`, `compare`, `Appointment` and `Barriers`; a process that runs alone pays nothing for them.
 """
 
 from ddpm_jax.distributed.agreement import (
     Appointment,
+    Barriers,
+    GaveUp,
     alone,
     compare,
     first,
@@ -23,6 +25,8 @@ from ddpm_jax.distributed.place import Options, Place, find
 
 __all__ = [
     "Appointment",
+    "Barriers",
+    "GaveUp",
     "Options",
     "Place",
     "alone",

@@ -116,6 +116,51 @@ def versions() -> dict[str, str]:
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
+class GaveUp(Exception):
+    """Another process gave up what this one works on with it."""
+
+    def __init__(self):
+        super().__init__("another process gave up")
+
+
+class Barriers:
+    """Works in the background in which all processes wait for each other, until one gives up.
+
+    Every process begins the same works in the same order, each when all have ended the last one.
+    """
+
+    def __init__(self, topic: str):
+        assert group.channel is not None, "a process alone has nobody to wait for"
+        self._channel = group.channel
+        # Another thread may call `wait`; and the numbers go on in the next `Barriers` of the topic.
+        self._counts, self._topic = group.topics, f"{topic} given up"
+        self._given_up = 0
+        self._channel.on(self._topic, self._hear)
+
+    def _hear(self, work: int) -> None:
+        self._given_up = max(self._given_up, work)
+
+    @property
+    def _work(self) -> int:
+        return self._counts.get(self._topic, 0)
+
+    def begin(self) -> None:
+        """Begins the next work."""
+        self._counts[self._topic] = self._work + 1
+
+    def give_up(self) -> None:
+        """Ends this work's waits on every process, those that are still to come too."""
+        self._channel.tell(self._topic, self._work)
+
+    def wait(self, key: str) -> None:
+        """Waits for all at a place of this work; raises GaveUp if one of them won't come."""
+        work = self._work
+        place = f"{self._topic} {work} {key}"
+        self._channel.put(place, None)
+        if not self._channel.met(place, unless=lambda: self._given_up >= work):
+            raise GaveUp
+
+
 class Appointment:
     """A place at which all processes stop, agreed on when one of them wants to.
 

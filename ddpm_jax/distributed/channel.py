@@ -105,6 +105,8 @@ class Channel:
         for topic, handler in list(self._handlers.items()):
             for value in self._told.pop(topic, ()):
                 handler(value)
+                with self._changed:  # What is waited for may be news.
+                    self._changed.notify_all()
 
     def put(self, topic: str, value: Any) -> None:
         """Says this process's part of a topic, without waiting; safe in a signal handler."""
@@ -116,6 +118,12 @@ class Channel:
         with self._changed:
             self._changed.wait_for(lambda: topic in self._values)
             return self._values.pop(topic)
+
+    def met(self, topic: str, *, unless: Callable[[], bool]) -> bool:
+        """Waits until every process has put its part, or until news make `unless` true."""
+        with self._changed:
+            self._changed.wait_for(lambda: topic in self._values or unless())
+            return self._values.pop(topic, None) is not None
 
     def tell(self, topic: str, value: Any) -> None:
         """Tells every process, this one too, without waiting; all hear all news in one order."""

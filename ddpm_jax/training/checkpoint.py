@@ -3,7 +3,7 @@
     checkpoints/
       12000/
         state/           what Orbax writes: step, params, ema, opt_state
-        meta.json        the whole config and the versions that wrote it
+        meta.json        the whole config, what the data were, and the versions that wrote it
         checksums.json   SHA-256 of every other file
       13000.tmp/         being written, or left by a kill: never read, removed by the next save
 
@@ -17,21 +17,22 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 
 from ddpm_jax import config as configs
 from ddpm_jax.config import Config
-from ddpm_jax.distributed import alone, first, gather
+from ddpm_jax.distributed import GaveUp, alone, first, gather
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import Place, Remote, StoreError, place
 from ddpm_jax.training.commit import META, commit_in, damage, first_line
+from ddpm_jax.training.inventory import described, difference, named
 from ddpm_jax.training.quiet import Quiet
+from ddpm_jax.training.writer import Writer
 
 _STATE = "state"
 _PACKAGES = ("ddpm_jax", "jax", "flax", "optax", "orbax-checkpoint")
@@ -46,7 +47,7 @@ class Checkpoints:
         self.folder = self.run.absolute() / "checkpoints"
         self._commit = commit_in(self.folder)
         self._report = report
-        self._writer: ocp.StandardCheckpointer | None = None
+        self._writer: Writer | None = None
         self._thread: threading.Thread | None = None
         self._failure: str | None = None
         self._quiet: Quiet | None = None
@@ -65,34 +66,47 @@ class Checkpoints:
         *,
         keep: int | None,
         keep_every: int | None,
+        data: Mapping[str, Any] | None = None,
         along: Callable[[], None] = lambda: None,
     ) -> None:
         """Copies the state to the host, then writes it in the background; all processes call it.
 
         When it is on disk, older checkpoints are removed but for the newest `keep` (None keeps
         all) and the multiples of `keep_every`. A save that fails leaves them alone, and raises
-        nothing: `problem` and `wait` tell of it. `along` is called in the background before the
-        checkpoint counts: what belongs to the steps before it is then kept, too.
+        nothing: `problem` and `wait` tell of it. `data` is kept as what the data were. `along` is
+        called in the background before the checkpoint counts: what belongs to the steps before it
+        is then kept, too.
         """
         self.join()
         failure = None
         try:
             if first():
                 self._commit.begin(step)
-            if self._writer is None:
-                self._writer = ocp.StandardCheckpointer()
-            self._quiet = self._quiet or Quiet()
-            self._writer.save(str(self._commit.written(step) / _STATE), state)
-        except Exception as error:  # Orbax has no kind of its own for "the disk is full".
+        except Exception as error:
             failure = error
-        arguments = (step, config, keep, keep_every, along, failure)
+        # Orbax begins by waiting for all devices: either all processes come to it or none.
+        if self._reason_of_any(failure) is not None:
+            failure = failure or GaveUp()
+        else:
+            failure = self._start(step, state)
+        meta = {"step": step, "config": configs.to_dict(config), "data": data}
+        arguments = (step, meta, keep, keep_every, along, failure)
         self._thread = threading.Thread(target=self._finish, args=arguments, daemon=True)
         self._thread.start()
+
+    def _start(self, step: int, state: Any) -> Exception | None:
+        try:
+            self._quiet = self._quiet or Quiet()
+            self._writer = self._writer or Writer()
+            self._writer.save(self._commit.written(step) / _STATE, state)
+        except Exception as error:  # Orbax has no kind of its own for "the disk is full".
+            return error
+        return None
 
     def _finish(
         self,
         step: int,
-        config: Config,
+        meta: dict[str, Any],
         keep: int | None,
         keep_every: int | None,
         along: Callable[[], None],
@@ -101,15 +115,17 @@ class Checkpoints:
         """Ends a save, in the background; one process's failure is every process's."""
         try:
             if failure is None and self._writer is not None:
-                self._writer.wait_until_finished()
+                self._writer.wait()
         except Exception as error:  # Told in the caller's thread.
             failure = error
+        if failure is not None and self._writer is not None:
+            self._writer.give_up()
         reason = self._reason_of_any(failure)
         failure = None
         try:
             if reason is None and first():
                 along()
-                self._seal(step, config)
+                self._seal(step, meta)
                 if keep is not None:
                     self._prune(step, keep, keep_every)
         except Exception as error:
@@ -123,7 +139,9 @@ class Checkpoints:
         own = None if failure is None else _reason(failure, self.folder)
         if own is not None and not alone():
             own = f"{own}, on {socket.gethostname()}"
-        return next((reason for reason in gather("save", own) if reason is not None), None)
+        said = [each for each in gather("save", [isinstance(failure, GaveUp), own]) if each[1]]
+        # Who merely waited for another one knows no reason; the other one does.
+        return min(said, key=lambda each: each[0], default=[False, None])[1]
 
     def _give_up(self, step: int, reason: str) -> None:
         if self._quiet is not None:
@@ -137,10 +155,9 @@ class Checkpoints:
             self._commit.drop(step)
         self._failure = reason
 
-    def _seal(self, step: int, config: Config) -> None:
+    def _seal(self, step: int, meta: dict[str, Any]) -> None:
         versions = {name: version(name) for name in _PACKAGES}
-        meta = {"step": step, "config": configs.to_dict(config), "versions": versions}
-        text = json.dumps(meta, indent=2) + "\n"
+        text = json.dumps({**meta, "versions": versions}, indent=2) + "\n"
         (self._commit.written(step) / META).write_text(text)
         self._commit.end(step)
 
@@ -208,8 +225,14 @@ class Checkpoints:
 
     def config(self, step: int) -> Config:
         """Returns the whole config that a checkpoint was trained with."""
-        path = self.folder / str(step) / META
-        return configs.from_dict(json.loads(path.read_text())["config"])
+        return configs.from_dict(self._meta(step)["config"])
+
+    def data(self, step: int) -> dict[str, Any] | None:
+        """Returns what was said of the data that a checkpoint was trained on, if it was."""
+        return self._meta(step).get("data")
+
+    def _meta(self, step: int) -> dict[str, Any]:
+        return json.loads((self.folder / str(step) / META).read_text())
 
     def restore(self, step: int, layout: Any) -> Any:
         """Restores a checkpoint into the shapes and shardings of `layout`, on any devices.
@@ -226,7 +249,7 @@ class Checkpoints:
         folder = self.folder / str(step)
         path = str(folder / _STATE)
         with _asked(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            other = _difference(_described(reader.metadata(path), list(fields)), _named(fields))
+            other = difference(described(reader.metadata(path), list(fields)), named(fields))
             if other is not None:
                 raise UserError(
                     f"checkpoint {folder} has {other}: it was written by other code; "
@@ -247,42 +270,6 @@ def _asked(folder: Place) -> Iterator[None]:
         if not isinstance(folder, Remote):
             raise
         raise StoreError(f"checkpoint {folder} can't be read ({folder.why(error)})") from None
-
-
-_Arrays = dict[str, tuple[tuple[int, ...], str]]
-
-
-def _named(fields: dict[str, Any]) -> _Arrays:
-    """The shape and type of every array, under its dotted name."""
-    return {
-        f"{name}.{jax.tree_util.keystr(path, simple=True, separator='.')}".rstrip("."): (
-            tuple(leaf.shape),
-            str(leaf.dtype),
-        )
-        for name, tree in fields.items()  # a dict as one tree would be sorted: ema before params
-        for path, leaf in jax.tree.leaves_with_path(tree)
-    }
-
-
-def _described(metadata: Any, fields: list[str]) -> _Arrays:
-    """What Orbax says that a checkpoint holds of some top-level names, nothing of it read."""
-    if metadata.item_metadata is None:
-        raise OSError("Orbax can't open its arrays")  # It has kept the reason to itself.
-    tree = metadata.item_metadata.tree
-    return _named({name: tree[name] for name in fields if name in tree})
-
-
-def _difference(saved: _Arrays, wanted: _Arrays) -> str | None:
-    """The first array that differs; Orbax would cast, drop or choke on it."""
-    for name in dict.fromkeys([*wanted, *saved]):
-        if name not in saved:
-            return f"no {name}, which the network has"
-        if name not in wanted:
-            return f"an array {name}, which the network has not"
-        if saved[name] != wanted[name]:
-            (old, old_type), (new, new_type) = saved[name], wanted[name]
-            return f"{name} as {old_type}{list(old)}, and the network {new_type}{list(new)}"
-    return None
 
 
 def _reason(error: Exception, folder: Place) -> str:

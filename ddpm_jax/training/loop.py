@@ -5,7 +5,7 @@ from typing import Any
 from ddpm_jax import config as configs
 from ddpm_jax import distributed
 from ddpm_jax.config import Config
-from ddpm_jax.data import open_source, resolve
+from ddpm_jax.data import identity, open_source, resolve
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
@@ -31,23 +31,29 @@ def train(config: Config, workdir: str | Place) -> int:
     if run.exists() and not run.is_dir():
         raise UserError(f"--workdir {run} is a file; name a folder")
     source = open_source(config.data)
-    _check_labels(config, source)
     experiment = build(config)
     # Previews and the last pictures are of one size, and so of one compiled program.
     program = SampleProgram(experiment, mesh, config.sample)
     checkpoints = Checkpoints(run, report=print)
     distributed.compare(_what_must_agree(config, run, source))
     step = distributed.first_says(lambda: checkpoints.newest_good() or 0)
+    other_data = {}
     if step:
         _check_shared(checkpoints, step)
         _check_resume(config, checkpoints, step)
+        other_data = _check_data(config, checkpoints, step, source)
+    _check_labels(config, source)
     speaks = distributed.first()
     with exclusive(run, needed=speaks):
         changes = _describe(config, run) if speaks else {}
+        if speaks:
+            _tell(other_data, step)
         total = max(step, config.train.steps)
         journal = Journal(run, start=step, total=total, silent=not speaks)
         if changes:
             journal.event(step, "config", changes=changes)
+        if other_data:
+            journal.event(step, "data", changes=other_data)
         try:
             with Stop(journal.say) as stop:
                 session = Session(program, source, checkpoints, journal, stop)
@@ -95,6 +101,29 @@ def _check_resume(config: Config, checkpoints: Checkpoints, step: int) -> None:
         raise UserError(
             f"train.steps_per_dispatch is {each}; it must divide step {step}, where {run} goes on"
         )
+
+
+def _check_data(
+    config: Config, checkpoints: Checkpoints, step: int, source: Source
+) -> dict[str, tuple[Any, Any]]:
+    """Returns how the data differ from a checkpoint's; raises UserError if its labels do."""
+    before = checkpoints.data(step)
+    if before is None:  # It is older than this entry.
+        return {}
+    changes = identity.changes(before, identity.described(source))
+    for name, (old, new) in changes.items():
+        if config.model.num_classes and name != "data.examples":
+            raise UserError(
+                f"{checkpoints.run} holds a run with {name} = {old!r}, and the data has {new!r}: "
+                "its labels mean something else; put the data back, or choose another --workdir"
+            )
+    return changes
+
+
+def _tell(changes: dict[str, tuple[Any, Any]], step: int) -> None:
+    for name, (before, after) in changes.items():
+        others = f": each epoch has another order from step {step:,} on"
+        print(f"{name}: {before!r} -> {after!r}{others if name == 'data.examples' else ''}")
 
 
 def _check_labels(config: Config, source: Source) -> None:

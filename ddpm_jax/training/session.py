@@ -19,6 +19,7 @@ import numpy as np
 
 from ddpm_jax import plots
 from ddpm_jax.data.batches import Batches
+from ddpm_jax.data.identity import described
 from ddpm_jax.data.source import Source
 from ddpm_jax.distributed import first, first_says
 from ddpm_jax.errors import UserError
@@ -228,6 +229,7 @@ class Session:
                 self.config,
                 keep=keep,
                 keep_every=train.keep_every,
+                data=described(self.source),
                 along=self.journal.put,
             )
         self._saved = step
