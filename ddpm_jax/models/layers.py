@@ -227,8 +227,8 @@ def _group_moments(x: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
     afterwards: grouping x itself splits the innermost axis, which is 7 times slower on a CPU.
     """
     pixels = tuple(range(1, x.ndim - 1))
-    # E[x²] - E[x]² cancels where the mean is large, so shift by the mean of the channel's first row:
-    # a sum, which XLA writes down. One pixel's value it would compute anew for each of the others.
+    # E[x²] - E[x]² cancels where the mean is large: shift by the mean of the channel's first row.
+    # XLA writes a sum down; one pixel's value it would compute anew for each of the others.
     shift = (x[:, :1] if pixels else x).mean(pixels, keepdims=True)
     shifted = x - shift
     first = shifted.mean(pixels, keepdims=True)
