@@ -29,7 +29,7 @@ SMALL = ("configs/digits.py", "--smoke", "--model.multipliers", 1, "--model.atte
 
 def command(*words, devices=1, quick=True):
     env = dict(os.environ, JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES=str(devices))
-    if not quick:  # The optimized programs that people run, not the tests' own.
+    if not quick:  # The optimized programs that people run: --long.
         env.pop("XLA_FLAGS", None)
     return {"args": [sys.executable, "-m", "ddpm_jax.cli", *map(str, words)], "env": env}
 
@@ -69,9 +69,14 @@ def states(run, step):
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
+def quick(request):
+    return not request.config.getoption("--long")
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory, quick):
     run = tmp_path_factory.mktemp("runs") / "unbroken"
-    train(run, 20, quick=False)
+    train(run, 20, quick=quick)
     return run
 
 
@@ -119,12 +124,12 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.02)
 
 
-def test_killed_twice_and_run_again_it_ends_bit_for_bit_the_same(unbroken, tmp_path):
+def test_killed_twice_and_run_again_it_ends_bit_for_bit_the_same(unbroken, tmp_path, quick):
     run = tmp_path / "broken"
     words = ("train", *SMALL, "--workdir", run, "--train.steps", 20)
     for step in (4, 12):
         process = subprocess.Popen(
-            **command(*words, quick=False),
+            **command(*words, quick=quick),
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,
@@ -133,7 +138,7 @@ def test_killed_twice_and_run_again_it_ends_bit_for_bit_the_same(unbroken, tmp_p
         process.kill()
         process.communicate()
     assert max(Checkpoints(run).steps()) < 20
-    done = train(run, 20, quick=False)
+    done = train(run, 20, quick=quick)
     assert "going on from step" in done.stderr
     assert_same(states(run, 20), states(unbroken, 20))
     kept, expected = (read_metrics(it / "metrics.jsonl") for it in (run, unbroken))
@@ -160,9 +165,9 @@ def test_a_signal_saves_before_it_ends(tmp_path, number, code):
     assert f"stopped at step {step}; run the same command again to go on" in said
 
 
-def test_run_again_when_done_it_draws_and_trains_no_further(unbroken):
+def test_run_again_when_done_it_draws_and_trains_no_further(unbroken, quick):
     before = states(unbroken, 20)
-    done = train(unbroken, 20)
+    done = train(unbroken, 20, quick=quick)
     assert "going on from step 20" in done.stderr
     assert_same(states(unbroken, 20), before)
     assert len(read_metrics(unbroken / "metrics.jsonl")) == 10

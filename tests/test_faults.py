@@ -127,7 +127,7 @@ def some_moment(life, chance):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_ended_at_random_moments_it_ends_bit_for_bit_the_same(number, unbroken, folder, long):
-    few, many = {signal.SIGKILL: (3, 25), signal.SIGTERM: (2, 10)}[number]
+    few, many = {signal.SIGKILL: (2, 25), signal.SIGTERM: (1, 10)}[number]
     chance = random.Random(int(number))
     run = folder / number.name
     for _ in range(many if long else few):

@@ -5,6 +5,7 @@ Both environments import this file, so JAX is imported where our side begins, an
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -82,8 +83,11 @@ def describe(
     @torch.no_grad()
     def write(path: str) -> None:
         y = call(network, x, t) if call else network(x, t)
-        weights = {f"weights/{name}": value.numpy() for name, value in network.state_dict().items()}
-        np.savez(path, x=x.numpy(), t=t.numpy(), y=y.numpy(), **weights)
+        weights = {
+            f"weights/{name}": value.cpu().numpy() for name, value in network.state_dict().items()
+        }
+        given = {"x": x.cpu().numpy(), "t": t.cpu().numpy(), "y": y.cpu().numpy()}
+        np.savez(path, **given, **weights)
 
     return write
 
@@ -175,7 +179,7 @@ class Ours:
         from ddpm_jax.training.step import jit_init, jit_train_step
 
         self.config, self.mesh = config, make_mesh(1, jax.devices()[:1])
-        self.experiment = build(config)
+        self.experiment, self._build = build(config), build
         self._jax, self._step = jax, 0
         self._state = jit_init(self.experiment, self.mesh)()
         self._train = jit_train_step(self.experiment, self.mesh)
@@ -228,7 +232,10 @@ class Ours:
         assert self._jax.tree.map(np.shape, params) == shapes
         x, y = (np.moveaxis(told[name], 1, -1) for name in ("x", "y"))
         t = told["t"].astype(np.int32) + 1
-        apply = self._jax.jit(functools.partial(self.experiment.apply, train=False))
+        # Both in float32: half precision would hide what differs.
+        precise = dataclasses.replace(self.config.model, dtype="float32")
+        experiment = self._build(dataclasses.replace(self.config, model=precise))
+        apply = self._jax.jit(functools.partial(experiment.apply, train=False))
         np.testing.assert_allclose(apply(params, x, t, None), y, atol=tolerance, rtol=0)
         assert np.std(y) > 100 * tolerance, "outputs are too small to tell networks apart"
         placed = self._jax.tree.map(
