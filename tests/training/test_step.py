@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -134,6 +135,15 @@ def test_several_steps_a_dispatch_are_the_single_steps(trainer, unbroken):
     state, metrics = several(trainer.init(), put_batch(batches, trainer.mesh, leading=1))
     np.testing.assert_allclose(metrics["loss"], unbroken[1][:4], rtol=1e-5)
     assert int(state.step) == 4
+
+
+def test_no_array_of_the_state_is_copied(trainer):
+    # It is donated, and each array of it can be written in its place. A guard that chooses between
+    # the old state and the new one once both are there had all moments and parameters copied.
+    layouts = (it(trainer.experiment, trainer.mesh) for it in (state_layout, batch_layout))
+    program = trainer._step.lower(*layouts).compile().as_text()
+    assert "parameter(" in program
+    assert not re.findall(r"= f32\[\d\S* copy\((?:\S+ )?%state_\w+", program)
 
 
 def test_accumulation_gives_the_gradient_of_the_whole_batch():
