@@ -195,7 +195,7 @@ def test_a_damaged_newest_checkpoint_costs_only_its_own_steps(unbroken, folder):
     life = Life(run)
     assert life.wait() == 0, life.said()
     assert f"checkpoints/{newest} is damaged: " in life.said()
-    assert f"going on from step {older}" in life.said()
+    assert f"going on from step {older:,}" in life.said()
     assert_same(state_of(run), state_of(unbroken))
 
 
@@ -244,4 +244,6 @@ def test_a_disk_that_stays_full_ends_in_one_line_and_code_2(stopped, unbroken, f
 
 def test_the_same_losses_are_not_only_the_same_but_fall(unbroken):
     losses = np.array([loss for _, loss in rows(unbroken)])
-    assert losses[-4:].mean() < losses[:2].mean()
+    # Of eight examples each, they scatter: the long form's are told apart by a third of them.
+    few = max(2, len(losses) // 3) if len(losses) > 20 else 2
+    assert losses[-max(4, few) :].mean() < losses[:few].mean()
