@@ -29,6 +29,7 @@ from ddpm_jax.models.layers import (
     convolution,
     dense,
     kernel_init,
+    swish,
 )
 from ddpm_jax.models.unet import Condition, check_inputs
 from ddpm_jax.typing import Labels, Timesteps
@@ -51,11 +52,11 @@ class ResNetBlock(nn.Module):
     ) -> Float[Array, "B H W channels"]:
         def convolve(h: jax.Array, i: int) -> jax.Array:
             h = conv3x3(self.channels, dtype=self.dtype, name=f"conv_{i}")(h)
-            return nn.swish(GroupNorm(8, dtype=self.dtype, name=f"norm_{i}")(h))
+            return GroupNorm(8, dtype=self.dtype, activation=swish, name=f"norm_{i}")(h)
 
         h = convolve(x, 0)
         if condition is not None:
-            shift = dense(self.channels, dtype=self.dtype, name="condition")(nn.swish(condition))
+            shift = dense(self.channels, dtype=self.dtype, name="condition")(swish(condition))
             h += shift[:, None, None, :]
         h = nn.Dropout(self.dropout, deterministic=False)(h)
         return _shortcut(x, self.channels, self.dtype) + convolve(h, 1)

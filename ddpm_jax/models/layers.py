@@ -1,6 +1,7 @@
 """Layers that more than one network is built from: NHWC, float32 parameters, any compute dtype."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ddpm_jax.typing import Timesteps
+
+Activation = Callable[[jax.Array], jax.Array]
 
 # Ho et al.'s code initialises every kernel so; flax's default is fan_in, normal.
 kernel_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
@@ -67,7 +70,7 @@ def _narrow_product(x: jax.Array, kernel: jax.Array, **options: Any) -> jax.Arra
     def backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
         x, kernel = saved
         of_x = sum(g[:, j : j + 1] * kernel[:, j] for j in range(g.shape[-1]))
-        of_kernel = _product(written_on_cpu(g.T), x, **options).T
+        of_kernel = _product(apart_on_cpu(g.T), x, **options).T
         return of_x, of_kernel  # type: ignore  # A kernel has a column, so the sum is no 0.
 
     product.defvjp(lambda x, kernel: (product(x, kernel), (x, kernel)), backward)
@@ -99,8 +102,8 @@ def convolution(
 ) -> jax.Array:
     """`jax.lax.conv_general_dilated`, with a gradient that is fast on a CPU too.
 
-    The kernel's gradient begins by transposing x and the gradient of the result. XLA on a CPU
-    computes, for each transposed entry, all that x is made of once more; so x is written down.
+    The kernel's gradient begins by transposing x. XLA on a CPU computes, for each transposed entry,
+    all that x is made of once more, from memory far apart; so x is written down first.
     """
 
     def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -112,21 +115,41 @@ def convolution(
 
     def backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
         x, kernel = saved
-        x, g = written_on_cpu((x, g))
-        return jax.vjp(plain, x, kernel)[1](g)
+        return jax.vjp(plain, _written_on_cpu(x, kernel), kernel)[1](g)
 
     convolve.defvjp(lambda x, kernel: (plain(x, kernel), (x, kernel)), backward)
     return convolve(x, kernel)
 
 
-def written_on_cpu(arrays: Any) -> Any:
-    """Makes XLA write arrays to memory on a CPU, rather than compute them anew for each use.
+def _identity(x: jax.Array) -> jax.Array:
+    return x
 
-    Accelerators do better without: a TPU computes a convolution's input on its way into it.
+
+def apart_on_cpu(arrays: Any) -> Any:
+    """Returns the arrays, whose making XLA on a CPU doesn't mix with their use when it simplifies.
+
+    What is small is then made once, not for each of a picture's pixels.
     """
     return jax.lax.platform_dependent(
         arrays, cpu=jax.lax.optimization_barrier, default=lambda arrays: arrays
     )
+
+
+def _written_on_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns x, which XLA then writes to memory on a CPU rather than compute it for each use.
+
+    A barrier would not do: XLA drops it there before it decides what to compute together. What a
+    branch returns it always writes. The other branch is right too: with a kernel that is not a
+    number, no gradient is one. The kernel decides and not x, whose first entry lies on one device.
+
+    Accelerators do better without: a TPU computes a convolution's input on its way into it.
+    """
+
+    def write(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        broken = jnp.isnan(kernel[(0,) * kernel.ndim])
+        return jax.lax.cond(broken, lambda x: jnp.full_like(x, jnp.nan), _identity, x)
+
+    return jax.lax.platform_dependent(x, kernel, cpu=write, default=lambda x, kernel: x)
 
 
 def timestep_embedding(t: Timesteps, dim: int) -> Float[Array, "B {dim}"]:
@@ -154,16 +177,35 @@ def group_count(channels: int, most: int = 32) -> int:
     return next((n for n in range(min(most, channels // 2), 1, -1) if channels % n == 0), 1)
 
 
+@jax.custom_jvp
+def swish(x: jax.Array) -> jax.Array:
+    """Returns x / (1 + e⁻ˣ), as Ho et al.'s U-Net has after each normalisation."""
+    return x / (1.0 + jnp.exp(-x))
+
+
+@swish.defjvp
+def _swish_slope(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """By a tanh: XLA would keep the exponential, as large as x, for a slope that is made of it."""
+    (x,), (dx,) = primals, tangents
+    s = 0.5 * jnp.tanh(0.5 * x) + 0.5
+    return swish(x), dx * (s * (1.0 + x * (1.0 - s)))
+
+
 class GroupNorm(nn.Module):
     """Normalises each example over its pixels and groups of channels (Wu & He 2018, eq. 7).
 
     x is [B, ..., C]; the result has its shape, in `dtype`. `groups` is the most there may be
-    (see `group_count`). Statistics are float32 whatever the dtype.
+    (see `group_count`). Statistics are float32 whatever the dtype. The result is passed by
+    `activation`, a function of each entry alone: in one pass with it, and one fewer backward, where
+    it is computed anew rather than kept.
     """
 
     groups: int = 32
     epsilon: float = 1e-6
     dtype: DTypeLike = "float32"
+    activation: Activation | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B *pixels C"]) -> Float[Array, "B *pixels C"]:
@@ -171,40 +213,62 @@ class GroupNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         groups = group_count(channels, self.groups)
-        return _normalize(x, scale, bias, groups, self.epsilon, jnp.dtype(self.dtype))
+        activation = self.activation or _identity
+        return _normalize(x, scale, bias, groups, self.epsilon, jnp.dtype(self.dtype), activation)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
 def _normalize(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, epsilon: float, dtype: jnp.dtype
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    groups: int,
+    epsilon: float,
+    dtype: jnp.dtype,
+    activation: Activation,
 ) -> jax.Array:
-    return _normalize_forward(x, scale, bias, groups, epsilon, dtype)[0]
+    return _normalize_forward(x, scale, bias, groups, epsilon, dtype, activation)[0]
 
 
 def _normalize_forward(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, epsilon: float, dtype: jnp.dtype
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    groups: int,
+    epsilon: float,
+    dtype: jnp.dtype,
+    activation: Activation,
 ) -> tuple[jax.Array, Any]:
     mean, variance = _group_moments(x.astype(jnp.float32), groups)
     # Else a CPU takes the root again for each pixel.
-    mean, rstd = written_on_cpu((mean, jax.lax.rsqrt(variance + epsilon)))
-    y = (x.astype(jnp.float32) - mean) * (rstd * scale) + bias
-    return y.astype(dtype), (x, mean, rstd, scale)
+    mean, rstd = apart_on_cpu((mean, jax.lax.rsqrt(variance + epsilon)))
+    y = activation((x.astype(jnp.float32) - mean) * (rstd * scale) + bias)
+    return y.astype(dtype), (x, mean, rstd, scale, bias)
 
 
 def _normalize_backward(
-    groups: int, epsilon: float, dtype: jnp.dtype, saved: Any, g: jax.Array
+    groups: int,
+    epsilon: float,
+    dtype: jnp.dtype,
+    activation: Activation,
+    saved: Any,
+    g: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Two passes over x and g: one for the sums of each channel, one for the gradient of x.
 
     With h = (x - mean) · rstd, dx = rstd · (scale · g - E[scale · g] - h · E[scale · g · h]), the
-    means being those of a group; automatic differentiation takes more passes, and keeps more.
+    means being those of a group and g that of the activation's input; automatic differentiation
+    takes more passes, and keeps more.
     """
-    x, mean, rstd, scale = saved
-    g = written_on_cpu(g).astype(jnp.float32)
-    centred = x.astype(jnp.float32) - mean
+    kept, mean, rstd, scale, bias = saved
+    x = kept.astype(jnp.float32)
+    slopes = jax.vjp(activation, (x - mean) * (rstd * scale) + bias)[1]
+    (g,) = slopes(g.astype(jnp.float32))
+    g = apart_on_cpu(g)
     pixels, all_but_channels = tuple(range(1, x.ndim - 1)), tuple(range(x.ndim - 1))
     of_g = g.sum(pixels, keepdims=True)
-    of_gh = (g * centred).sum(pixels, keepdims=True) * rstd
+    # The mean is taken off the sum: off each x, a CPU would write all of them once more.
+    of_gh = ((g * x).sum(pixels, keepdims=True) - mean * of_g) * rstd
     count = math.prod(x.shape[1:]) // groups
 
     def group_mean(sums: jax.Array) -> jax.Array:
@@ -212,9 +276,9 @@ def _normalize_backward(
         means = sums.sum(-1, keepdims=True) / count
         return jnp.broadcast_to(means, sums.shape).reshape(mean.shape)
 
-    offset, slope = written_on_cpu((rstd * group_mean(of_g), rstd**2 * group_mean(of_gh)))
-    dx = g * (rstd * scale) - centred * slope - offset
-    return dx.astype(x.dtype), of_gh.sum(all_but_channels), of_g.sum(all_but_channels)
+    offset, slope = apart_on_cpu((rstd * group_mean(of_g), rstd**2 * group_mean(of_gh)))
+    dx = g * (rstd * scale) - (x - mean) * slope - offset
+    return dx.astype(kept.dtype), of_gh.sum(all_but_channels), of_g.sum(all_but_channels)
 
 
 _normalize.defvjp(_normalize_forward, _normalize_backward)
@@ -267,9 +331,63 @@ class SelfAttention(nn.Module):
         inner = self.heads * (self.head_channels or channels // self.heads)
         h = GroupNorm(self.groups, dtype=self.dtype, name="norm")(x)
         query, key, value = _heads(h, self.heads, inner, bias=self.bias, dtype=self.dtype)
-        h = jax.nn.dot_product_attention(query, key, value)
+        h = attend(query, key, value)
         h = rearrange(h, "b (y x) n c -> b y x (n c)", y=height, x=width)
         return x + dense(channels, dtype=self.dtype, name="out", zero=True)(h)
+
+
+@jax.custom_vjp
+def attend(
+    query: Float[Array, "B q n c"], key: Float[Array, "B k n c"], value: Float[Array, "B k n c"]
+) -> Float[Array, "B q n c"]:
+    """Returns the values' mean for each query and head, by the softmax of its products with keys.
+
+    Products are divided by √c. They and the softmax are float32, and meet the values in the values'
+    dtype, which is also that of the result. Source: Vaswani et al. 2017, equation 1.
+    """
+    return _attend_forward(query, key, value)[0]
+
+
+def _attend_forward(
+    query: jax.Array, key: jax.Array, value: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Divides by the weights' sum where there are fewest numbers: at the end."""
+    products = _float32_einsum("bqnc,bknc->bnqk", query, key)
+    most = products.max(-1, keepdims=True)
+    weight = jnp.exp((products - most) * query.shape[-1] ** -0.5)
+    total = rearrange(weight.sum(-1), "b n q -> b q n 1")
+    weight = weight.astype(value.dtype)
+    result = _float32_einsum("bnqk,bknc->bqnc", weight, value) / total
+    result = result.astype(value.dtype)
+    return result, (query, key, value, weight, total, result)
+
+
+def _attend_backward(
+    saved: tuple[jax.Array, ...], g: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Takes the sum over keys in a softmax's gradient from the result (Dao et al. 2022, app. B.2).
+
+    With P the softmax, Σ_k P_k (g · value_k) is g · result: a sum of c numbers, not of all keys.
+    """
+    query, key, value, weight, total, result = saved
+    dtype, scale = value.dtype, query.shape[-1] ** -0.5
+    g = g.astype(jnp.float32) / total
+    common = (g * result.astype(jnp.float32)).sum(-1)
+    g = g.astype(dtype)
+    of_value = _float32_einsum("bnqk,bqnc->bknc", weight, g)
+    of_weight = _float32_einsum("bqnc,bknc->bnqk", g, value)
+    of_weight -= rearrange(common, "b q n -> b n q 1")
+    of_products = (weight.astype(jnp.float32) * of_weight).astype(dtype)
+    of_query = _float32_einsum("bnqk,bknc->bqnc", of_products, key) * scale
+    of_key = _float32_einsum("bnqk,bqnc->bknc", of_products, query) * scale
+    return of_query.astype(dtype), of_key.astype(dtype), of_value.astype(dtype)
+
+
+attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _float32_einsum(formula: str, *arrays: jax.Array) -> jax.Array:
+    return jnp.einsum(formula, *arrays, preferred_element_type=jnp.float32)
 
 
 class LinearAttention(nn.Module):

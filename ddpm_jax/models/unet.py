@@ -1,7 +1,5 @@
 """The U-Net of Ho et al. 2020, appendix B, as in their TensorFlow code."""
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,10 +7,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ddpm_jax.models.layers import (
+    Activation,
     GroupNorm,
     SelfAttention,
     conv3x3,
     dense,
+    swish,
     timestep_embedding,
     upsample_nearest,
 )
@@ -53,7 +53,7 @@ class Condition(nn.Module):
     features: int
     num_classes: int
     dtype: DTypeLike
-    activation: Callable[[jax.Array], jax.Array] = nn.swish
+    activation: Activation = swish
 
     @nn.compact
     def __call__(self, t: Timesteps, labels: Labels | None) -> Float[Array, "B features"]:
@@ -89,11 +89,11 @@ class ResidualBlock(nn.Module):
     def __call__(
         self, x: Float[Array, "B H W C"], condition: Float[Array, "b features"]
     ) -> Float[Array, "B H W channels"]:
-        h = nn.swish(GroupNorm(dtype=self.dtype, name="norm_0")(x))
+        h = GroupNorm(dtype=self.dtype, activation=swish, name="norm_0")(x)
         h = conv3x3(self.channels, dtype=self.dtype, name="conv_0")(h)
-        shift = dense(self.channels, dtype=self.dtype, name="condition")(nn.swish(condition))
+        shift = dense(self.channels, dtype=self.dtype, name="condition")(swish(condition))
         h += shift[:, None, None, :]
-        h = nn.swish(GroupNorm(dtype=self.dtype, name="norm_1")(h))
+        h = GroupNorm(dtype=self.dtype, activation=swish, name="norm_1")(h)
         h = nn.Dropout(self.dropout, deterministic=False)(h)
         h = conv3x3(self.channels, dtype=self.dtype, name="conv_1", zero=True)(h)
         if x.shape[-1] != self.channels:
@@ -176,5 +176,5 @@ class UNet(nn.Module):
                 h = upsample_nearest(h)
                 h = conv3x3(widths[level], dtype=self.dtype, name=f"up_{level}")(h)
 
-        h = nn.swish(GroupNorm(name="norm_out")(h))
+        h = GroupNorm(activation=swish, name="norm_out")(h)
         return conv3x3(x_t.shape[-1], dtype=jnp.float32, name="conv_out", zero=True)(h)

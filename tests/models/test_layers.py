@@ -8,9 +8,11 @@ from ddpm_jax.models.layers import (
     GroupNorm,
     LinearAttention,
     SelfAttention,
+    attend,
     conv3x3,
     group_count,
     kernel_init,
+    swish,
     timestep_embedding,
     upsample_nearest,
 )
@@ -55,17 +57,17 @@ def test_groups_divide_and_hold_two_channels():
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (100.0, 1.0), (-3.0, 1e-2)])
-@pytest.mark.parametrize("shape", [(2, 6, 4, 24), (3, 12)])
-def test_group_norm_equals_a_two_pass_one_with_its_gradients(shape, mean, std):
+@pytest.mark.parametrize(("shape", "activation"), [((2, 6, 4, 24), swish), ((3, 12), None)])
+def test_group_norm_equals_a_two_pass_one_with_its_gradients(shape, activation, mean, std):
     channels = shape[-1]
     x = mean + std * normal(0, shape) * jnp.linspace(0.5, 2.0, channels)
     weight = normal(1, shape)
     params = {"params": {"scale": normal(2, (channels,)), "bias": normal(3, (channels,))}}
     oracle = nn.GroupNorm(num_groups=3, epsilon=1e-6, use_fast_variance=False)
 
-    def value_and_gradients(module):
+    def value_and_gradients(module, then=lambda y: y):
         def loss(params, x):
-            y = module.apply(params, x)
+            y = then(module.apply(params, x))
             return jnp.sum(weight * y), y
 
         (_, y), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(
@@ -76,9 +78,16 @@ def test_group_norm_equals_a_two_pass_one_with_its_gradients(shape, mean, std):
 
     jax.tree.map(
         lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3),
-        value_and_gradients(GroupNorm(groups=3)),
-        value_and_gradients(oracle),
+        value_and_gradients(GroupNorm(groups=3, activation=activation)),
+        value_and_gradients(oracle, jax.nn.swish if activation else lambda y: y),
     )
+
+
+def test_swish_and_its_slope_are_those_of_the_sigmoid():
+    x = jnp.concatenate([jnp.linspace(-30.0, 30.0, 601), jnp.array([-1e4, 1e4])])
+    np.testing.assert_allclose(swish(x), jax.nn.swish(x), rtol=1e-6, atol=1e-7)
+    ours, theirs = (jax.vmap(jax.grad(f))(x) for f in (swish, jax.nn.swish))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_group_norm_of_a_constant_is_its_bias():
@@ -120,6 +129,41 @@ def test_attention_is_softmax_of_scaled_products(heads, random_params):
         return x + mixed.reshape(2, 3, 4, 8) @ parts["out"]["kernel"] + parts["out"]["bias"]
 
     np.testing.assert_allclose(apply(module, params, x), expected(), atol=1e-5)
+
+
+@pytest.mark.parametrize("shift", [0.0, 30.0])
+def test_attending_has_the_gradients_of_the_softmax(shift):
+    # Products of 30² would overflow the exponential, were their largest not taken off.
+    query, key = (normal(seed, (2, 5, 3, 4)) + shift for seed in (0, 1))
+    value, weight = normal(2, (2, 5, 3, 4)), normal(3, (2, 5, 3, 4))
+
+    def naive(query, key, value):
+        products = jnp.einsum("bqnc,bknc->bnqk", query, key) / 2
+        return jnp.einsum("bnqk,bknc->bqnc", jax.nn.softmax(products, axis=-1), value)
+
+    def all_of(f):
+        y, pull = jax.vjp(f, query, key, value)
+        return y, *pull(weight)
+
+    # A product of 30² is known to 2e-4, and the gradients grow as query and key do.
+    for ours, theirs in zip(jax.jit(all_of, static_argnums=0)(attend), all_of(naive), strict=True):
+        assert jnp.isfinite(ours).all()
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=2e-5 * (1 + shift**2 / 10))
+
+
+def test_attending_keeps_half_precision_and_sums_in_float32():
+    query, key, value, g = (normal(seed, (1, 64, 2, 8)) for seed in range(4))
+    half = [x.astype(jnp.bfloat16) for x in (query, key, value, g)]
+
+    def all_of(query, key, value, g):
+        y, pull = jax.vjp(attend, query, key, value)
+        return y, *pull(g)
+
+    exact = jax.jit(all_of)(*(x.astype(jnp.float32) for x in half))
+    for rough, fine in zip(jax.jit(all_of)(*half), exact, strict=True):
+        assert rough.dtype == jnp.bfloat16
+        scale = float(jnp.abs(fine).max())
+        np.testing.assert_allclose(rough.astype(jnp.float32), fine, atol=0.02 * scale)
 
 
 def test_attention_starts_as_the_identity():
@@ -188,6 +232,26 @@ def test_linear_attention_reads_a_summary_weighted_over_the_pixels(bias, random_
 def test_upsampling_repeats_pixels():
     x = normal(0, (2, 3, 4, 5))
     np.testing.assert_array_equal(upsample_nearest(x), np.repeat(np.repeat(x, 2, 1), 2, 2))
+
+
+def test_a_convolution_with_a_broken_kernel_has_no_gradient_but_a_whole_one_has_xlas():
+    x, g = normal(0, (2, 6, 6, 3)), normal(1, (2, 6, 6, 4))
+    module = conv3x3(4, dtype=jnp.float32, name="conv")
+    kernel, bias = normal(2, (3, 3, 3, 4)), jnp.zeros(4)
+
+    def gradient(kernel):
+        params = {"params": {"kernel": kernel, "bias": bias}}
+        return jax.grad(lambda x, p: jnp.sum(g * module.apply(p, x)), argnums=(0, 1))(x, params)
+
+    def plain(kernel):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+        return jnp.sum(g * y)
+
+    of_kernel = jax.jit(gradient)(kernel)[1]["params"]["kernel"]
+    np.testing.assert_allclose(of_kernel, jax.jit(jax.grad(plain))(kernel), rtol=1e-4, atol=1e-4)
+    broken = jax.jit(gradient)(kernel.at[0, 0, 0, 0].set(jnp.nan))[1]["params"]["kernel"]
+    assert jnp.isnan(broken).all()
 
 
 def test_strided_convolution_pads_the_far_end_only():
