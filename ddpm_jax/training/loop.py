@@ -71,7 +71,7 @@ def train(config: Config, workdir: str | Place) -> int:
 
 def _what_must_agree(config: Config, run: Place, source: Source) -> dict[str, Any]:
     """What every process must have the same of, or they would train different networks."""
-    data = {"the number of examples": len(source), "the classes": list(source.class_names)}
+    data = {f"data.{name}": value for name, value in identity.described(source).items()}
     return {**configs.flatten(config), "--workdir": str(run), **distributed.versions(), **data}
 
 
