@@ -241,7 +241,7 @@ def test_a_convolution_with_a_broken_kernel_has_no_gradient_but_a_whole_one_has_
 
     def gradient(kernel):
         params = {"params": {"kernel": kernel, "bias": bias}}
-        return jax.grad(lambda x, p: jnp.sum(g * module.apply(p, x)), argnums=(0, 1))(x, params)
+        return jax.grad(lambda x, p: jnp.sum(g * apply(module, p, x)), argnums=(0, 1))(x, params)
 
     def plain(kernel):
         numbers = ("NHWC", "HWIO", "NHWC")
