@@ -556,7 +556,18 @@ def _usage() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code: 2 for a mistake of the user's, told in one line."""
-    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _answer(list(sys.argv[1:] if argv is None else argv))
+        # Python would write the rest at its end, and complain there of a reader who has left.
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # As `head` does. Python would complain at its end once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _answer(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(_usage())
         return 0 if args else 2
@@ -581,10 +592,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # Who read the output has left, as `head` does; Python would complain at its end once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Configs as JSON and as files, and what may change between two of them."""
 
 import dataclasses
-import importlib.util
+import importlib.machinery
 import json
 import traceback
 import types
@@ -134,6 +134,13 @@ def loads(text: str, where: str = "config.json") -> Config:
         raise UserError(f"{where}: {error}") from None
 
 
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Runs a file as Python imports one, but leaves no `__pycache__` beside it."""
+
+    def set_data(self, *_: Any, **__: Any) -> None:
+        pass
+
+
 def load_file(path: str | Path, *, smoke: bool = False) -> Config:
     """Runs a config file's `get_config()`; raises UserError if there is none.
 
@@ -146,12 +153,13 @@ def load_file(path: str | Path, *, smoke: bool = False) -> Config:
         known = sorted(str(item) for item in folder.glob("*.py"))
         hint = nearest(str(path), known) or f"; {folder} has {', '.join(known) or 'none'}"
         raise UserError(f"no config file {path}{hint}")
-    spec = importlib.util.spec_from_file_location(f"ddpm_config_{path.stem}", path)
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise UserError(f"{path} is not a Python file; a config file ends in .py")
-    module = importlib.util.module_from_spec(spec)
+    loader = _Loader(f"ddpm_config_{path.stem}", str(path))
+    module = types.ModuleType(loader.name)
+    module.__file__ = str(path)
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
         if not hasattr(module, "get_config"):
             raise UserError(f"{path} has no get_config(); it must return a ddpm_jax.Config")
         config = module.get_config()
