@@ -1,6 +1,7 @@
 """What all tests share: the mathematics' annotated shapes and types are checked on each call."""
 
 import os
+import sys
 import tempfile
 
 import jax
@@ -17,6 +18,12 @@ jaxtyping.install_import_hook(
 _QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 if _QUICK not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}"
+
+# A user's Python buffers what it prints and keeps what it compiles: so does that of the commands
+# which tests start, whatever this environment says.
+for name in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):
+    os.environ.pop(name, None)
+sys.dont_write_bytecode = False
 
 # What a test decodes is not kept in the user's own cache.
 os.environ.setdefault("DDPM_JAX_CACHE", "")

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 from typing import Any
 
 
@@ -21,6 +22,9 @@ class Quiet:
         self._own = self._tell
         self._stays = False
         sys.unraisablehook = self._own
+        # And Orbax leaves writes that it never began; who else has coroutines here?
+        warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
+        self._filter = warnings.filters[0]
 
     def _tell(self, what: Any) -> None:
         late = isinstance(what.exc_value, RuntimeError) and what.object is None
@@ -39,6 +43,8 @@ class Quiet:
             logger.removeFilter(_wanted)
         if sys.unraisablehook is self._own:
             sys.unraisablehook = self._hook
+        if self._filter in warnings.filters:
+            warnings.filters.remove(self._filter)  # type: ignore  # The stub says Sequence.
 
 
 def _wanted(record: logging.LogRecord) -> bool:
