@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -213,46 +213,36 @@ class GroupNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         groups = group_count(channels, self.groups)
-        activation = self.activation or _identity
-        return _normalize(x, scale, bias, groups, self.epsilon, jnp.dtype(self.dtype), activation)
+        how = _How(groups, self.epsilon, jnp.dtype(self.dtype), self.activation or _identity)
+        return _normalize(x, scale, bias, how)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
-def _normalize(
-    x: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    groups: int,
-    epsilon: float,
-    dtype: jnp.dtype,
-    activation: Activation,
-) -> jax.Array:
-    return _normalize_forward(x, scale, bias, groups, epsilon, dtype, activation)[0]
+class _How(NamedTuple):
+    """What is fixed of a normalisation when it is compiled."""
+
+    groups: int
+    epsilon: float
+    dtype: jnp.dtype
+    activation: Activation
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, how: _How) -> jax.Array:
+    return _normalize_forward(x, scale, bias, how)[0]
 
 
 def _normalize_forward(
-    x: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    groups: int,
-    epsilon: float,
-    dtype: jnp.dtype,
-    activation: Activation,
+    x: jax.Array, scale: jax.Array, bias: jax.Array, how: _How
 ) -> tuple[jax.Array, Any]:
-    mean, variance = _group_moments(x.astype(jnp.float32), groups)
+    mean, variance = _group_moments(x.astype(jnp.float32), how.groups)
     # Else a CPU takes the root again for each pixel.
-    mean, rstd = apart_on_cpu((mean, jax.lax.rsqrt(variance + epsilon)))
-    y = activation((x.astype(jnp.float32) - mean) * (rstd * scale) + bias)
-    return y.astype(dtype), (x, mean, rstd, scale, bias)
+    mean, rstd = apart_on_cpu((mean, jax.lax.rsqrt(variance + how.epsilon)))
+    y = how.activation((x.astype(jnp.float32) - mean) * (rstd * scale) + bias)
+    return y.astype(how.dtype), (x, mean, rstd, scale, bias)
 
 
 def _normalize_backward(
-    groups: int,
-    epsilon: float,
-    dtype: jnp.dtype,
-    activation: Activation,
-    saved: Any,
-    g: jax.Array,
+    how: _How, saved: Any, g: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Two passes over x and g: one for the sums of each channel, one for the gradient of x.
 
@@ -262,17 +252,17 @@ def _normalize_backward(
     """
     kept, mean, rstd, scale, bias = saved
     x = kept.astype(jnp.float32)
-    slopes = jax.vjp(activation, (x - mean) * (rstd * scale) + bias)[1]
+    slopes = jax.vjp(how.activation, (x - mean) * (rstd * scale) + bias)[1]
     (g,) = slopes(g.astype(jnp.float32))
     g = apart_on_cpu(g)
     pixels, all_but_channels = tuple(range(1, x.ndim - 1)), tuple(range(x.ndim - 1))
     of_g = g.sum(pixels, keepdims=True)
     # The mean is taken off the sum: off each x, a CPU would write all of them once more.
     of_gh = ((g * x).sum(pixels, keepdims=True) - mean * of_g) * rstd
-    count = math.prod(x.shape[1:]) // groups
+    count = math.prod(x.shape[1:]) // how.groups
 
     def group_mean(sums: jax.Array) -> jax.Array:
-        sums = rearrange(sums * scale, "... (g c) -> ... g c", g=groups)
+        sums = rearrange(sums * scale, "... (g c) -> ... g c", g=how.groups)
         means = sums.sum(-1, keepdims=True) / count
         return jnp.broadcast_to(means, sums.shape).reshape(mean.shape)
 
