@@ -95,6 +95,15 @@ def state_shardings(state: Any, mesh: Mesh | AbstractMesh) -> Any:
     return jax.tree.map(rule, state)
 
 
+def laid_out(shapes: Any, mesh: Mesh | AbstractMesh) -> Any:
+    """Returns shapes of a state with their shardings: what a restore or a compilation aims at."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        state_shardings(shapes, mesh),
+    )
+
+
 def bytes_per_device(layout: Any) -> int:
     """Returns the bytes that one device holds of arrays, or of their shapes with shardings."""
     return sum(

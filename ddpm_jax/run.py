@@ -15,7 +15,7 @@ from ddpm_jax.distributed import first_says
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.files import Place, place
-from ddpm_jax.mesh import fitting_mesh
+from ddpm_jax.mesh import fitting_mesh, laid_out
 from ddpm_jax.sampling import SampleProgram, Samples, override
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.step import state_layout
@@ -114,6 +114,9 @@ def load(
     experiment = build(checkpoints.config(step))
     name = {"ema": "ema", "raw": "params"}[params]
     mesh = fitting_mesh(experiment.config.mesh.fsdp, jax.local_devices() if here else None)
-    layout = {name: getattr(state_layout(experiment, mesh), name)}
-    restored = checkpoints.restore(step, layout)[name]
+    shapes = checkpoints.shapes(step, name)
+    layout = (
+        getattr(state_layout(experiment, mesh), name) if shapes is None else laid_out(shapes, mesh)
+    )
+    restored = checkpoints.restore(step, {name: layout})[name]
     return Run(folder, step, experiment, restored, name=params, mesh=mesh)

@@ -104,16 +104,16 @@ def _some(names: list[str]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions, and a digest of this package's source: what must be the same on all hosts."""
+    """Versions, and a digest of this package's source: two of one answer run the same code."""
     digest = hashlib.sha256()
     root = Path(__file__).parents[1]
     for path in sorted(root.rglob("*.py")):
         digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
-    found = {f"the version of {name}": importlib.metadata.version(name) for name in _PACKAGES}
-    return found | {"the source of ddpm_jax (its digest)": digest.hexdigest()[:12]}
+    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return found | {"the digest of ddpm_jax's source": digest.hexdigest()[:12]}
 
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+_PACKAGES = ("ddpm_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 class GaveUp(Exception):

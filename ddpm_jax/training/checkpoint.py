@@ -3,7 +3,8 @@
     checkpoints/
       12000/
         state/           what Orbax writes: step, params, ema, opt_state
-        meta.json        the whole config, what the data were, and the versions that wrote it
+        arrays.json      shape and type of each of them
+        meta.json        the whole config, what the data were, and the code that wrote it
         checksums.json   SHA-256 of every other file
       13000.tmp/         being written, or left by a kill: never read, removed by the next save
 
@@ -19,23 +20,29 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from typing import Any
 
 import orbax.checkpoint as ocp
 
 from ddpm_jax import config as configs
 from ddpm_jax.config import Config
-from ddpm_jax.distributed import GaveUp, alone, first, gather
+from ddpm_jax.distributed import GaveUp, alone, first, gather, versions
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import Place, Remote, StoreError, place
 from ddpm_jax.training.commit import META, commit_in, damage, first_line
-from ddpm_jax.training.inventory import described, difference, named
+from ddpm_jax.training.inventory import (
+    Arrays,
+    difference,
+    from_text,
+    named,
+    of_fields,
+    to_text,
+    tree_of,
+)
 from ddpm_jax.training.quiet import Quiet
 from ddpm_jax.training.writer import Writer
 
-_STATE = "state"
-_PACKAGES = ("ddpm_jax", "jax", "flax", "optax", "orbax-checkpoint")
+_STATE, _ARRAYS = "state", "arrays.json"
 
 
 class Checkpoints:
@@ -90,7 +97,9 @@ class Checkpoints:
         else:
             failure = self._start(step, state)
         meta = {"step": step, "config": configs.to_dict(config), "data": data}
-        arguments = (step, meta, keep, keep_every, along, failure)
+        texts = {META: json.dumps({**meta, "versions": versions()}, indent=2) + "\n"}
+        texts[_ARRAYS] = to_text(named(_fields(state)))
+        arguments = (step, texts, keep, keep_every, along, failure)
         self._thread = threading.Thread(target=self._finish, args=arguments, daemon=True)
         self._thread.start()
 
@@ -106,7 +115,7 @@ class Checkpoints:
     def _finish(
         self,
         step: int,
-        meta: dict[str, Any],
+        texts: dict[str, str],
         keep: int | None,
         keep_every: int | None,
         along: Callable[[], None],
@@ -125,7 +134,7 @@ class Checkpoints:
         try:
             if reason is None and first():
                 along()
-                self._seal(step, meta)
+                self._seal(step, texts)
                 if keep is not None:
                     self._prune(step, keep, keep_every)
         except Exception as error:
@@ -155,10 +164,9 @@ class Checkpoints:
             self._commit.drop(step)
         self._failure = reason
 
-    def _seal(self, step: int, meta: dict[str, Any]) -> None:
-        versions = {name: version(name) for name in _PACKAGES}
-        text = json.dumps({**meta, "versions": versions}, indent=2) + "\n"
-        (self._commit.written(step) / META).write_text(text)
+    def _seal(self, step: int, texts: dict[str, str]) -> None:
+        for name, text in texts.items():
+            (self._commit.written(step) / name).write_text(text)
         self._commit.end(step)
 
     def _prune(self, newest: int, keep: int, keep_every: int | None) -> None:
@@ -231,6 +239,27 @@ class Checkpoints:
         """Returns what was said of the data that a checkpoint was trained on, if it was."""
         return self._meta(step).get("data")
 
+    def shapes(self, step: int, field: str) -> Any | None:
+        """Returns a top-level name's arrays as shapes, if this very code wrote the checkpoint.
+
+        They are then those of the config's network, which else takes a trace of it to find out.
+        """
+        if self._meta(step).get("versions") != versions():
+            return None
+        return tree_of(self._arrays(step), field)
+
+    def _arrays(self, step: int) -> Arrays:
+        try:
+            return from_text((self.folder / str(step) / _ARRAYS).read_text())
+        except FileNotFoundError:
+            raise self._foreign(step, f"no {_ARRAYS}") from None
+
+    def _foreign(self, step: int, what: str) -> UserError:
+        return UserError(
+            f"checkpoint {self.folder / str(step)} has {what}: it was written by other code; "
+            "go on with that, or choose another --workdir"
+        )
+
     def _meta(self, step: int) -> dict[str, Any]:
         return json.loads((self.folder / str(step) / META).read_text())
 
@@ -241,22 +270,24 @@ class Checkpoints:
         that it lacks (the optimizer, say) are not read. Raises UserError, naming the first array
         that is not the same in both, if the checkpoint is of another network.
         """
-        fields = layout._asdict() if hasattr(layout, "_asdict") else dict(layout)
+        fields = _fields(layout)
+        folder = self.folder / str(step)
+        with _asked(folder):
+            other = difference(of_fields(self._arrays(step), list(fields)), named(fields))
+        if other is not None:
+            raise self._foreign(step, other)
         restore_args = ocp.checkpoint_utils.construct_restore_args(fields)
         arguments = ocp.args.PyTreeRestore(
             item=fields, restore_args=restore_args, partial_restore=True
         )
-        folder = self.folder / str(step)
-        path = str(folder / _STATE)
         with _asked(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            other = difference(described(reader.metadata(path), list(fields)), named(fields))
-            if other is not None:
-                raise UserError(
-                    f"checkpoint {folder} has {other}: it was written by other code; "
-                    "go on with that, or choose another --workdir"
-                )
-            found = reader.restore(path, args=arguments)
+            found = reader.restore(str(folder / _STATE), args=arguments)
         return type(layout)(**found)
+
+
+def _fields(state: Any) -> dict[str, Any]:
+    """The trees of a state, or of its layout, by their top-level names."""
+    return state._asdict() if hasattr(state, "_asdict") else dict(state)
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """Which arrays a checkpoint holds, against those that a network has."""
 
+import json
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 Arrays = dict[str, tuple[tuple[int, ...], str]]
 
@@ -19,15 +21,32 @@ def named(fields: dict[str, Any]) -> Arrays:
     }
 
 
-def described(metadata: Any, fields: list[str]) -> Arrays:
-    """Returns what Orbax says that a checkpoint holds of some top-level names, nothing of it read.
+def to_text(arrays: Arrays) -> str:
+    """Returns them as JSON, an array a line."""
+    rows = (f"{json.dumps(name)}: {json.dumps(what)}" for name, what in arrays.items())
+    return "{\n  " + ",\n  ".join(rows) + "\n}\n"
 
-    Raises OSError if Orbax can't open it.
-    """
-    if metadata.item_metadata is None:
-        raise OSError("Orbax can't open its arrays")  # It has kept the reason to itself.
-    tree = metadata.item_metadata.tree
-    return named({name: tree[name] for name in fields if name in tree})
+
+def from_text(text: str) -> Arrays:
+    """Returns what `to_text` was given."""
+    return {name: (tuple(shape), dtype) for name, (shape, dtype) in json.loads(text).items()}
+
+
+def of_fields(arrays: Arrays, fields: list[str]) -> Arrays:
+    """Returns those of some top-level names."""
+    return {name: what for name, what in arrays.items() if name.split(".")[0] in fields}
+
+
+def tree_of(arrays: Arrays, field: str) -> Any:
+    """Returns a top-level name's arrays as shapes, in dicts of dicts as Linen has them."""
+    tree: dict[str, Any] = {}
+    for name, (shape, dtype) in of_fields(arrays, [field]).items():
+        *path, last = name.split(".")[1:]
+        inner = tree
+        for part in path:
+            inner = inner.setdefault(part, {})
+        inner[last] = jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
+    return tree
 
 
 def difference(saved: Arrays, wanted: Arrays) -> str | None:

@@ -10,7 +10,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from ddpm_jax.backend import compiler_options
 from ddpm_jax.experiment import Draw, Experiment
-from ddpm_jax.mesh import batch_sharding, replicated, state_shardings
+from ddpm_jax.mesh import batch_sharding, laid_out, replicated, state_shardings
 from ddpm_jax.training.state import TrainState, ema_update, init_state
 from ddpm_jax.typing import Batch, PerExample
 
@@ -160,14 +160,8 @@ def make_several_steps(experiment: Experiment, mesh: Mesh | None = None) -> Trai
 
 
 def state_layout(experiment: Experiment, mesh: Mesh | AbstractMesh) -> TrainState:
-    """Returns the state as shapes with shardings, nothing computed: what a restore aims at."""
-    shapes = jax.eval_shape(lambda: init_state(experiment))
-    shardings = state_shardings(shapes, mesh)
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        shardings,
-    )
+    """Returns the state as shapes with shardings: the network is traced, nothing computed."""
+    return laid_out(jax.eval_shape(lambda: init_state(experiment)), mesh)
 
 
 def jit_init(experiment: Experiment, mesh: Mesh) -> Callable[[], TrainState]:

@@ -6,7 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import ddpm_jax
+from ddpm_jax.distributed import versions
 from ddpm_jax.errors import UserError
+from ddpm_jax.mesh import laid_out
+from ddpm_jax.training import checkpoint
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.step import state_layout
 from tests.tiny import TINY, Trainer, assert_same, changed
@@ -90,6 +94,29 @@ def test_a_checkpoint_describes_itself(saved):
     meta = json.loads((saved[0] / "checkpoints/4/meta.json").read_text())
     assert meta["step"] == 4
     assert meta["versions"]["jax"] == jax.__version__
+
+
+@pytest.mark.parametrize("fsdp", [1, 2])
+def test_what_this_code_wrote_is_laid_out_without_a_trace(saved, fsdp, monkeypatch):
+    other = Trainer(changed(TINY, mesh={"fsdp": fsdp}), 2)
+    expected = state_layout(other.experiment, other.mesh)
+    checkpoints = Checkpoints(saved[0])
+    for field in ("params", "ema"):
+        found = laid_out(checkpoints.shapes(4, field), other.mesh)
+        assert found == getattr(expected, field)
+    with monkeypatch.context() as patch:
+        patch.delattr("ddpm_jax.run.state_layout")
+        assert_same(ddpm_jax.load(saved[0], checkpoint=4).params, saved[1][4].ema)
+    monkeypatch.setattr(checkpoint, "versions", lambda: versions() | {"flax": "0.1"})
+    assert checkpoints.shapes(4, "ema") is None
+    assert_same(ddpm_jax.load(saved[0], checkpoint=4).params, saved[1][4].ema)
+
+
+def test_one_without_a_list_of_its_arrays_is_refused(copy, trainer):
+    run, _, checkpoints = copy
+    (run / "checkpoints/4/arrays.json").unlink()
+    with pytest.raises(UserError, match=r"/4 has no arrays.json: it was written by other code; go"):
+        checkpoints.restore(4, state_layout(trainer.experiment, trainer.mesh))
 
 
 def test_a_new_folder_has_none(tmp_path):

@@ -289,6 +289,7 @@ def test_the_network_of_other_code_is_refused_by_its_first_array(change, monkeyp
     with pytest.raises(UserError, match=expected.replace("ema.", "params.")) as told:
         train(changed(config, train={"steps": 40}), tmp_path)
     assert len(str(told.value).splitlines()) == 1
+    monkeypatch.setattr("ddpm_jax.training.checkpoint.versions", lambda: {"other": "code"})
     with pytest.raises(UserError, match=expected):
         ddpm_jax.load(tmp_path)
 
