@@ -3,6 +3,7 @@
 Each is written so that XLA runs it fast on a CPU, which its own forms of them are not.
 """
 
+import functools
 import itertools
 from typing import Any
 
@@ -116,22 +117,47 @@ def _shifted_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(jnp.asarray(h, x.dtype))
 
 
+# So many bands of pixels are added up at once: of a longer sum XLA computes the parts one by one.
+_TOGETHER = 8
+# The numbers in a band at most: the bands of a sum, and their gradients, fit a core's cache.
+_BAND = 2**15
+
+
 def _shifted_conv_vjp(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
     rows, columns = kernel.shape[:2]
+    height = x.shape[1]
+    framed, g_bands = _framed(x, kernel), g.astype(jnp.float32)
+    count = min(height, -(-x[0].size // _BAND))
+    tall = -(-height // count)
+    rest = ((0, 0), (0, count * tall - height), (0, 0), (0, 0))
+    framed, g_bands = jnp.pad(framed, rest), jnp.pad(g_bands, rest)
+    bands = [framed[:, n * tall : (n + 1) * tall + rows - 1] for n in range(count)]
+    framed = _in_groups(jnp.concatenate(bands))
+    g_bands = _in_groups(rearrange(g_bands, "b (n y) x c -> (n b) y x c", n=count))
 
-    # An image at a time, so that all shifts of it find it in the cache.
-    def add(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        framed, g = image
-
+    # A sum over the pixels of an image whose channels come last is one that XLA doesn't vectorize:
+    # first bands are added pixel by pixel, then, of an eighth of the numbers, the pixels. The loop
+    # over shifts is what writes the first sum down: else XLA makes one of both.
+    def add(total: jax.Array, group: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         def shifted(n: jax.Array) -> jax.Array:
             start = (n // columns, n % columns, 0)
-            return jnp.sum(jax.lax.dynamic_slice(framed, start, g.shape) * g, axis=(0, 1))
+            pairs = zip(*group, strict=True)
+            products = [jax.lax.dynamic_slice(x, start, g.shape) * g for x, g in pairs]
+            return functools.reduce(jnp.add, products)
 
-        return total + jax.lax.map(shifted, jnp.arange(rows * columns)), None
+        return total + jax.lax.map(shifted, jnp.arange(rows * columns)).sum((1, 2)), None
 
     zero = jnp.zeros((rows * columns, x.shape[-1]))
-    total, _ = jax.lax.scan(add, zero, (_framed(x, kernel), g.astype(jnp.float32)))
+    total, _ = jax.lax.scan(add, zero, (framed, g_bands))
     return _shifted_conv(g, kernel[::-1, ::-1]), total.reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _in_groups(bands: jax.Array) -> jax.Array:
+    """Returns bands `[N, …]` as `[N / n, n, …]`, filled up with zeros."""
+    size = min(len(bands), _TOGETHER)
+    missing = -len(bands) % size
+    filled = jnp.pad(bands, ((0, missing), (0, 0), (0, 0), (0, 0)))
+    return filled.reshape(-1, size, *bands.shape[1:])
 
 
 class DepthwiseConv(nn.Module):

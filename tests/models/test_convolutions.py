@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddpm_jax.models import convolutions
 from ddpm_jax.models.convolutions import DepthwiseConv, Double, Halve, depthwise_conv
 
 
@@ -52,8 +53,12 @@ def grouped_conv(x, kernel) -> jax.Array:
     )
 
 
-@pytest.mark.parametrize("shape", [(2, 5, 9, 3), (1, 2, 2, 4)])
-def test_depthwise_convolution_is_the_grouped_one_with_its_gradients(shape):
+# Whole images, and bands of at most 50 numbers, of which the last is not full; more and fewer of
+# them than are added up at once.
+@pytest.mark.parametrize("band", [2**15, 50])
+@pytest.mark.parametrize("shape", [(2, 5, 9, 3), (1, 2, 2, 4), (9, 4, 4, 3), (16, 3, 2, 2)])
+def test_depthwise_convolution_is_the_grouped_one_with_its_gradients(shape, band, monkeypatch):
+    monkeypatch.setattr(convolutions, "_BAND", band)
     x, kernel, g = normal(0, shape), normal(1, (7, 5, shape[-1])), normal(2, shape)
 
     @functools.partial(jax.jit, static_argnums=0)
