@@ -23,7 +23,6 @@ from jaxtyping import Array, Float
 from ddpm_jax.models.convolutions import DepthwiseConv, Double, Halve
 from ddpm_jax.models.layers import (
     GroupNorm,
-    LinearAttention,
     SelfAttention,
     conv3x3,
     convolution,
@@ -31,6 +30,7 @@ from ddpm_jax.models.layers import (
     kernel_init,
     swish,
 )
+from ddpm_jax.models.linear_attention import LinearAttention
 from ddpm_jax.models.unet import Condition, check_inputs
 from ddpm_jax.typing import Labels, Timesteps
 

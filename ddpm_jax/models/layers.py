@@ -380,37 +380,6 @@ def _float32_einsum(formula: str, *arrays: jax.Array) -> jax.Array:
     return jnp.einsum(formula, *arrays, preferred_element_type=jnp.float32)
 
 
-class LinearAttention(nn.Module):
-    """Adds to each pixel what it reads from one summary of its image (Shen et al. 2018, section 3).
-
-    A key's softmax runs over the pixels and a query's over its features, so that a head's summary
-    is [c, c] and the cost is linear in the pixels. x is [B, H, W, C]; the result has its shape.
-    Each head has `head_channels` channels; `bias` is that of query, key and value (the keys' has no
-    effect, as their softmax doesn't see it). What is added is normalised in one group, and so is
-    what is read. The softmaxes are float32.
-    """
-
-    heads: int = 4
-    head_channels: int = 32
-    bias: bool = True
-    dtype: DTypeLike = "float32"
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        _, height, width, channels = x.shape
-        inner = self.heads * self.head_channels
-        h = GroupNorm(1, dtype=self.dtype, name="norm")(x)
-        query, key, value = _heads(h, self.heads, inner, bias=self.bias, dtype=self.dtype)
-        query = nn.softmax(query.astype(jnp.float32), axis=-1) * self.head_channels**-0.5
-        key = nn.softmax(key.astype(jnp.float32), axis=1)
-        summary = jnp.einsum("bpnk,bpnv->bnkv", key.astype(self.dtype), value)
-        h = jnp.einsum("bpnk,bnkv->bpnv", query.astype(self.dtype), summary)
-        h = rearrange(h, "b (y x) n c -> b y x (n c)", y=height, x=width)
-        h = dense(channels, dtype=self.dtype, name="out")(h)
-        # An average over all pixels is small: a smaller epsilon would make too much of it.
-        return x + GroupNorm(1, epsilon=1e-5, dtype=self.dtype, name="norm_out")(h)
-
-
 def _heads(
     x: Float[Array, "B H W C"], heads: int, inner: int, *, bias: bool, dtype: DTypeLike
 ) -> list[Float[Array, "B pixels heads c"]]:

@@ -6,7 +6,6 @@ import pytest
 
 from ddpm_jax.models.layers import (
     GroupNorm,
-    LinearAttention,
     SelfAttention,
     attend,
     conv3x3,
@@ -200,33 +199,6 @@ def test_attention_heads_may_be_wider_than_their_share(random_params):
         return x + mixed.reshape(2, 3, 4, 15) @ parts["out"]["kernel"] + parts["out"]["bias"]
 
     np.testing.assert_allclose(apply(module, params, x), expected(), atol=1e-5)
-
-
-@pytest.mark.parametrize("bias", [False, True])
-def test_linear_attention_reads_a_summary_weighted_over_the_pixels(bias, random_params):
-    module = LinearAttention(heads=2, head_channels=3, bias=bias)
-    x = normal(0, (2, 3, 4, 8))
-    params = random_params(module, x)
-    parts = params["params"]
-
-    def norm(name, h, epsilon) -> jax.Array:
-        return apply(nn.GroupNorm(num_groups=1, epsilon=epsilon), {"params": parts[name]}, h)
-
-    @jax.jit
-    def expected():
-        h = norm("norm", x, 1e-6).reshape(2, 12, 8)
-        q, k, v = (
-            (h @ parts[name]["kernel"] + parts[name].get("bias", 0.0)).reshape(2, 12, 2, 3)
-            for name in ("query", "key", "value")
-        )
-        # Attention in full: the weight that pixel p gives pixel r is a product of two softmaxes.
-        weight = jnp.einsum("bphc,brhc->bhpr", jax.nn.softmax(q, axis=3), jax.nn.softmax(k, axis=1))
-        mixed = jnp.einsum("bhpr,brhc->bphc", weight, v) / 3**0.5
-        h = mixed.reshape(2, 3, 4, 6) @ parts["out"]["kernel"] + parts["out"]["bias"]
-        return x + norm("norm_out", h, 1e-5)
-
-    np.testing.assert_allclose(apply(module, params, x), expected(), atol=1e-5)
-    assert ("bias" in parts["query"]) == bias
 
 
 def test_upsampling_repeats_pixels():
