@@ -100,11 +100,7 @@ def conv3x3(
 def convolution(
     x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any
 ) -> jax.Array:
-    """`jax.lax.conv_general_dilated`, with a gradient that is fast on a CPU too.
-
-    The kernel's gradient begins by transposing x. XLA on a CPU computes, for each transposed entry,
-    all that x is made of once more, from memory far apart; so x is written down first.
-    """
+    """`jax.lax.conv_general_dilated` of NHWC images, with gradients that are fast on a CPU too."""
 
     def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
@@ -113,12 +109,49 @@ def convolution(
     def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return plain(x, kernel)
 
+    def by_xla(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.vjp(plain, x, kernel)[1](g)
+
+    def on_cpu(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        pads = padding
+        if isinstance(padding, str):
+            pads = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+        return _gradients_on_cpu(x, kernel, g, strides, pads)
+
     def backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x, kernel = saved
-        return jax.vjp(plain, _written_on_cpu(x, kernel), kernel)[1](g)
+        return jax.lax.platform_dependent(*saved, g, cpu=on_cpu, default=by_xla)
 
     convolve.defvjp(lambda x, kernel: (plain(x, kernel), (x, kernel)), backward)
     return convolve(x, kernel)
+
+
+def _gradients_on_cpu(
+    x: jax.Array, kernel: jax.Array, g: jax.Array, strides: Any, padding: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the gradients to x and kernel as convolutions of NHWC by HWIO.
+
+    XLA has no other fast ones on a CPU. It turns others into these itself, but not inside a loop,
+    as of `train.accumulate`, where the kernel's gradient would take thirty times as long.
+    """
+
+    def convolve(x: jax.Array, kernel: jax.Array, pads: Any, **dilation: Any) -> jax.Array:
+        names = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), list(pads), dimension_numbers=names, **dilation
+        )
+
+    outer, inner = [], []
+    for axis, ((before, _), stride) in enumerate(zip(padding, strides, strict=True)):
+        length, side = x.shape[1 + axis], kernel.shape[axis]
+        spread = (g.shape[1 + axis] - 1) * stride + 1
+        outer.append((side - 1 - before, length + before - spread))
+        inner.append((before, side - 1 + spread - length - before))
+    flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+    of_x = convolve(g, flipped, outer, lhs_dilation=strides)
+    # Its entries come from memory far apart: what they are made of is not to be computed there.
+    turned = _written(x, kernel).transpose(3, 1, 2, 0)
+    of_kernel = convolve(turned, g.transpose(1, 2, 0, 3), inner, rhs_dilation=strides)
+    return of_x, of_kernel.transpose(1, 2, 0, 3)
 
 
 def _identity(x: jax.Array) -> jax.Array:
@@ -135,21 +168,15 @@ def apart_on_cpu(arrays: Any) -> Any:
     )
 
 
-def _written_on_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _written(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Returns x, which XLA then writes to memory on a CPU rather than compute it for each use.
 
     A barrier would not do: XLA drops it there before it decides what to compute together. What a
     branch returns it always writes. The other branch is right too: with a kernel that is not a
     number, no gradient is one. The kernel decides and not x, whose first entry lies on one device.
-
-    Accelerators do better without: a TPU computes a convolution's input on its way into it.
     """
-
-    def write(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        broken = jnp.isnan(kernel[(0,) * kernel.ndim])
-        return jax.lax.cond(broken, lambda x: jnp.full_like(x, jnp.nan), _identity, x)
-
-    return jax.lax.platform_dependent(x, kernel, cpu=write, default=lambda x, kernel: x)
+    broken = jnp.isnan(kernel[(0,) * kernel.ndim])
+    return jax.lax.cond(broken, lambda x: jnp.full_like(x, jnp.nan), lambda x: x, x)
 
 
 def timestep_embedding(t: Timesteps, dim: int) -> Float[Array, "B {dim}"]:

@@ -1,3 +1,5 @@
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ from ddpm_jax.models.layers import (
     SelfAttention,
     attend,
     conv3x3,
+    convolution,
     group_count,
     kernel_init,
     swish,
@@ -224,6 +227,52 @@ def test_a_convolution_with_a_broken_kernel_has_no_gradient_but_a_whole_one_has_
     np.testing.assert_allclose(of_kernel, jax.jit(jax.grad(plain))(kernel), rtol=1e-4, atol=1e-4)
     broken = jax.jit(gradient)(kernel.at[0, 0, 0, 0].set(jnp.nan))[1]["params"]["kernel"]
     assert jnp.isnan(broken).all()
+
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((0, 1), (2, 0))])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (2, 3)])
+@pytest.mark.parametrize("sides", [(3, 3), (2, 2), (1, 4)])
+def test_a_convolutions_gradients_are_xlas(sides, strides, padding):
+    x, kernel = normal(0, (2, 7, 6, 3)), normal(1, (*sides, 3, 4))
+
+    def gradients(convolve):
+        def both(x, kernel):
+            y, pull = jax.vjp(convolve, x, kernel)
+            return y, pull(jnp.cos(y))
+
+        return jax.jit(both)(x, kernel)
+
+    jax.tree.map(
+        lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4),
+        gradients(lambda x, k: convolution(x, k, strides, padding, dimension_numbers=NHWC)),
+        gradients(
+            lambda x, k: jax.lax.conv_general_dilated(
+                x, k, strides, padding, dimension_numbers=NHWC
+            )
+        ),
+    )
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+def test_inside_a_loop_a_convolution_and_its_gradients_have_the_form_that_is_fast(strides):
+    images, kernel = jnp.ones((4, 2, 6, 6, 3)), normal(0, (3, 3, 3, 3))
+
+    def loss(kernel, x):
+        y = jnp.tanh(convolution(x, kernel, (1, 1), "SAME", dimension_numbers=NHWC))
+        return jnp.sum(convolution(y, kernel, strides, "SAME", dimension_numbers=NHWC) ** 2)
+
+    def accumulated(kernel, images):
+        def add(total, x):
+            return total + jax.grad(loss)(kernel, x), None
+
+        return jax.lax.scan(add, jnp.zeros_like(kernel), images)[0]
+
+    text = jax.jit(accumulated).lower(kernel, images).compile().as_text() or ""
+    forms = re.findall(r" convolution\(.*dim_labels=(\S+?)[, ]", text)
+    assert forms == ["b01f_01io->b01f"] * 5  # Two forward, two to the kernel, one to y.
 
 
 def test_strided_convolution_pads_the_far_end_only():
