@@ -268,6 +268,9 @@ def main() -> None:
     words.add_argument(
         "--chain", type=int, default=8, help="steps of the chain in a slice (default %(default)s)"
     )
+    words.add_argument(
+        "--accumulate", type=int, default=1, help="parts that our batch is taken in (default 1)"
+    )
     options = words.parse_args()
     if options.torch_side:
         torch_side(options.document)
@@ -277,10 +280,13 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace) -> None:
+    from ddpm_jax.config import override
+
     document = ("--document", str(options.document))
     with started(__file__, options, PACKAGES, *document) as theirs:
         about = theirs.ask("about")
-        ours = Ours(shipped("fashion_mnist"))
+        config = override(shipped("fashion_mnist"), {"train.accumulate": options.accumulate})
+        ours = Ours(config)
         weights, told = theirs.described()
         count = ours.check(carried(weights), told, tolerance=2e-5)
         assert count == COUNT, f"{count:,} parameters, not {COUNT:,}"
