@@ -558,10 +558,11 @@ def _usage() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code: 2 for a mistake of the user's, told in one line."""
-    # Importing and tracing make objects by the million, and hardly any of them garbage: looking for
-    # it took a tenth of the time of a short command, and once more at Python's end.
-    gc.set_threshold(10_000, 10, 10)
-    atexit.register(gc.freeze)
+    if argv is None:  # As a program, whose Python it is.
+        # Importing and tracing make objects by the million, and hardly any of them garbage: looking
+        # for it took a tenth of the time of a short command, and once more at Python's end.
+        gc.set_threshold(10_000, 10, 10)
+        atexit.register(gc.freeze)
     try:
         code = _answer(list(sys.argv[1:] if argv is None else argv))
         # Python would write the rest at its end, and complain there of a reader who has left.

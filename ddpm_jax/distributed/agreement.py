@@ -1,5 +1,6 @@
 """What the processes of a run agree on; a process that runs alone agrees with itself at once."""
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -103,8 +104,12 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
+@functools.cache
 def versions() -> dict[str, str]:
-    """Versions, and a digest of this package's source: two of one answer run the same code."""
+    """Versions, and a digest of this package's source: two of one answer run the same code.
+
+    As they are when first asked for, at a run's start: later the files may be others.
+    """
     digest = hashlib.sha256()
     root = Path(__file__).parents[1]
     for path in sorted(root.rglob("*.py")):

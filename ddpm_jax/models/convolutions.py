@@ -129,11 +129,12 @@ def _shifted_conv_vjp(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[ja
     framed, g_bands = _framed(x, kernel), g.astype(jnp.float32)
     count = min(height, -(-x[0].size // _BAND))
     tall = -(-height // count)
+    count = -(-height // tall)
     rest = ((0, 0), (0, count * tall - height), (0, 0), (0, 0))
     framed, g_bands = jnp.pad(framed, rest), jnp.pad(g_bands, rest)
     bands = [framed[:, n * tall : (n + 1) * tall + rows - 1] for n in range(count)]
-    framed = _in_groups(jnp.concatenate(bands))
-    g_bands = _in_groups(rearrange(g_bands, "b (n y) x c -> (n b) y x c", n=count))
+    framed = _in_groups(rearrange(jnp.stack(bands, 1), "b n y x c -> (b n) y x c"))
+    g_bands = _in_groups(rearrange(g_bands, "b (n y) x c -> (b n) y x c", n=count))
 
     # A sum over the pixels of an image whose channels come last is one that XLA doesn't vectorize:
     # first bands are added pixel by pixel, then, of an eighth of the numbers, the pixels. The loop
@@ -153,11 +154,14 @@ def _shifted_conv_vjp(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[ja
 
 
 def _in_groups(bands: jax.Array) -> jax.Array:
-    """Returns bands `[N, …]` as `[N / n, n, …]`, filled up with zeros."""
-    size = min(len(bands), _TOGETHER)
-    missing = -len(bands) % size
-    filled = jnp.pad(bands, ((0, missing), (0, 0), (0, 0), (0, 0)))
-    return filled.reshape(-1, size, *bands.shape[1:])
+    """Returns bands `[N, …]` as `[N / n, n, …]`, filled up with zeros.
+
+    A group's bands lie far apart, so that images which are shared out among devices stay on theirs.
+    """
+    groups = -(-len(bands) // _TOGETHER)
+    size = -(-len(bands) // groups)
+    filled = jnp.pad(bands, ((0, groups * size - len(bands)), (0, 0), (0, 0), (0, 0)))
+    return filled.reshape(size, groups, *bands.shape[1:]).swapaxes(0, 1)
 
 
 class DepthwiseConv(nn.Module):

@@ -100,7 +100,13 @@ def conv3x3(
 def convolution(
     x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any
 ) -> jax.Array:
-    """`jax.lax.conv_general_dilated` of NHWC images, with gradients that are fast on a CPU too."""
+    """`jax.lax.conv_general_dilated` of NHWC images, with gradients that are fast on a CPU too.
+
+    Raises ValueError for groups or dilation.
+    """
+    dilations = (*(options.get("lhs_dilation") or ()), *(options.get("rhs_dilation") or ()))
+    if set(dilations) - {1} or options.get("feature_group_count", 1) != 1:
+        raise ValueError("this convolution takes neither dilation nor groups of features")
 
     def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)

@@ -142,7 +142,7 @@ def _gradient(
 
 def _grouped(x: jax.Array, weights: Weights, heads: int) -> jax.Array:
     images = _groups(x, weights)
-    return jax.lax.map(lambda x: _read(x, weights, heads), images).reshape(x.shape)
+    return _whole(jax.lax.map(lambda x: _read(x, weights, heads), images))
 
 
 def _grouped_gradient(
@@ -154,7 +154,7 @@ def _grouped_gradient(
 
     zero = jax.tree.map(jnp.zeros_like, weights)
     total, of_x = jax.lax.scan(add, zero, (_groups(x, weights), _groups(g, weights)))
-    return of_x.reshape(x.shape), total
+    return _whole(of_x), total
 
 
 # The queries, say, of a group of images have at most so many numbers, two megabytes.
@@ -162,8 +162,15 @@ _GROUP = 2**19
 
 
 def _groups(x: jax.Array, weights: Weights) -> jax.Array:
-    """Returns images `[B, p, C]` as `[B / n, n, p, C]`, with the largest n that divides B."""
+    """Returns images `[B, p, C]` as `[B / n, n, p, C]`, with the largest n that divides B.
+
+    A group's images lie far apart, so that those which are shared out among devices stay on theirs.
+    """
     each = x.shape[1] * weights.query.kernel.shape[1]
     most = max(1, min(len(x), _GROUP // each))
     size = next(n for n in range(most, 0, -1) if len(x) % n == 0)
-    return x.reshape(-1, size, *x.shape[1:])
+    return x.reshape(size, -1, *x.shape[1:]).swapaxes(0, 1)
+
+
+def _whole(groups: jax.Array) -> jax.Array:
+    return groups.swapaxes(0, 1).reshape(-1, *groups.shape[2:])

@@ -85,8 +85,11 @@ class Checkpoints:
         is then kept, too.
         """
         self.join()
-        failure = None
+        failure, texts = None, {}
         try:
+            meta = {"step": step, "config": configs.to_dict(config), "data": data}
+            texts[META] = json.dumps({**meta, "versions": versions()}, indent=2) + "\n"
+            texts[_ARRAYS] = to_text(named(_fields(state)))
             if first():
                 self._commit.begin(step)
         except Exception as error:
@@ -96,9 +99,6 @@ class Checkpoints:
             failure = failure or GaveUp()
         else:
             failure = self._start(step, state)
-        meta = {"step": step, "config": configs.to_dict(config), "data": data}
-        texts = {META: json.dumps({**meta, "versions": versions()}, indent=2) + "\n"}
-        texts[_ARRAYS] = to_text(named(_fields(state)))
         arguments = (step, texts, keep, keep_every, along, failure)
         self._thread = threading.Thread(target=self._finish, args=arguments, daemon=True)
         self._thread.start()

@@ -275,6 +275,13 @@ def test_inside_a_loop_a_convolution_and_its_gradients_have_the_form_that_is_fas
     assert forms == ["b01f_01io->b01f"] * 5  # Two forward, two to the kernel, one to y.
 
 
+@pytest.mark.parametrize("options", [{"rhs_dilation": (2, 1)}, {"feature_group_count": 3}])
+def test_a_convolution_refuses_what_its_gradients_do_not_know(options):
+    x, kernel = normal(0, (2, 7, 6, 3)), normal(1, (3, 3, 3, 3))
+    with pytest.raises(ValueError, match="neither dilation nor groups"):
+        convolution(x, kernel, (1, 1), "SAME", dimension_numbers=NHWC, **options)
+
+
 def test_strided_convolution_pads_the_far_end_only():
     x = normal(0, (1, 4, 4, 1))
     params = {"params": {"kernel": jnp.ones((3, 3, 1, 1)), "bias": jnp.zeros(1)}}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import ddpm_jax
+from ddpm_jax import mesh
 from ddpm_jax.distributed import versions
 from ddpm_jax.errors import UserError
 from ddpm_jax.mesh import laid_out
@@ -98,6 +99,7 @@ def test_a_checkpoint_describes_itself(saved):
 
 @pytest.mark.parametrize("fsdp", [1, 2])
 def test_what_this_code_wrote_is_laid_out_without_a_trace(saved, fsdp, monkeypatch):
+    monkeypatch.setattr(mesh, "_SMALLEST_SPLIT", 1)
     other = Trainer(changed(TINY, mesh={"fsdp": fsdp}), 2)
     expected = state_layout(other.experiment, other.mesh)
     checkpoints = Checkpoints(saved[0])
@@ -110,6 +112,9 @@ def test_what_this_code_wrote_is_laid_out_without_a_trace(saved, fsdp, monkeypat
     monkeypatch.setattr(checkpoint, "versions", lambda: versions() | {"flax": "0.1"})
     assert checkpoints.shapes(4, "ema") is None
     assert_same(ddpm_jax.load(saved[0], checkpoint=4).params, saved[1][4].ema)
+    monkeypatch.delattr("ddpm_jax.run.state_layout")
+    with pytest.raises(NameError):
+        ddpm_jax.load(saved[0], checkpoint=4)
 
 
 def test_one_without_a_list_of_its_arrays_is_refused(copy, trainer):
