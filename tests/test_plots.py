@@ -1,5 +1,6 @@
 """Figures are read back: their pixels, their frames, and what must not be left behind."""
 
+import math
 import subprocess
 import sys
 
@@ -116,6 +117,16 @@ def test_a_grid_keeps_every_pixel(tmp_path, height, width, channels):
         y, x = i // 3 * (high + _GAP), i % 3 * (wide + _GAP)
         tile = drawn[y : y + high, x : x + wide]
         np.testing.assert_array_equal(tile, sample.repeat(factor, 0).repeat(factor, 1))
+
+
+@pytest.mark.parametrize(
+    ("number", "columns"), [(1, 1), (2, 2), (13, 4), (16, 4), (20, 5), (50, 10), (64, 8)]
+)
+def test_a_grid_is_about_square_and_full_where_it_can_be(tmp_path, number, columns):
+    plots.grid(tmp_path / "grid.png", pictures(number, _TILE, _TILE, 1))
+    height, width = read(tmp_path / "grid.png").shape[:2]
+    assert (width + _GAP) // (_TILE + _GAP) == columns
+    assert (height + _GAP) // (_TILE + _GAP) == math.ceil(number / columns)
 
 
 def test_a_strip_holds_its_pictures_in_order(tmp_path):

@@ -191,7 +191,8 @@ def grid(
     """Draws samples as a PNG: pictures `[N, H, W, C]` in a grid, points `[N, 2]` as one scatter.
 
     `labels` `[N]` are written above each picture, or colour the points; `names[label]` stands for
-    its number where given. The grid is about square unless `columns` says otherwise.
+    its number where given. The grid is about square unless `columns` says otherwise, and full
+    where a number of columns near that divides N.
     """
     path, samples = check_path(path, ".png"), np.asarray(samples)
     points, n = _are_points(samples, pictures=4, points=2), len(samples)
@@ -210,12 +211,18 @@ def grid(
                 axes.legend(loc="upper right", markerscale=4, fontsize=8)
             save(path, figure)
             return
-        columns = min(n, columns or math.ceil(math.sqrt(n)))
+        columns = min(n, columns or _full_rows(n))
         pictures = _pixels(samples, _WIDEST[".png"] // columns)
         if texts:
             save(path, _mosaic(pictures, columns, captions=texts))
         else:
             write(path, lambda file: _image(_tile(pictures, columns)).save(file, "PNG"))
+
+
+def _full_rows(n: int) -> int:
+    """The least number of columns from √n to 2√n that divides n; the first where none does."""
+    square = math.ceil(math.sqrt(n))
+    return next((it for it in range(square, 2 * square) if n % it == 0), square)
 
 
 def strip(
@@ -279,7 +286,7 @@ def film(path: PathLike, frames: np.ndarray, *, seconds: float = 4.0, hold: floa
 def _film_pictures(frames: np.ndarray) -> Iterator[Image.Image]:
     """Each of `[F, N, H, W, C]` as one RGB board."""
     frames = frames[:, :_FILM_PICTURES]
-    columns = math.ceil(math.sqrt(frames.shape[1]))
+    columns = _full_rows(frames.shape[1])
     for pictures in frames:
         board = _image(_tile(_pixels(pictures, _WIDEST[".gif"] // columns), columns))
         backdrop = Image.new("RGBA", board.size, "white")
