@@ -17,13 +17,8 @@ tints, 8 to 19 dB from the picture, and with v all are 24 to 26 dB from it.
 `--diffusion.prediction eps` is the document's own.
 
 The document's network sees 100 pixels across: of a larger picture it learns what it is made of,
-not where that is, and draws the flower's colours in patches. With levels enough it sees all of
-427×640 (1,417,203 parameters, hardly slower):
-
-    ddpm train configs/single_image.py --model.channels 8 16 32 64 64 64 64 \
-        --optimizer.learning_rate 1e-3 --train.steps 1000
-
-A step of that takes two seconds on two cores. A flower in two minutes there:
+not where that is, and draws the flower's colours in patches. `single_image_deep.py` sees all of
+427×640. A small flower, in two minutes on two cores:
 
     ddpm train configs/single_image.py --data.image_size 53 80 --optimizer.learning_rate 1e-3 \
         --train.steps 1500
