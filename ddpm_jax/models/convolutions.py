@@ -154,14 +154,11 @@ def _shifted_conv_vjp(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[ja
 
 
 def _in_groups(bands: jax.Array) -> jax.Array:
-    """Returns bands `[N, …]` as `[N / n, n, …]`, filled up with zeros.
-
-    A group's bands lie far apart, so that images which are shared out among devices stay on theirs.
-    """
+    """Returns bands `[N, …]` as `[N / n, n, …]`, filled up with zeros."""
     groups = -(-len(bands) // _TOGETHER)
     size = -(-len(bands) // groups)
     filled = jnp.pad(bands, ((0, groups * size - len(bands)), (0, 0), (0, 0), (0, 0)))
-    return filled.reshape(size, groups, *bands.shape[1:]).swapaxes(0, 1)
+    return filled.reshape(groups, size, *bands.shape[1:])
 
 
 class DepthwiseConv(nn.Module):

@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -6,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddpm_jax.mesh import batch_sharding, make_mesh, replicated
 from ddpm_jax.models import linear_attention
 from ddpm_jax.models.linear_attention import LinearAttention
 
@@ -93,3 +95,21 @@ def test_only_a_cpu_works_on_a_few_images_at_a_time(platform, loops, random_para
 
     text = jax.jit(step).trace(params, x).lower(lowering_platforms=(platform,)).as_text()
     assert text.count("stablehlo.while") == loops
+
+
+def test_a_batch_that_lies_on_several_devices_is_not_gathered(random_params, monkeypatch):
+    monkeypatch.setattr(linear_attention, "_GROUP", 4 * 12 * 6)
+    mesh = make_mesh(1, jax.devices()[:2])
+    module, x = LinearAttention(HEADS, CHANNELS), normal(0, (16, 3, 4, 8))
+    params = random_params(module, x)
+
+    def step(params, x):
+        y, pull = jax.vjp(module.apply, params, x)
+        return y, pull(y)
+
+    shardings = replicated(mesh), batch_sharding(mesh)
+    compiled = jax.jit(step, in_shardings=shardings).lower(params, x).compile()
+    text = compiled.as_text() or ""
+    assert "while(" in text
+    assert "all-reduce" in text
+    assert not re.search(r" (all-gather|all-to-all|collective-permute)", text)
