@@ -97,7 +97,7 @@ BLOCKS: dict[str, type[ResNetBlock | ConvNextBlock]] = {
 
 
 def _gelu(x: jax.Array) -> jax.Array:
-    return nn.gelu(x, approximate=False)
+    return 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5))
 
 
 def _shortcut(x: jax.Array, channels: int, dtype: DTypeLike) -> jax.Array:

@@ -14,7 +14,7 @@ from einops import rearrange
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ddpm_jax.models.layers import convolution, kernel_init
+from ddpm_jax.models.layers import convolution, kernel_init, written
 
 
 class Halve(nn.Module):
@@ -114,7 +114,7 @@ def _shifted_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     shifts = itertools.product(*map(range, kernel.shape[:2]))
     h = sum(framed[:, i : i + height, j : j + width] * kernel[i, j] for i, j in shifts)
     # And else it computes the sum anew wherever it is used, which a normalisation does twice.
-    return jax.lax.optimization_barrier(jnp.asarray(h, x.dtype))
+    return written(jnp.asarray(h, x.dtype), kernel)
 
 
 # So many bands of pixels are added up at once: of a longer sum XLA computes the parts one by one.

@@ -155,7 +155,7 @@ def _gradients_on_cpu(
     flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
     of_x = convolve(g, flipped, outer, lhs_dilation=strides)
     # Its entries come from memory far apart: what they are made of is not to be computed there.
-    turned = _written(x, kernel).transpose(3, 1, 2, 0)
+    turned = written(x, kernel).transpose(3, 1, 2, 0)
     of_kernel = convolve(turned, g.transpose(1, 2, 0, 3), inner, rhs_dilation=strides)
     return of_x, of_kernel.transpose(1, 2, 0, 3)
 
@@ -174,7 +174,7 @@ def apart_on_cpu(arrays: Any) -> Any:
     )
 
 
-def _written(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def written(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Returns x, which XLA then writes to memory on a CPU rather than compute it for each use.
 
     A barrier would not do: XLA drops it there before it decides what to compute together. What a

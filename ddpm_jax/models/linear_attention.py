@@ -95,38 +95,32 @@ read_summary.defvjp(_forward, _backward)
 
 
 def _read(x: jax.Array, weights: Weights, heads: int) -> jax.Array:
-    """Features come before pixels, so that no head's need be gathered from among the others'.
+    """A query's features come after its pixel, a key's before: so their products are fast on a CPU.
 
     Values and the map out are linear: they are taken of the summary, which is small, and not of the
     pixels. With w the softmax over pixels, Σ_p w_p value(x_p) = value(Σ_p w_p x_p).
     """
-    query, key = (_of_heads(_features(x, linear), heads) for linear in weights[:2])
-    query = nn.softmax(query, axis=2) * query.shape[2] ** -0.5
-    key = jnp.exp(key - jax.lax.stop_gradient(key.max(3, keepdims=True)))
-    total = key.sum(3, keepdims=True)
-    summary = _product("bkp,bpc->bkc", rearrange(key, "b n k p -> b (n k) p"), x, dtype=x.dtype)
-    summary = _of_heads(summary, heads) / total
+    query = _product("bpc,ck->bpk", x, weights.query.kernel, dtype=x.dtype)
+    if weights.query.bias is not None:
+        query += weights.query.bias
+    query = nn.softmax(rearrange(query, "b p (n k) -> b p n k", n=heads))
+    # Without the keys' bias, which is the same for all pixels. A kernel an image: else XLA turns
+    # the product around afterwards.
+    kernel = jnp.broadcast_to(weights.key.kernel.T, (len(x), *weights.key.kernel.T.shape))
+    key = _product("bkc,bpc->bkp", kernel, x, dtype=x.dtype)
+    key = jnp.exp(key - jax.lax.stop_gradient(key.max(2, keepdims=True)))
+    summary = _product("bkp,bpc->bkc", key, x, dtype=x.dtype)
+    summary = rearrange(summary / key.sum(2, keepdims=True), "b (n k) c -> b n k c", n=heads)
     value = rearrange(weights.value.kernel, "c (n v) -> n c v", n=heads)
     summary = _product("bnkc,ncv->bnkv", summary, value, dtype=x.dtype)
     if weights.value.bias is not None:
         summary += rearrange(weights.value.bias, "(n v) -> n 1 v", n=heads)
     out = rearrange(weights.out.kernel, "(n v) c -> n v c", n=heads)
     summary = _product("bnkv,nvc->bnkc", summary, out, dtype=x.dtype)
-    query, summary = (rearrange(it, "b n k p -> b (n k) p") for it in (query, summary))
-    return (_product("bkp,bkc->bpc", query, summary, dtype=x.dtype) + weights.out.bias).astype(
-        x.dtype
-    )
-
-
-def _features(x: jax.Array, linear: Linear) -> jax.Array:
-    # A kernel an image: else XLA turns the product around afterwards.
-    kernel = jnp.broadcast_to(linear.kernel.T, (len(x), *linear.kernel.T.shape))
-    features = _product("bkc,bpc->bkp", kernel, x, dtype=x.dtype)
-    return features if linear.bias is None else features + linear.bias[:, None]
-
-
-def _of_heads(x: jax.Array, heads: int) -> jax.Array:
-    return rearrange(x, "b (n k) p -> b n k p", n=heads)
+    summary = rearrange(summary * query.shape[-1] ** -0.5, "b n k c -> b (n k) c")
+    query = rearrange(query, "b p n k -> b p (n k)")
+    read = _product("bpk,bkc->bpc", query, summary, dtype=x.dtype) + weights.out.bias
+    return read.astype(x.dtype)
 
 
 def _product(formula: str, *arrays: jax.Array, dtype: Any) -> jax.Array:
