@@ -8,6 +8,7 @@ import pytest
 
 from ddpm_jax.models import convolutions
 from ddpm_jax.models.convolutions import DepthwiseConv, Double, Halve, depthwise_conv
+from ddpm_jax.models.layers import GroupNorm
 
 
 def normal(seed, shape):
@@ -83,14 +84,33 @@ def test_depthwise_convolution_is_grouped_on_accelerators_only(platform, grouped
     assert text.count("group_count = 24") == grouped
 
 
+def test_a_normalisation_does_not_compute_the_convolution_again():
+    x = normal(0, (2, 8, 8, 4))
+    layers = DepthwiseConv(), GroupNorm(1)
+    params = [layer.init(jax.random.key(0), x) for layer in layers]
+
+    def normalized(params, x, shift):
+        h: Any = layers[0].apply(params[0], x)
+        return layers[1].apply(params[1], h + shift)
+
+    compiled = jax.jit(normalized).lower(params, x, x[:, :1, :1]).compile()
+    assert 49 <= (compiled.as_text() or "").count(" multiply(") < 2 * 49
+
+
 def test_depthwise_convolution_sums_in_float32_but_keeps_the_dtype():
-    x, kernel = normal(0, (1, 6, 6, 4)), normal(1, (7, 7, 4))
-    x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
-    g = normal(2, x.shape).astype(jnp.bfloat16)
-    y, pull = jax.vjp(depthwise_conv, x, kernel)
-    exact = grouped_conv(x.astype(jnp.float32), kernel.astype(jnp.float32))
-    assert {array.dtype for array in (y, *pull(g))} == {jnp.dtype(jnp.bfloat16)}
-    np.testing.assert_allclose(y.astype(jnp.float32), exact, rtol=2**-8)
+    half = [normal(i, s).astype(jnp.bfloat16) for i, s in enumerate([(1, 6, 6, 4), (7, 7, 4)])]
+    g = normal(2, half[0].shape).astype(jnp.bfloat16)
+
+    def with_gradients(convolve, arrays, g):
+        y, pull = jax.vjp(convolve, *arrays)
+        return y, *pull(g)
+
+    found = with_gradients(depthwise_conv, half, g)
+    whole = [array.astype(jnp.float32) for array in half]
+    exact = with_gradients(grouped_conv, whole, g.astype(jnp.float32))
+    for rough, fine in zip(found, exact, strict=True):
+        assert rough.dtype == jnp.bfloat16
+        np.testing.assert_allclose(rough.astype(jnp.float32), fine, rtol=2**-8, atol=1e-6)
 
 
 def test_depthwise_kernels_start_with_the_variance_of_their_own_window():

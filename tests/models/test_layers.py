@@ -256,6 +256,23 @@ def test_a_convolutions_gradients_are_xlas(sides, strides, padding):
     )
 
 
+def test_a_convolutions_gradients_in_half_precision_keep_its_dtype_and_nearly_agree():
+    arrays = normal(0, (2, 7, 6, 3)), normal(1, (3, 3, 3, 4))
+
+    def with_gradients(*arrays):
+        y, pull = jax.vjp(
+            lambda x, k: convolution(x, k, (1, 1), "SAME", dimension_numbers=NHWC), *arrays
+        )
+        return y, *pull(jnp.ones_like(y))
+
+    found = with_gradients(*(array.astype(jnp.bfloat16) for array in arrays))
+    for rough, fine in zip(found, with_gradients(*arrays), strict=True):
+        assert rough.dtype == jnp.bfloat16
+        np.testing.assert_allclose(
+            rough.astype(jnp.float32), fine, atol=0.02 * float(jnp.abs(fine).max())
+        )
+
+
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
 def test_inside_a_loop_a_convolution_and_its_gradients_have_the_form_that_is_fast(strides):
     images, kernel = jnp.ones((4, 2, 6, 6, 3)), normal(0, (3, 3, 3, 3))

@@ -75,13 +75,17 @@ def test_large_keys_do_not_overflow(random_params):
 
 
 def test_half_precision_keeps_its_dtype_and_nearly_agrees(random_params):
-    x = normal(0, (2, 3, 4, 8))
+    x, g = normal(0, (2, 3, 4, 8)), normal(1, (2, 3, 4, 8))
     half, whole = (LinearAttention(HEADS, CHANNELS, dtype=it) for it in ("bfloat16", "float32"))
     params = random_params(whole, x)
-    found: Any = half.apply(params, x.astype(jnp.bfloat16))
-    assert found.dtype == jnp.bfloat16
-    exact: Any = whole.apply(params, x)
-    np.testing.assert_allclose(found.astype(jnp.float32), exact, atol=0.1)
+    narrow = x.astype(jnp.bfloat16), g.astype(jnp.bfloat16)
+    y, (of_params, of_x) = value_and_gradients(half.apply, params, *narrow)
+    assert y.dtype == of_x.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(of_params)} == {jnp.dtype(jnp.float32)}
+    exact = value_and_gradients(whole.apply, params, x, g)
+    for rough, fine in zip(*map(jax.tree.leaves, ((y, (of_params, of_x)), exact)), strict=True):
+        far = jnp.linalg.norm(rough.astype(jnp.float32) - fine) / (1e-3 + jnp.linalg.norm(fine))
+        assert far < 0.03
 
 
 @pytest.mark.parametrize(("platform", "loops"), [("cpu", 2), ("cuda", 0), ("tpu", 0)])
