@@ -8,6 +8,9 @@ parameters are not averaged, and guesses of x_0 not clipped.
 In the document a preview never comes, as it is due at step 1,000 of an epoch that has 469; here it
 comes every 1,000 steps of the run. Its cosine schedule keeps β between 0.0001 and 0.9999, ours
 below 0.999 (Nichol & Dhariwal 2021).
+
+The figures come with the end of training, or by `ddpm plot RUN`: a picture's strip to noise, beside
+samples.png, 64 of them, and their film, denoising.gif.
 """
 
 from ddpm_jax.config import (
@@ -33,6 +36,7 @@ def get_config() -> Config:
             steps=2_345, batch_size=128, ema_decay=0.0, save_every=1_000, preview_every=1_000
         ),
         sample=SampleConfig(sampler="ddpm", clip=False, num=64),
+        figures=("forward",),
     )
 
 

@@ -10,6 +10,9 @@ guesses of x_0 not clipped.
 The document's ConvNeXt block overwrites its features with the time embedding, and its linear
 attention takes the keys' softmax over features; `models/annotated_unet` does both right. It never
 shuffles its pictures; we do, each epoch anew.
+
+The figures come with the end of training, or by `ddpm plot RUN`: five pictures at five times, t on
+the rows, and ten stages of ten samples.
 """
 
 from ddpm_jax.config import (
@@ -44,6 +47,7 @@ def get_config() -> Config:
             preview_every=5_000,
         ),
         sample=SampleConfig(sampler="ddpm", clip=False, num=64),
+        figures=("forward --num 5 --times 5 --rows times --way direct", "reverse --times 10"),
     )
 
 

@@ -8,6 +8,10 @@ eps (mean squared error, Adam 1e-3), the chain is Ho et al.'s algorithm 2. Done 
 - Its pixels are (x - 128)/128, so white is 0.992; ours, x/127.5 - 1, fill [-1, 1].
 - It leaves σ_t open. Ten steps are large ones, and σ² = β_t adds more noise than they can take
   away: σ² = β̃_t, each guess of x_0 clipped, parameters averaged (EMA).
+
+The figures come with the end of training, or by `ddpm plot RUN`: the strip to noise, stepwise and
+direct, x_t of a test image above the x_0 guessed from it, and the strip back; samples.png is the
+grid of 5 by 10.
 """
 
 from ddpm_jax.config import (
@@ -29,6 +33,7 @@ def get_config() -> Config:
         optimizer=OptimizerConfig(learning_rate=1e-3, clip=None),
         train=TrainConfig(steps=37_500, batch_size=32, ema_decay=0.999, preview_every=1_875),
         sample=SampleConfig(sampler="ddpm", num=50),
+        figures=("forward", "x0 --split test", "reverse --num 1"),
     )
 
 

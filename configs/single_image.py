@@ -23,7 +23,8 @@ not where that is, and draws the flower's colours in patches. `single_image_deep
     ddpm train configs/single_image.py --data.image_size 53 80 --optimizer.learning_rate 1e-3 \
         --train.steps 1500
 
-The figures: `ddpm plot RUN forward`, `reverse`, `samples`, `film`.
+The figures come with the end of training, or by `ddpm plot RUN`: the strip to noise, stepwise and
+direct, and the strip back.
 """
 
 from ddpm_jax.config import (
@@ -54,6 +55,7 @@ def get_config() -> Config:
             preview_every=1_000,
         ),
         sample=SampleConfig(sampler="ddpm-beta", num=1),
+        figures=("forward", "reverse"),
     )
 
 

@@ -6,8 +6,8 @@ epochs. The other shapes:
     ddpm train configs/swiss_roll.py --data.shape s_curve        (or moons, circles, checkerboard)
     ddpm train configs/swiss_roll.py --data.shape moons --model.num_classes 2       a moon a class
 
-The figures: `ddpm plot RUN forward`, `reverse`, `schedules`. How far samples lie from fresh points:
-`ddpm evaluate RUN --data.table 1`.
+The figures, forward and reverse scatter strips, come with the end of training, or by `ddpm plot
+RUN`. How far samples lie from fresh points: `ddpm evaluate RUN --data.table 1`.
 
 Where the tutorial errs, this is right: it multiplies the noise of a sampling step by its variance,
 where the standard deviation belongs; it leaves out the last step, so that its samples keep the
@@ -43,6 +43,7 @@ def get_config() -> Config:
             preview_every=7_800,
         ),
         sample=SampleConfig(sampler="ddpm", clip=False, num=10_000, batch_size=10_000),
+        figures=("forward", "reverse"),
     )
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from ddpm_jax.backend import keep_programs
 from ddpm_jax.distributed import Options, find, first, joined
 from ddpm_jax.errors import UserError, nearest
-from ddpm_jax.files import Remote, place
+from ddpm_jax.files import Place, Remote, place
 
 # JAX takes a second to import and tyro a tenth: each command imports what it needs, so that
 # `ddpm --help` and a mistyped command answer at once.
@@ -187,9 +187,26 @@ def _train(args: list[str]) -> int:
     if workdir is None:
         name = f"{Path(target).stem}-smoke" if smoke else Path(target).stem
         workdir = target if place(target).is_dir() else f"runs/{name}"
+    figures = _own_figures(config)
     from ddpm_jax.training.loop import train
 
-    return train(config, workdir)
+    code = train(config, workdir)
+    if figures and code == 0:
+        _draw_at_the_end(config, place(workdir), figures)
+    return code
+
+
+def _draw_at_the_end(config: "Config", run: Place, figures: list[tuple[str, Any]]) -> None:
+    """Draws what belongs to a config's run, if all of its steps are done."""
+    import jax
+
+    from ddpm_jax.training.checkpoint import Checkpoints
+
+    # Several processes would have to draw together.
+    if jax.process_count() > 1:
+        return
+    if (Checkpoints(run).newest_good() or 0) >= config.train.steps:
+        _draw(config, run, figures)
 
 
 @dataclass(frozen=True)
@@ -387,26 +404,45 @@ def _plot(args: list[str]) -> int:
 
     names = "|".join(figures.FIGURES)
     if args[-1:] in (["--help"], ["-h"]):
-        print(f"usage: ddpm plot CONFIG|RUN {names} [OPTIONS]\n")
+        print(f"usage: ddpm plot CONFIG|RUN [{names} [OPTIONS]]\n")
         for name, figure in figures.FIGURES.items():
             takes = " ".join(f"--{option}" for option in figures.options_of(name))
             print(f"  {name:<10} {(figure.__doc__ or '').splitlines()[0]} {takes}".rstrip())
         print()
         _parse(_PlotOptions, ["--help"], "ddpm plot CONFIG|RUN FIGURE")
     target, rest = _target(args, "ddpm plot", "CONFIG|RUN")
-    if not rest or rest[0] not in figures.FIGURES:
-        word = rest[0] if rest else "nothing"
-        hint = nearest(word, list(figures.FIGURES))
-        raise UserError(f"ddpm plot {target} needs a figure, {names}; not {word}{hint}")
-    options = _parse(_PlotOptions, rest[1:], f"ddpm plot {target} {rest[0]}")
     config = _config_of(target, (), "ddpm plot")
+    wanted = [_figure(rest, f"ddpm plot {target}")] if rest else _own_figures(config)
+    if not wanted:
+        raise UserError(f"ddpm plot {target} needs a figure, {names}: its config names none")
     folder = place(target)
-    folder = folder if folder.is_dir() else None
-    given = {name: value for name, value in vars(options).items() if value is not None}
-    given |= {"output": options.output, "progress": _bar("sampling")}
-    output = figures.draw(rest[0], config, folder, **given)
-    print(output)
+    _draw(config, folder if folder.is_dir() else None, wanted)
     return 0
+
+
+def _figure(words: Sequence[str], prog: str) -> tuple[str, dict[str, Any]]:
+    """Reads a figure's name and options."""
+    from ddpm_jax import figures
+
+    name = words[0] if words else "nothing"
+    if name not in figures.FIGURES:
+        names, hint = "|".join(figures.FIGURES), nearest(name, list(figures.FIGURES))
+        raise UserError(f"{prog} needs a figure, {names}; not {name}{hint}")
+    options = vars(_parse(_PlotOptions, words[1:], f"{prog} {name}"))
+    given = {option: value for option, value in options.items() if value is not None}
+    figures.check(name, given)
+    return name, given
+
+
+def _own_figures(config: "Config") -> list[tuple[str, dict[str, Any]]]:
+    return [_figure(words.split(), f'figures: "{words}"') for words in config.figures]
+
+
+def _draw(config: "Config", folder: Place | None, wanted: list[tuple[str, dict[str, Any]]]) -> None:
+    from ddpm_jax import figures
+
+    for name, options in wanted:
+        print(figures.draw(name, config, folder, progress=_bar("sampling"), **options))
 
 
 @dataclass(frozen=True)
@@ -520,7 +556,9 @@ COMMANDS = {
     "train": _Command(_train, "CONFIG [--workdir DIR]", "train, or go on where it stopped", True),
     "sample": _Command(_sample, "RUN [--num N]", "draw samples from a run", True),
     "evaluate": _Command(_evaluate, "RUN", "judge a run's samples against its data", True),
-    "plot": _Command(_plot, "CONFIG|RUN FIGURE", "draw a figure of a run or a config"),
+    "plot": _Command(
+        _plot, "CONFIG|RUN [FIGURE]", "draw a figure; without a name, the config's own"
+    ),
     "info": _Command(_info, "CONFIG|RUN [--devices N]", "parameters, FLOPs, memory, data"),
     "bench": _Command(_bench, "CONFIG|RUN [--steps N]", "how fast it runs on this machine"),
     "data": _Command(

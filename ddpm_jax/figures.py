@@ -54,8 +54,12 @@ class Subject(NamedTuple):
         return load(self.folder)
 
     def several(self, num: int | None, pictures: int) -> int:
-        """Returns how many examples to show: `pictures` of them or a cloud, unless told."""
-        return num or (pictures if len(self.config.data.example_shape) == 3 else _POINTS)
+        """Returns how many examples to show: `pictures` of them or a cloud, unless told.
+
+        But no more pictures than a preview has, which may be of one large one.
+        """
+        few = min(pictures, self.config.sample.num)
+        return num or (few if len(self.config.data.example_shape) == 3 else _POINTS)
 
     def sample(self, num: int, *, film: bool = False) -> Samples:
         # Only what is in the first batch leaves a trajectory: one batch holds them all.
@@ -271,11 +275,22 @@ def options_of(name: str) -> list[str]:
 _LEAST = {"num": 1, "columns": 1, "times": 2}
 
 
+def check(name: str, options: dict[str, Any]) -> None:
+    """Raises UserError for an option that a row of `FIGURES` lacks, and one that is too small."""
+    for option, value in options.items():
+        if option not in (*options_of(name), "output", "seed"):
+            takes = ", ".join(f"--{each}" for each in (*options_of(name), "output", "seed"))
+            raise UserError(f"--{option}: the figure {name} has no such option; it takes {takes}")
+        least = _LEAST.get(option)
+        if least is not None and value < least:
+            raise UserError(f"--{option} is {value}; it must be at least {least}")
+
+
 def draw(
     name: str,
     config: Config,
     folder: Place | None,
-    output: str | None,
+    output: str | None = None,
     *,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -287,13 +302,7 @@ def draw(
     `options` are among `options_of(name)`. Raises UserError for a figure that needs what is not
     there, an option that it lacks, and one that is too small.
     """
-    for option, value in options.items():
-        if option not in options_of(name):
-            takes = ", ".join(f"--{each}" for each in (*options_of(name), "output", "seed"))
-            raise UserError(f"--{option}: the figure {name} has no such option; it takes {takes}")
-        least = _LEAST.get(option)
-        if least is not None and value < least:
-            raise UserError(f"--{option} is {value}; it must be at least {least}")
+    check(name, options)
     suffix = ".gif" if name == "film" else ".png"
     path = place(output) if output else (folder or place(".")) / f"{name}{suffix}"
     plots.check_path(path, suffix)

@@ -17,6 +17,9 @@ pytestmark = pytest.mark.usefixtures("one_device")
 DIGITS = "configs/digits.py"
 
 
+SWISS_ROLL = ["train", "configs/swiss_roll.py", "--smoke"]
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run of four steps."""
@@ -164,6 +167,7 @@ def test_the_other_commands_say_what_they_need(told, run, tmp_path):
     assert "--smoke is for config files" in told("train", run, "--smoke")
     assert "--workdir needs a value" in told("train", DIGITS, "--workdir", "--smoke")
     assert "did you mean forward?" in told("plot", run, "forwards")
+    assert "needs a figure, samples|film|" in told("plot", run)
     assert "this figure is a .png file" in told("plot", run, "loss", "--output", "loss.pdf")
     assert "needs a trained run" in told("plot", DIGITS, "loss", "--output", tmp_path / "x.png")
     assert "did you mean accuracy?" in told("evaluate", run, "--metrics", "acuracy")
@@ -189,6 +193,34 @@ def test_schedules_that_can_not_be_are_left_out_of_their_figure(tmp_path):
     picture = tmp_path / "schedules.png"
     assert cli.main(["plot", str(path), "schedules", "--output", str(picture)]) == 0
     assert picture.stat().st_size > 1000
+
+
+def test_a_configs_own_figures_are_drawn_after_training_and_by_one_command(tmp_path, capsys):
+    run = tmp_path / "run"
+    words = [*SWISS_ROLL, "--workdir", str(run), "--figures"]
+    assert cli.main([*words, "forward --times 3", "reverse --num 9"]) == 0, capsys.readouterr().err
+    figures = {run / "forward.png", run / "reverse.png"}
+    assert figures < set(run.iterdir())
+    for path in figures:
+        path.unlink()
+    assert cli.main(["plot", str(run)]) == 0
+    assert figures < set(run.iterdir())
+
+
+WRONG_FIGURES = {
+    "froward": "(did you mean forward?)",
+    "forward --times 1": "--times is 1; it must be at least 2",
+    "schedules --num 3": "the figure schedules has no such option",
+    "reverse --tims 3": "did you mean --times?",
+    "": "not nothing",
+}
+
+
+@pytest.mark.parametrize("figure", WRONG_FIGURES)
+def test_a_figure_that_can_not_be_is_refused_before_training(figure, told, tmp_path):
+    words = [*SWISS_ROLL, "--workdir", tmp_path / "run", "--figures", figure]
+    assert WRONG_FIGURES[figure] in told(*words)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_all_checkpoints_damaged_is_an_error_and_never_a_fresh_start(told, tmp_path):

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 import ddpm_jax
+from ddpm_jax import cli
 from ddpm_jax import config as configs
 from ddpm_jax.config import (
     ArraysData,
@@ -68,6 +69,7 @@ POINTS = Config(
     diffusion=DiffusionConfig(timesteps=2),
     train=TrainConfig(steps=2, batch_size=8, log_every=2, save_every=2, preview_every=2),
     sample=SampleConfig(clip=False, num=8, batch_size=8),
+    figures=("schedules",),
 )
 
 
@@ -122,6 +124,7 @@ def read(tmp_path_factory):
         reads = Reads(patch, SECTIONS)
         train(POINTS, run)
         ddpm_jax.load(run).sample(2)
+        assert cli.main(["plot", str(run)]) == 0
         describe(POINTS)
         for data in datas:
             _feed(data)

@@ -204,6 +204,8 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    figures: tuple[str, ...] = ()
+    """What `ddpm plot RUN` draws, and the end of training: words of `ddpm plot RUN FIGURE` each."""
 
     def __post_init__(self):
         check_seed(self.seed)

@@ -97,7 +97,9 @@ BLOCKS: dict[str, type[ResNetBlock | ConvNextBlock]] = {
 
 
 def _gelu(x: jax.Array) -> jax.Array:
-    return 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5))
+    """By erf, where `jax.nn` takes erfc, twice as long; in float32, or 1 + erf would round away."""
+    wide = x.astype(jnp.float32)
+    return (0.5 * wide * (1.0 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
 
 
 def _shortcut(x: jax.Array, channels: int, dtype: DTypeLike) -> jax.Array:

@@ -101,8 +101,7 @@ def _read(x: jax.Array, weights: Weights, heads: int) -> jax.Array:
     pixels. With w the softmax over pixels, Σ_p w_p value(x_p) = value(Σ_p w_p x_p).
     """
     query = _product("bpc,ck->bpk", x, weights.query.kernel, dtype=x.dtype)
-    if weights.query.bias is not None:
-        query += weights.query.bias
+    query = _plus(query, weights.query.bias)
     query = nn.softmax(rearrange(query, "b p (n k) -> b p n k", n=heads))
     # Without the keys' bias, which is the same for all pixels. A kernel an image: else XLA turns
     # the product around afterwards.
@@ -119,8 +118,12 @@ def _read(x: jax.Array, weights: Weights, heads: int) -> jax.Array:
     summary = _product("bnkv,nvc->bnkc", summary, out, dtype=x.dtype)
     summary = rearrange(summary * query.shape[-1] ** -0.5, "b n k c -> b (n k) c")
     query = rearrange(query, "b p n k -> b p (n k)")
-    read = _product("bpk,bkc->bpc", query, summary, dtype=x.dtype) + weights.out.bias
-    return read.astype(x.dtype)
+    read = _product("bpk,bkc->bpc", query, summary, dtype=x.dtype)
+    return _plus(read, weights.out.bias).astype(x.dtype)
+
+
+def _plus(x: jax.Array, bias: jax.Array | None) -> jax.Array:
+    return x if bias is None else x + bias
 
 
 def _product(formula: str, *arrays: jax.Array, dtype: Any) -> jax.Array:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.models.annotated_unet import BLOCKS, AnnotatedUNet
+from ddpm_jax.models.annotated_unet import BLOCKS, AnnotatedUNet, _gelu
 
 
 def abstract_params(shape, **fields):
@@ -74,6 +74,15 @@ def norm(parts, x, groups) -> jax.Array:
 
 def gelu(x):
     return x * jax.scipy.stats.norm.cdf(x)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gelu_is_exact_to_the_dtype_in_its_tail_too(dtype):
+    x = jnp.linspace(-6, 6, 2_001, dtype=dtype)
+    y = jax.jit(_gelu)(x)
+    assert y.dtype == x.dtype
+    spacing = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(*map(np.float32, (y, gelu(np.float32(x)))), rtol=spacing, atol=1e-6)
 
 
 def resnet(parts, x, condition):
