@@ -21,9 +21,9 @@ from ddpm_jax.training.step import batch_layout, make_several_steps, make_train_
 FILES = {path.stem: path for path in sorted(Path("configs").glob("*.py"))}
 every_config = pytest.mark.parametrize("name", FILES)
 
-# The networks whose sizes are published, by the paper's code or by the documents.
+# The networks whose sizes are known, from the paper's code or from the documents and their code.
 _CONVNEXT = {"model.block": "convnext", "model.dim": 32, "model.multipliers": (1, 2, 4, 8)}
-PUBLISHED = [
+KNOWN = [
     ("celebahq256", {}, 113_673_219),
     ("cifar10", {}, 35_746_307),
     ("fashion_mnist", {}, 2_996_315),
@@ -45,8 +45,8 @@ def state(name: str) -> Any:
     return jax.eval_shape(lambda: init_state(experiment(name)))
 
 
-@pytest.mark.parametrize(("name", "settings", "count"), PUBLISHED)
-def test_it_has_the_published_number_of_parameters(name, settings, count):
+@pytest.mark.parametrize(("name", "settings", "count"), KNOWN)
+def test_it_has_the_known_number_of_parameters(name, settings, count):
     if not settings:
         params = state(name).params
     else:

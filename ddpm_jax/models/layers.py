@@ -178,8 +178,8 @@ def written(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Returns x, which XLA then writes to memory on a CPU rather than compute it for each use.
 
     A barrier would not do: XLA drops it there before it decides what to compute together. What a
-    branch returns it always writes. The other branch is right too: with a kernel that is not a
-    number, no gradient is one. The kernel decides and not x, whose first entry lies on one device.
+    branch returns it always writes. The other branch is right too: of a kernel that is not a number
+    nothing that is one comes. The kernel decides and not x, whose first entry lies on one device.
     """
     broken = jnp.isnan(kernel[(0,) * kernel.ndim])
     return jax.lax.cond(broken, lambda x: jnp.full_like(x, jnp.nan), lambda x: x, x)

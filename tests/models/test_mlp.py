@@ -24,7 +24,7 @@ def points_config(**settings):
     # A moon a class: two rows and one for "no class" in each of the three layers.
     [({}, 72_066), ({"num_classes": 2}, 72_066 + 3 * 3 * 128)],
 )
-def test_the_tutorials_network_has_its_published_size(settings, count):
+def test_the_tutorials_network_has_the_size_its_code_gives(settings, count):
     shapes = jax.eval_shape(build(points_config(**settings)).init_params, jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
 
