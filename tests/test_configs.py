@@ -55,6 +55,48 @@ def test_it_has_the_known_number_of_parameters(name, settings, count):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
 
 
+# What the notebooks set; test_document_mnist.py has mnist_t10's.
+TOLD = {
+    "swiss_roll": {
+        "diffusion": {"schedule": "sigmoid", "timesteps": 100, "beta_1": 1e-4, "beta_T": 0.02}
+        | {"prediction": "eps", "loss": "l2", "weighting": "none"},
+        "optimizer": {"name": "adam", "learning_rate": 1e-3, "clip": 1.0},
+        "train": {"steps": 78_000, "batch_size": 128},
+        "data": {"shape": "swiss_roll", "size": 10_000},
+    },
+    "fashion_mnist": {
+        "diffusion": {"schedule": "linear", "timesteps": 200, "beta_1": 1e-4, "beta_T": 0.02}
+        | {"prediction": "eps", "loss": "huber", "weighting": "none"},
+        "optimizer": {"name": "adam", "learning_rate": 1e-3, "clip": None},
+        "train": {"steps": 5 * 469, "batch_size": 128, "ema_decay": 0.0, "preview_every": 1_000},
+        "data": {"name": "fashion_mnist", "image_size": [28, 28], "flip": True},
+        "sample": {"sampler": "ddpm", "clip": False, "num": 64},
+    },
+    "flowers102": {
+        "diffusion": {"schedule": "linear", "timesteps": 1_000, "beta_1": 1e-4, "beta_T": 0.02}
+        | {"prediction": "eps", "loss": "l1", "weighting": "none"},
+        "optimizer": {"name": "adam", "learning_rate": 1e-3, "clip": None},
+        "train": {"steps": 1_000 * 43, "batch_size": 192, "ema_decay": 0.0},
+        "data": {"name": "oxford_flowers102", "image_size": [128, 128], "flip": False},
+        "sample": {"sampler": "ddpm", "clip": False},
+    },
+    "single_image": {
+        "diffusion": {"schedule": "linear", "timesteps": 100, "beta_1": 1e-3, "beta_T": 0.2}
+        | {"prediction": "v", "loss": "l2", "weighting": "none"},
+        "optimizer": {"name": "adam", "learning_rate": 1e-4, "clip": None},
+        "train": {"batch_size": 2},
+        "sample": {"sampler": "ddpm-beta"},
+    },
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_it_has_its_notebooks_settings(name):
+    found = configs.to_dict(configs.load_file(FILES[name]))
+    told = TOLD[name]
+    assert {part: {each: found[part][each] for each in told[part]} for part in told} == told
+
+
 @every_config
 def test_its_train_step_is_traced(name):
     run, mesh = experiment(name), make_mesh(1)
