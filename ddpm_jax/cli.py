@@ -197,7 +197,10 @@ def _train(args: list[str]) -> int:
 
 
 def _draw_at_the_end(config: "Config", run: Place, figures: list[tuple[str, Any]]) -> None:
-    """Draws what belongs to a config's run, if all of its steps are done."""
+    """Draws what belongs to a config's run, if all of its steps are done.
+
+    The run is whole without it: a figure that can't be drawn costs a line.
+    """
     import jax
 
     from ddpm_jax.training.checkpoint import Checkpoints
@@ -205,8 +208,13 @@ def _draw_at_the_end(config: "Config", run: Place, figures: list[tuple[str, Any]
     # Several processes would have to draw together.
     if jax.process_count() > 1:
         return
-    if (Checkpoints(run).newest_good() or 0) >= config.train.steps:
-        _draw(config, run, figures)
+    if (Checkpoints(run).newest_good() or 0) < config.train.steps:
+        return
+    for figure in figures:
+        try:
+            _draw(config, run, [figure])
+        except (OSError, UserError) as error:
+            print(f"the figure {figure[0]} was not drawn: {error}", file=sys.stderr)
 
 
 @dataclass(frozen=True)

@@ -207,6 +207,15 @@ def test_a_configs_own_figures_are_drawn_after_training_and_by_one_command(tmp_p
     assert figures < set(run.iterdir())
 
 
+def test_a_figure_that_can_not_be_drawn_costs_a_finished_run_a_line(tmp_path, capsys):
+    run = tmp_path / "run"
+    words = [*SWISS_ROLL, "--workdir", str(run), "--figures"]
+    nowhere = f"forward --output {tmp_path}/nowhere/it.png"
+    assert cli.main([*words, nowhere, "schedules"]) == 0
+    assert "the figure forward was not drawn" in capsys.readouterr().err
+    assert (run / "schedules.png").is_file()
+
+
 WRONG_FIGURES = {
     "froward": "(did you mean forward?)",
     "forward --times 1": "--times is 1; it must be at least 2",

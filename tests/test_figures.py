@@ -134,6 +134,12 @@ def test_frames_know_their_times(kind, folders):
     assert load(folders[kind]).sample(2).times is None
 
 
+def test_no_more_pictures_are_shown_than_a_preview_has_unless_told():
+    large = changed(PICTURES, sample={"num": 1})
+    subject = figures.Subject(large, None, 0, lambda done, total: None)
+    assert (subject.several(None, 64), subject.several(5, 64)) == (1, 5)
+
+
 def test_the_forward_strip_of_pictures(strips, tmp_path):
     draw("forward", PICTURES, None, str(tmp_path / "it.png"), num=2, times=6, seed=3)
     ((frames, words),) = strips

@@ -205,7 +205,7 @@ class Config:
     sample: SampleConfig = field(default_factory=SampleConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     figures: tuple[str, ...] = ()
-    """What `ddpm plot RUN` draws, and the end of training: words of `ddpm plot RUN FIGURE` each."""
+    """What `ddpm plot RUN` draws, and `ddpm train` at its end: words of `ddpm plot RUN FIGURE`."""
 
     def __post_init__(self):
         check_seed(self.seed)
