@@ -1,8 +1,9 @@
 """Signals as wishes: a run saves before it ends, all processes of it at the same step."""
 
+import queue
 import signal
+import threading
 from collections.abc import Callable
-from contextlib import suppress
 from types import FrameType
 
 from ddpm_jax.distributed import Appointment, alone
@@ -15,9 +16,13 @@ class Stop:
     """
 
     def __init__(self, say: Callable[[str], None]):
-        """`say` is told, when a wish comes, that it was heard."""
+        """`say` is told, in a thread of its own, when a wish comes, that it was heard."""
         self.signal: int | None = None
         self._say = say
+        # A signal may come in the middle of a line being printed, when its own thread can print
+        # none; into this queue it may put whatever it interrupted.
+        self._wishes: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._voice = threading.Thread(target=self._speak, daemon=True)
         self._appointment = None if alone() else Appointment(self._heard)
 
     def reached(self) -> bool:
@@ -41,15 +46,20 @@ class Stop:
 
     def _heard(self, number: int) -> None:
         self.signal = number
-        hint = "; once more ends at once, without saving" if number == signal.SIGINT else ""
-        # A signal may come in the middle of another line being printed.
-        with suppress(RuntimeError):
+        self._wishes.put(number)
+
+    def _speak(self) -> None:
+        while (number := self._wishes.get()) is not None:
+            hint = "; once more ends at once, without saving" if number == signal.SIGINT else ""
             self._say(f"saving after this step{hint}")
 
     def __enter__(self) -> "Stop":
+        self._voice.start()
         self._old = {n: signal.signal(n, self._wish) for n in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
+        self._wishes.put(None)
+        self._voice.join()
