@@ -22,7 +22,9 @@ def count_parameters(experiment: Experiment) -> int:
 def forward_flops(experiment: Experiment) -> int | None:
     """Returns the FLOPs of the network on one example, as XLA counts them before it optimizes.
 
-    A multiplication and an addition are two. None where the backend does not count.
+    A multiplication and an addition are two. They are those of the network as it is defined, which
+    an accelerator is given: for a CPU some convolutions are written with fewer. None where the
+    backend does not count.
     """
     params = jax.eval_shape(experiment.init_params, jax.random.key(0))
     x_t = jax.ShapeDtypeStruct((1, *experiment.config.data.example_shape), jnp.float32)
@@ -32,7 +34,8 @@ def forward_flops(experiment: Experiment) -> int | None:
     def forward(params: Any, x_t: Any, t: Any, labels: Any) -> Any:
         return experiment.apply(params, x_t, t, labels, train=False)
 
-    cost = jax.jit(forward).lower(params, x_t, t, labels).cost_analysis()
+    traced = jax.jit(forward).trace(params, x_t, t, labels)
+    cost = traced.lower(lowering_platforms=("cuda",)).cost_analysis()
     return int(cost["flops"]) if cost and "flops" in cost else None
 
 

@@ -14,7 +14,8 @@ from einops import rearrange
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ddpm_jax.models.layers import convolution, kernel_init, written
+from ddpm_jax.models.layers import convolution, kernel_init
+from ddpm_jax.models.on_cpu import written
 
 
 class Halve(nn.Module):

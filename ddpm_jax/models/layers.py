@@ -12,6 +12,8 @@ from einops import rearrange
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from ddpm_jax.models import winograd
+from ddpm_jax.models.on_cpu import apart_on_cpu, written
 from ddpm_jax.typing import Timesteps
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -108,81 +110,81 @@ def convolution(
     if set(dilations) - {1} or options.get("feature_group_count", 1) != 1:
         raise ValueError("this convolution takes neither dilation nor groups of features")
 
-    def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+    pads = padding
+    if isinstance(padding, str):
+        pads = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+    by_tiles = winograd.pays(x, kernel, strides, pads, options.get("precision"))
 
-    @jax.custom_vjp
-    def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return plain(x, kernel)
+    def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(x, kernel, strides, pads, **options)
+
+    def forward(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        if not by_tiles:
+            return plain(x, kernel)
+        return jax.lax.platform_dependent(x, kernel, cpu=winograd.convolve, default=plain)
 
     def by_xla(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jax.vjp(plain, x, kernel)[1](g)
 
     def on_cpu(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-        pads = padding
-        if isinstance(padding, str):
-            pads = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
-        return _gradients_on_cpu(x, kernel, g, strides, pads)
+        flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+        if not by_tiles:
+            of_x = _input_gradient_on_cpu(x, flipped, g, strides, pads)
+            return of_x, _kernel_gradient_on_cpu(x, kernel, g, strides, pads)
+        # Both use it several times.
+        g = written(g, kernel)
+        of_kernel = (
+            winograd.kernel_gradient(x, kernel, g)
+            if winograd.sums_at_once()
+            else _kernel_gradient_on_cpu(x, kernel, g, strides, pads)
+        )
+        return winograd.convolve(g, flipped), of_kernel
 
     def backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jax.lax.platform_dependent(*saved, g, cpu=on_cpu, default=by_xla)
 
-    convolve.defvjp(lambda x, kernel: (plain(x, kernel), (x, kernel)), backward)
+    convolve = jax.custom_vjp(forward)
+    convolve.defvjp(lambda x, kernel: (forward(x, kernel), (x, kernel)), backward)
     return convolve(x, kernel)
 
 
-def _gradients_on_cpu(
-    x: jax.Array, kernel: jax.Array, g: jax.Array, strides: Any, padding: Any
-) -> tuple[jax.Array, jax.Array]:
-    """Returns the gradients to x and kernel as convolutions of NHWC by HWIO.
+# Gradients as convolutions of NHWC by HWIO: XLA has no other fast ones on a CPU. It turns others
+# into these itself, but not inside a loop, as of `train.accumulate`, where a kernel's gradient
+# would take thirty times as long.
 
-    XLA has no other fast ones on a CPU. It turns others into these itself, but not inside a loop,
-    as of `train.accumulate`, where the kernel's gradient would take thirty times as long.
-    """
 
-    def convolve(x: jax.Array, kernel: jax.Array, pads: Any, **dilation: Any) -> jax.Array:
-        names = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(
-            x, kernel, (1, 1), list(pads), dimension_numbers=names, **dilation
-        )
-
-    outer, inner = [], []
+def _input_gradient_on_cpu(
+    x: jax.Array, flipped: jax.Array, g: jax.Array, strides: Any, padding: Any
+) -> jax.Array:
+    pads = []
     for axis, ((before, _), stride) in enumerate(zip(padding, strides, strict=True)):
-        length, side = x.shape[1 + axis], kernel.shape[axis]
-        spread = (g.shape[1 + axis] - 1) * stride + 1
-        outer.append((side - 1 - before, length + before - spread))
-        inner.append((before, side - 1 + spread - length - before))
-    flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-    of_x = convolve(g, flipped, outer, lhs_dilation=strides)
+        side, spread = flipped.shape[axis], (g.shape[1 + axis] - 1) * stride + 1
+        pads.append((side - 1 - before, x.shape[1 + axis] + before - spread))
+    return _nhwc_by_hwio(g, flipped, pads, lhs_dilation=strides)
+
+
+def _kernel_gradient_on_cpu(
+    x: jax.Array, kernel: jax.Array, g: jax.Array, strides: Any, padding: Any
+) -> jax.Array:
+    pads = []
+    for axis, ((before, _), stride) in enumerate(zip(padding, strides, strict=True)):
+        side, spread = kernel.shape[axis], (g.shape[1 + axis] - 1) * stride + 1
+        pads.append((before, side - 1 + spread - x.shape[1 + axis] - before))
     # Its entries come from memory far apart: what they are made of is not to be computed there.
     turned = written(x, kernel).transpose(3, 1, 2, 0)
-    of_kernel = convolve(turned, g.transpose(1, 2, 0, 3), inner, rhs_dilation=strides)
-    return of_x, of_kernel.transpose(1, 2, 0, 3)
+    of_kernel = _nhwc_by_hwio(turned, g.transpose(1, 2, 0, 3), pads, rhs_dilation=strides)
+    return of_kernel.transpose(1, 2, 0, 3)
+
+
+def _nhwc_by_hwio(x: jax.Array, kernel: jax.Array, pads: Any, **dilation: Any) -> jax.Array:
+    names = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), pads, dimension_numbers=names, **dilation
+    )
 
 
 def _identity(x: jax.Array) -> jax.Array:
     return x
-
-
-def apart_on_cpu(arrays: Any) -> Any:
-    """Returns the arrays, whose making XLA on a CPU doesn't mix with their use when it simplifies.
-
-    What is small is then made once, not for each of a picture's pixels.
-    """
-    return jax.lax.platform_dependent(
-        arrays, cpu=jax.lax.optimization_barrier, default=lambda arrays: arrays
-    )
-
-
-def written(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns x, which XLA then writes to memory on a CPU rather than compute it for each use.
-
-    A barrier would not do: XLA drops it there before it decides what to compute together. What a
-    branch returns it always writes. The other branch is right too: of a kernel that is not a number
-    nothing that is one comes. The kernel decides and not x, whose first entry lies on one device.
-    """
-    broken = jnp.isnan(kernel[(0,) * kernel.ndim])
-    return jax.lax.cond(broken, lambda x: jnp.full_like(x, jnp.nan), lambda x: x, x)
 
 
 def timestep_embedding(t: Timesteps, dim: int) -> Float[Array, "B {dim}"]:

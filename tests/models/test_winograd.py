@@ -1,0 +1,148 @@
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ddpm_jax.communication import Collective, collectives
+from ddpm_jax.models import winograd
+from ddpm_jax.models.layers import convolution
+
+NAMES = ("NHWC", "HWIO", "NHWC")
+
+
+def xlas(x, kernel):
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=NAMES, precision="highest"
+    )
+
+
+def ours(x, kernel, **options):
+    return convolution(x, kernel, (1, 1), "SAME", dimension_numbers=NAMES, **options)
+
+
+def arrays(batch, height, width, channels, features):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (batch, height, width, channels))
+    kernel = jax.random.normal(keys[1], (3, 3, channels, features)) / (9 * channels) ** 0.5
+    return x, kernel, jax.random.normal(keys[2], (batch, height, width, features))
+
+
+def assert_near(found, expected):
+    np.testing.assert_allclose(found, expected, atol=5e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("points", [(0, 1, -1, 2, -2), (0.0, 0.75, -0.75, 1.5, -1.5)])
+def test_the_transforms_are_a_convolution(points):
+    by, rng = winograd._transforms(points), np.random.default_rng(0)
+    window, kernel = rng.normal(size=6), rng.normal(size=3)
+    tile = by.outputs @ ((by.kernel @ kernel) * (by.inputs @ window))
+    np.testing.assert_allclose(tile, np.correlate(window, kernel, "valid"), atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 8, 8, 5, 7), (3, 7, 13, 4, 6), (1, 1, 2, 3, 3), (2, 4, 9, 16, 1)]
+)
+def test_it_is_xlas_convolution_and_so_are_its_gradients(shape):
+    x, kernel, g = arrays(*shape)
+    expected, gradients = jax.vjp(xlas, x, kernel)
+    of_x, of_kernel = gradients(g)
+    assert_near(winograd.convolve(x, kernel), expected)
+    assert_near(winograd.convolve(g, kernel[::-1, ::-1].transpose(0, 1, 3, 2)), of_x)
+    assert_near(winograd.kernel_gradient(x, kernel, g), of_kernel)
+
+
+def test_its_rounding_errors_are_twice_those_of_the_sum():
+    x, kernel, _ = arrays(4, 16, 16, 64, 64)
+    framed = np.pad(np.float64(x), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    exact = sum(
+        framed[:, i : i + 16, j : j + 16] @ np.float64(kernel[i, j])
+        for i in range(3)
+        for j in range(3)
+    )
+    by_tiles = np.square(winograd.convolve(x, kernel) - exact).mean() ** 0.5
+    of_sum = np.square(xlas(x, kernel) - exact).mean() ** 0.5
+    assert by_tiles < 3 * of_sum
+
+
+def of(dtype):
+    return lambda x, kernel: (x.astype(dtype), kernel.astype(dtype))
+
+
+@pytest.mark.parametrize(
+    ("by_tiles", "shape", "options"),
+    [
+        (True, (16, 8, 8, 48, 48), {}),
+        (True, (1, 32, 32, 64, 48), {}),
+        (False, (15, 8, 8, 48, 48), {}),
+        (False, (16, 8, 8, 47, 48), {}),
+        (False, (16, 8, 8, 48, 3), {}),
+        (False, (16, 8, 8, 48, 48), {"strides": (2, 2)}),
+        (False, (16, 8, 8, 48, 48), {"padding": "VALID"}),
+        (False, (16, 8, 8, 48, 48), {"precision": "highest"}),
+        (False, (16, 8, 8, 48, 48), {"dtype": "bfloat16"}),
+    ],
+)
+def test_it_is_taken_where_it_pays_on_a_cpu_alone(by_tiles, shape, options):
+    dtype = options.pop("dtype", "float32")
+    x, kernel = (array.astype(dtype) for array in arrays(*shape)[:2])
+    how = {"strides": (1, 1), "padding": "SAME", **options}
+    traced = jax.jit(lambda x, k: convolution(x, k, dimension_numbers=NAMES, **how)).trace(
+        x, kernel
+    )
+    for platform, taken in (("cpu", by_tiles), ("cuda", False), ("tpu", False)):
+        program = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert ("stablehlo.convolution" not in program) == taken
+
+
+def test_whoever_asks_for_all_digits_is_given_xlas():
+    x, kernel, _ = arrays(16, 8, 8, 48, 48)
+    with jax.default_matmul_precision("highest"):
+        assert not winograd.pays(x, kernel, (1, 1), ((1, 1), (1, 1)), None)
+    assert winograd.pays(x, kernel, (1, 1), ((1, 1), (1, 1)), None)
+
+
+def test_a_layer_by_tiles_has_xlas_gradients(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    x, kernel, g = arrays(16, 8, 8, 48, 64)
+    found, of_ours = jax.vjp(ours, x, kernel)
+    expected, of_xlas = jax.vjp(xlas, x, kernel)
+    assert_near(found, expected)
+    for mine, theirs in zip(of_ours(g), of_xlas(g), strict=True):
+        assert_near(mine, theirs)
+
+
+def test_what_is_not_a_number_stays_so():
+    x, kernel, _ = arrays(16, 8, 8, 48, 48)
+    assert jnp.isnan(ours(x, kernel.at[0, 0, 0, 0].set(jnp.nan))).any()
+    y = ours(x.at[3, 2, 2, 0].set(jnp.nan), kernel)
+    assert jnp.isnan(y[3, 1:4, 1:4]).all()
+    assert jnp.isfinite(y[:3]).all()
+    assert jnp.isfinite(y[4:]).all()
+
+
+def test_several_devices_exchange_the_kernels_gradient_alone():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    rows, all_of_it = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+    x, kernel, g = arrays(16, 8, 8, 48, 64)
+    x, g, kernel = (
+        jax.device_put(x, rows),
+        jax.device_put(g, rows),
+        jax.device_put(kernel, all_of_it),
+    )
+
+    def gradients(x, kernel, g):
+        y, vjp = jax.vjp(ours, x, kernel)
+        return y, *vjp(g)
+
+    program = jax.jit(gradients, out_shardings=(rows, rows, all_of_it)).lower(x, kernel, g)
+    compiled = program.compile()
+    assert len(re.findall("convolve", program.as_text())) >= 2
+    assert collectives(compiled.as_text()) == [Collective("all-reduce", kernel.nbytes, 8)]
+    y, of_x, of_kernel = compiled(x, kernel, g)
+    expected, vjp = jax.vjp(xlas, x, kernel)
+    for mine, theirs in zip((y, of_x, of_kernel), (expected, *vjp(g)), strict=True):
+        assert_near(mine, theirs)
