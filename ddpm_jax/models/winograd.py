@@ -6,11 +6,11 @@ computations"; for networks, and of a kernel's gradient, Lavin & Gray 2016.
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float
 
@@ -24,12 +24,15 @@ _FRAME = _SIDE // 2
 _CHANNELS, _TILES = 48, 64
 
 
+Matrix = Sequence[Sequence[float]]
+
+
 class _Transforms(NamedTuple):
     """Along one axis, y = outputs · (kernel · w ∘ inputs · d): a window d by a kernel w."""
 
-    inputs: np.ndarray  # [points, points]
-    kernel: np.ndarray  # [points, side]
-    outputs: np.ndarray  # [tile, points]
+    inputs: Matrix  # [points, points]
+    kernel: Matrix  # [points, side]
+    outputs: Matrix  # [tile, points]
 
 
 def _transforms(points: tuple[float, ...]) -> _Transforms:
@@ -40,25 +43,45 @@ def _transforms(points: tuple[float, ...]) -> _Transforms:
     transpose of the map from the tile to that product.
     """
     others = [[other for other in points if other != point] for point in points]
-    scale = [np.prod(np.subtract(point, rest)) for point, rest in zip(points, others, strict=True)]
 
-    def evaluated(coefficients: int) -> np.ndarray:
-        powers = np.array(points)[:, None] ** np.arange(coefficients)
-        return np.concatenate([powers, np.eye(coefficients)[-1:]])
+    def evaluated(coefficients: int, scales: Sequence[float]) -> Matrix:
+        pairs = zip(points, scales, strict=True)
+        finite = [[point**n / scale for n in range(coefficients)] for point, scale in pairs]
+        return [*finite, [0.0] * (coefficients - 1) + [1.0]]
 
-    # The polynomials that are 0 at all points but one, and at all of them.
-    basis = [[*np.poly(rest)[::-1], 0.0] for rest in others]
+    slopes = [
+        math.prod(point - other for other in rest)
+        for point, rest in zip(points, others, strict=True)
+    ]
     return _Transforms(
-        inputs=np.array([*basis, np.poly(points)[::-1]]),
-        kernel=evaluated(_SIDE) / np.array([*scale, 1.0])[:, None],
-        outputs=evaluated(_TILE).T,
+        # The polynomials that are 0 at all points but one, and at all of them.
+        inputs=[*([*_with_roots(rest), 0.0] for rest in others), _with_roots(points)],
+        kernel=evaluated(_SIDE, slopes),
+        outputs=_transposed(evaluated(_TILE, [1.0] * len(points))),
     )
+
+
+def _with_roots(roots: Sequence[float]) -> list[float]:
+    """Returns the polynomial's coefficients, the leading one, 1, last."""
+    coefficients = [1.0]
+    for root in roots:
+        shifted, same = [0.0, *coefficients], [*coefficients, 0.0]
+        coefficients = [high - root * low for high, low in zip(shifted, same, strict=True)]
+    return coefficients
+
+
+def _transposed(matrix: Matrix) -> Matrix:
+    return list(zip(*matrix, strict=True))
 
 
 # Of the points tried these lose the least: rounding errors are twice those of the plain sum, where
 # the usual 0, ±1, ±2 make them four times as large.
 _BY = _transforms((0.0, 0.75, -0.75, 1.5, -1.5))
-_OF_KERNEL = np.kron(_BY.kernel, _BY.kernel).astype(np.float32)
+_OF_KERNEL = [
+    [along * across for along in row for across in column]
+    for row in _BY.kernel
+    for column in _BY.kernel
+]
 
 
 def pays(x: jax.Array, kernel: jax.Array, strides: Any, pads: Any, precision: Any) -> bool:
@@ -99,16 +122,18 @@ def kernel_gradient(
 ) -> Float[Array, "3 3 C K"]:
     """Returns the gradient to the kernel, of the gradient g to `convolve(x, kernel)`."""
     values = _at_points(_whole_tiles(x, _FRAME), _BY.inputs, kernel)
-    slopes = _at_points(_whole_tiles(g, 0), _BY.outputs.T, kernel)
+    slopes = _at_points(_whole_tiles(g, 0), _transposed(_BY.outputs), kernel)
     # A product over the first axis of both sides takes twice as long.
     values = written(values.swapaxes(2, 3), kernel)
     products = jnp.einsum("abcn,abnk->abck", values, slopes)
-    gradient = jnp.asarray(_OF_KERNEL.T) @ products.reshape(len(_OF_KERNEL), -1)
+    gradient = jnp.asarray(_transposed(_OF_KERNEL), jnp.float32) @ products.reshape(
+        len(_OF_KERNEL), -1
+    )
     return gradient.reshape(kernel.shape)
 
 
 def _kernel_at_points(kernel: jax.Array) -> jax.Array:
-    values = jnp.asarray(_OF_KERNEL) @ kernel.reshape(_SIDE**2, -1)
+    values = jnp.asarray(_OF_KERNEL, jnp.float32) @ kernel.reshape(_SIDE**2, -1)
     return values.reshape(_POINTS, _POINTS, *kernel.shape[2:])
 
 
@@ -118,9 +143,9 @@ def _whole_tiles(x: jax.Array, frame: int) -> jax.Array:
     return jnp.pad(x, ((0, 0), *pads, (0, 0)))
 
 
-def _at_points(x: jax.Array, matrix: np.ndarray, kernel: jax.Array) -> jax.Array:
+def _at_points(x: jax.Array, matrix: Matrix, kernel: jax.Array) -> jax.Array:
     """Returns `[points, points, tiles, C]`: each tile's window, by the matrix along both axes."""
-    window = matrix.shape[1]
+    window = len(matrix[0])
     height, width = (side - window + 1 for side in x.shape[1:3])
     rows = _sums(matrix, [x[:, n : n + height : _TILE] for n in range(window)], axis=0)
     # Else XLA computes them anew for each of the points along the other axis.
@@ -129,13 +154,13 @@ def _at_points(x: jax.Array, matrix: np.ndarray, kernel: jax.Array) -> jax.Array
     return _sums(matrix, columns, axis=1).reshape(_POINTS, _POINTS, -1, x.shape[-1])
 
 
-def _sums(matrix: np.ndarray, arrays: list[jax.Array], axis: int) -> jax.Array:
+def _sums(matrix: Matrix, arrays: list[jax.Array], axis: int) -> jax.Array:
     """Returns, along a new axis, the arrays' sums weighted by each of the matrix's rows.
 
     Weights of 0 too: XLA takes longer to compile, and hardly less to run, what leaves them out.
     """
     shape = [-1 if n == axis else 1 for n in range(arrays[0].ndim + 1)]
-    weights = [jnp.asarray(each, jnp.float32).reshape(shape) for each in matrix.T]
+    weights = [jnp.asarray(each, jnp.float32).reshape(shape) for each in zip(*matrix, strict=True)]
     terms = [
         jnp.expand_dims(array, axis) * each for array, each in zip(arrays, weights, strict=True)
     ]

@@ -37,9 +37,10 @@ def assert_near(found, expected):
 
 @pytest.mark.parametrize("points", [(0, 1, -1, 2, -2), (0.0, 0.75, -0.75, 1.5, -1.5)])
 def test_the_transforms_are_a_convolution(points):
-    by, rng = winograd._transforms(points), np.random.default_rng(0)
+    inputs, taps, outputs = map(np.array, winograd._transforms(points))
+    rng = np.random.default_rng(0)
     window, kernel = rng.normal(size=6), rng.normal(size=3)
-    tile = by.outputs @ ((by.kernel @ kernel) * (by.inputs @ window))
+    tile = outputs @ ((taps @ kernel) * (inputs @ window))
     np.testing.assert_allclose(tile, np.correlate(window, kernel, "valid"), atol=1e-13)
 
 
