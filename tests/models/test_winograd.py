@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +9,13 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ddpm_jax.communication import Collective, collectives
+from ddpm_jax.config import load_file
+from ddpm_jax.experiment import build
+from ddpm_jax.info import forward_flops
 from ddpm_jax.models import winograd
 from ddpm_jax.models.layers import convolution
 
+ROOT = Path(__file__).parents[2]
 NAMES = ("NHWC", "HWIO", "NHWC")
 
 
@@ -143,3 +148,10 @@ def test_several_devices_exchange_the_kernels_gradient_alone():
     expected, vjp = jax.vjp(xlas, x, kernel)
     for mine, theirs in zip((y, of_x, of_kernel), (expected, *vjp(g)), strict=True):
         assert_near(mine, theirs)
+
+
+def test_a_networks_flops_are_those_of_its_definition(monkeypatch):
+    experiment = build(load_file(ROOT / "configs" / "cifar10.py"))
+    counted = forward_flops(experiment)
+    monkeypatch.setattr(winograd, "pays", lambda *_: False)
+    assert counted == forward_flops(experiment)
