@@ -1,5 +1,7 @@
 """The conditional MLP of the 2-D tutorial: a table of the time scales each layer's output."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,15 +10,29 @@ from jax.typing import DTypeLike
 from ddpm_jax.models.layers import dense
 from ddpm_jax.typing import Examples, Labels, Timesteps
 
+# Of 2 artanh(r) = 2 (r + r³/3 + r⁵/5 + …): for r up to 1/3, what is left out is below 2e-7 of it.
+_ARTANH = [2 / power for power in range(1, 13, 2)]
 
-def _softplus(x: jax.Array) -> jax.Array:
-    """Returns log(1 + e^x) to within 1e-7, at two thirds of the cost of Flax's on a CPU.
 
-    Flax's is exact to the last digit for very negative x too, through a slower logarithm.
+@jax.custom_jvp
+def softplus(x: jax.Array) -> jax.Array:
+    """Returns log(1 + e^x), to within 4e-7 of itself, at under half of Flax's cost on a CPU.
+
+    With u = e^-|x|, log(1 + u) is 2 artanh(u / (2 + u)): a division and a few terms in place of a
+    logarithm, and as exact for very negative x.
     """
-    # Both parts through one |x|: its gradient at 0, whatever it is taken to be, cancels.
-    size = jnp.abs(x)
-    return 0.5 * (x + size) + jnp.log(1 + jnp.exp(-size))
+    u = jnp.exp(-jnp.abs(x))
+    r = u / (2 + u)
+    series = functools.reduce(lambda sum_, term: sum_ * jnp.square(r) + term, _ARTANH[::-1])
+    return jnp.maximum(x, 0) + r * series
+
+
+@softplus.defjvp
+def _softplus_slope(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    return softplus(x), dx * nn.sigmoid(x)
 
 
 class Mlp(nn.Module):
@@ -54,7 +70,7 @@ class Mlp(nn.Module):
             # noise of the last steps.
             dtype = self.dtype if layer else jnp.float32
             h = dense(self.width, dtype=dtype, name=f"layer_{layer}")(h)
-            h = _softplus(self._gain(t, labels, layer) * h.astype(self.dtype))
+            h = softplus(self._gain(t, labels, layer) * h.astype(self.dtype))
         return dense(coordinates, dtype=jnp.float32, name="out", zero=True)(h).reshape(x_t.shape)
 
     def _gain(self, t: Timesteps, labels: Labels | None, layer: int) -> jax.Array:

@@ -7,7 +7,7 @@ import pytest
 
 from ddpm_jax.config import Config, DiffusionConfig, MlpConfig, PointsData, SampleConfig
 from ddpm_jax.experiment import build
-from ddpm_jax.models.mlp import Mlp, _softplus
+from ddpm_jax.models.mlp import Mlp, softplus
 
 
 def points_config(**settings):
@@ -66,7 +66,12 @@ def test_a_time_that_the_table_has_not_is_seen(random_params):
     np.testing.assert_array_equal(np.isfinite(y), [[True, True], [False, False]])
 
 
-def test_softplus_is_flaxs_with_its_gradient():
-    x = jnp.concatenate([jnp.linspace(-90, 90, 361), jnp.array([-1e4, 1e4])])
-    for ours, exact in ((_softplus, jax.nn.softplus), (jax.grad(_softplus), jax.nn.sigmoid)):
-        np.testing.assert_allclose(jax.vmap(ours)(x), exact(x), rtol=1e-6, atol=1e-7)
+def test_softplus_and_its_slope_are_right_to_the_last_digits():
+    x = jnp.concatenate([jnp.linspace(-80, 80, 16_001), jnp.array([-1e4, 1e4, -np.inf, np.inf])])
+    exact = np.logaddexp(0, np.asarray(x, np.float64))
+    np.testing.assert_allclose(jax.jit(softplus)(x), exact, rtol=4e-7, atol=0)
+    slope = jax.vmap(jax.grad(softplus))(x)
+    np.testing.assert_allclose(
+        slope, np.exp(-np.logaddexp(0, -np.asarray(x, np.float64))), rtol=4e-7
+    )
+    assert np.isnan(softplus(jnp.nan))
