@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ddpm_jax.models.layers import convolution, kernel_init
-from ddpm_jax.models.on_cpu import written
+from ddpm_jax.models.on_cpu import apart
 
 
 class Halve(nn.Module):
@@ -111,11 +111,15 @@ def _framed(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _shifted_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     height, width = x.shape[1:3]
-    framed = _framed(x, kernel)
-    shifts = itertools.product(*map(range, kernel.shape[:2]))
-    h = sum(framed[:, i : i + height, j : j + width] * kernel[i, j] for i, j in shifts)
-    # And else it computes the sum anew wherever it is used, which a normalisation does twice.
-    return written(jnp.asarray(h, x.dtype), kernel)
+    shifts = list(itertools.product(*map(range, kernel.shape[:2])))
+
+    def summed(framed: jax.Array, kernel: jax.Array) -> jax.Array:
+        h = sum(framed[:, i : i + height, j : j + width] * kernel[i, j] for i, j in shifts)
+        return jnp.asarray(h, x.dtype)
+
+    # Else XLA computes anew whatever x is made of for each shift, and the sum wherever it is used,
+    # which a normalisation does twice.
+    return apart(summed, _framed(x, kernel), kernel, by=kernel)
 
 
 # So many bands of pixels are added up at once: of a longer sum XLA computes the parts one by one.

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ddpm_jax.models import winograd
-from ddpm_jax.models.on_cpu import apart_on_cpu, written
+from ddpm_jax.models.on_cpu import apart, apart_on_cpu
 from ddpm_jax.typing import Timesteps
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -127,18 +127,21 @@ def convolution(
         return jax.vjp(plain, x, kernel)[1](g)
 
     def on_cpu(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-        flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+        if by_tiles:
+            return apart(gradients, x, kernel, g, by=kernel)
+        return gradients(x, kernel, g)
+
+    def gradients(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
         if not by_tiles:
-            of_x = _input_gradient_on_cpu(x, flipped, g, strides, pads)
+            of_x = _input_gradient_on_cpu(x, kernel, g, strides, pads)
             return of_x, _kernel_gradient_on_cpu(x, kernel, g, strides, pads)
-        # Both use it several times.
-        g = written(g, kernel)
+        slopes = winograd.slopes(g, kernel)
         of_kernel = (
-            winograd.kernel_gradient(x, kernel, g)
+            winograd.kernel_gradient(x, kernel, slopes)
             if winograd.sums_at_once()
             else _kernel_gradient_on_cpu(x, kernel, g, strides, pads)
         )
-        return winograd.convolve(g, flipped), of_kernel
+        return winograd.input_gradient(slopes, kernel, x.shape), of_kernel
 
     def backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jax.lax.platform_dependent(*saved, g, cpu=on_cpu, default=by_xla)
@@ -154,8 +157,9 @@ def convolution(
 
 
 def _input_gradient_on_cpu(
-    x: jax.Array, flipped: jax.Array, g: jax.Array, strides: Any, padding: Any
+    x: jax.Array, kernel: jax.Array, g: jax.Array, strides: Any, padding: Any
 ) -> jax.Array:
+    flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
     pads = []
     for axis, ((before, _), stride) in enumerate(zip(padding, strides, strict=True)):
         side, spread = flipped.shape[axis], (g.shape[1 + axis] - 1) * stride + 1
@@ -171,7 +175,7 @@ def _kernel_gradient_on_cpu(
         side, spread = kernel.shape[axis], (g.shape[1 + axis] - 1) * stride + 1
         pads.append((before, side - 1 + spread - x.shape[1 + axis] - before))
     # Its entries come from memory far apart: what they are made of is not to be computed there.
-    turned = written(x, kernel).transpose(3, 1, 2, 0)
+    turned = apart(lambda x: x.transpose(3, 1, 2, 0), x, by=kernel)
     of_kernel = _nhwc_by_hwio(turned, g.transpose(1, 2, 0, 3), pads, rhs_dilation=strides)
     return of_kernel.transpose(1, 2, 0, 3)
 
@@ -377,14 +381,14 @@ def _attend_forward(
     query: jax.Array, key: jax.Array, value: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """Divides by the weights' sum where there are fewest numbers: at the end."""
-    products = _float32_einsum("bqnc,bknc->bnqk", query, key)
+    query, key, value = map(_heads_first, (query, key, value))
+    products = _product_of_heads(query, key, over=(3, 3))
     most = products.max(-1, keepdims=True)
     weight = jnp.exp((products - most) * query.shape[-1] ** -0.5)
-    total = rearrange(weight.sum(-1), "b n q -> b q n 1")
+    total = weight.sum(-1, keepdims=True)
     weight = weight.astype(value.dtype)
-    result = _float32_einsum("bnqk,bknc->bqnc", weight, value) / total
-    result = result.astype(value.dtype)
-    return result, (query, key, value, weight, total, result)
+    result = (_product_of_heads(weight, value, over=(3, 2)) / total).astype(value.dtype)
+    return _heads_first(result), (query, key, value, weight, total, result)
 
 
 def _attend_backward(
@@ -396,23 +400,35 @@ def _attend_backward(
     """
     query, key, value, weight, total, result = saved
     dtype, scale = value.dtype, query.shape[-1] ** -0.5
-    g = g.astype(jnp.float32) / total
-    common = (g * result.astype(jnp.float32)).sum(-1)
+    g = _heads_first(g).astype(jnp.float32) / total
+    common = (g * result.astype(jnp.float32)).sum(-1, keepdims=True)
     g = g.astype(dtype)
-    of_value = _float32_einsum("bnqk,bqnc->bknc", weight, g)
-    of_weight = _float32_einsum("bqnc,bknc->bnqk", g, value)
-    of_weight -= rearrange(common, "b q n -> b n q 1")
+    of_value = _product_of_heads(weight, g, over=(2, 2))
+    of_weight = _product_of_heads(g, value, over=(3, 3)) - common
     of_products = (weight.astype(jnp.float32) * of_weight).astype(dtype)
-    of_query = _float32_einsum("bnqk,bknc->bqnc", of_products, key) * scale
-    of_key = _float32_einsum("bnqk,bqnc->bknc", of_products, query) * scale
-    return of_query.astype(dtype), of_key.astype(dtype), of_value.astype(dtype)
+    of_query = _product_of_heads(of_products, key, over=(3, 2)) * scale
+    of_key = _product_of_heads(of_products, query, over=(2, 2)) * scale
+    of_query, of_key, of_value = (
+        _heads_first(each.astype(dtype)) for each in (of_query, of_key, of_value)
+    )
+    return of_query, of_key, of_value
 
 
 attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _float32_einsum(formula: str, *arrays: jax.Array) -> jax.Array:
-    return jnp.einsum(formula, *arrays, preferred_element_type=jnp.float32)
+def _heads_first(x: jax.Array) -> jax.Array:
+    """Turns pixels of heads into heads of pixels, `[B, p, n, c]` into `[B, n, p, c]`, and back."""
+    return x.swapaxes(1, 2)
+
+
+def _product_of_heads(a: jax.Array, b: jax.Array, over: tuple[int, int]) -> jax.Array:
+    """Returns the float32 product of each head's matrices over an axis of a and one of b.
+
+    In this very order: an einsum may turn a product around, and XLA then transposes its sides.
+    """
+    axes = (((over[0],), (over[1],)), ((0, 1), (0, 1)))
+    return jax.lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
 
 
 def _heads(

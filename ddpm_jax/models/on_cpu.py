@@ -1,5 +1,6 @@
 """What XLA on a CPU would compute again and again, unless told to compute it once."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,17 +17,19 @@ def apart_on_cpu(arrays: Any) -> Any:
     )
 
 
-def written(arrays: Any, kernel: jax.Array) -> Any:
-    """Returns arrays that XLA then writes to memory on a CPU rather than compute for each use.
+def apart(function: Callable[..., Any], *arrays: jax.Array, by: jax.Array) -> Any:
+    """Returns `function(*arrays)`; on a CPU XLA writes to memory what goes in and what comes out.
 
-    A barrier would not do: XLA drops it there before it decides what to compute together. What a
-    branch returns it always writes. The other branch is right too: of a kernel that is not a number
+    It is a branch: what is computed in one, XLA neither mixes with what is computed outside nor
+    computes again for each use. A barrier would not do: XLA drops it on a CPU before it decides
+    what to compute together. The other branch is right too: of a kernel, `by`, that is not a number
     nothing that is one comes. The kernel decides and not an image, whose first entry lies on one
     device.
     """
-    broken = jnp.isnan(kernel[(0,) * kernel.ndim])
+    broken = jnp.isnan(by[(0,) * by.ndim])
 
-    def nothing(arrays: Any) -> Any:
-        return jax.tree.map(lambda array: jnp.full_like(array, jnp.nan), arrays)
+    def nothing(*arrays: jax.Array) -> Any:
+        shapes = jax.eval_shape(function, *arrays)
+        return jax.tree.map(lambda it: jnp.full(it.shape, jnp.nan, it.dtype), shapes)
 
-    return jax.lax.cond(broken, nothing, lambda arrays: arrays, arrays)
+    return jax.lax.cond(broken, nothing, function, *arrays)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
-from ddpm_jax.models.on_cpu import written
+from ddpm_jax.models.on_cpu import apart
 
 _TILE, _SIDE = 4, 3
 _POINTS = _TILE + _SIDE - 1
@@ -84,6 +84,23 @@ _OF_KERNEL = [
 ]
 
 
+def _overlapping(inputs: Matrix) -> Matrix:
+    """Returns what a tile's pixels are of windows that overlap, made of their values at the points.
+
+    Its columns are the points of the tile's own window, then the last point, infinity, of the tile
+    before and the first, 0, of the tile after: the others' windows are 0 at the pixels concerned.
+    """
+    window = _transposed(inputs)
+    own = [list(row) for row in window[_FRAME : _FRAME + _TILE]]
+    before, after = [0.0] * _TILE, [0.0] * _TILE
+    before[0], after[-1] = window[-1][-1], window[0][0]
+    return [[*row, *rest] for row, *rest in zip(own, before, after, strict=True)]
+
+
+_OVERLAPPING = _overlapping(_BY.inputs)
+Slopes = Float[Array, "6 6 tiles K"]
+
+
 def pays(x: jax.Array, kernel: jax.Array, strides: Any, pads: Any, precision: Any) -> bool:
     """Whether `convolve` may stand for such a convolution, and is faster on a CPU."""
     fits = kernel.shape[:2] == (_SIDE, _SIDE) and tuple(strides) == (1, 1)
@@ -105,26 +122,38 @@ def convolve(
     x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C K"]
 ) -> Float[Array, "B H W K"]:
     """Returns the convolution of images with zeros around them; sides stay as they are."""
-    height, width = x.shape[1:3]
-    tall, wide = -(-height // _TILE), -(-width // _TILE)
-    values = _at_points(_whole_tiles(x, _FRAME), _BY.inputs, kernel)
+    values = _at_points(x, _BY.inputs, _FRAME, kernel)
     products = jnp.einsum("abnc,abck->abnk", values, _kernel_at_points(kernel))
-    products = products.reshape(_POINTS, _POINTS, -1, tall, wide, kernel.shape[-1])
-    rows = _sums(_BY.outputs, [products[:, n] for n in range(_POINTS)], axis=4)
-    rows = written(rearrange(rows, "a b y x j k -> a b y (x j) k"), kernel)
-    images = _sums(_BY.outputs, list(rows), axis=2)
-    return rearrange(images, "b y i x k -> b (y i) x k")[:, :height, :width]
+    return _images(products, _BY.outputs, x.shape, kernel)
+
+
+# The gradients are of a sum of products, each of a kernel's value and a window's at one point: they
+# are those values times the gradient to the products, taken through the same maps the other way.
+
+
+@jax.jit
+def slopes(g: Float[Array, "B H W K"], kernel: Float[Array, "3 3 C K"]) -> Slopes:
+    """Returns the gradient to the products, given that to `convolve(x, kernel)`."""
+    return _at_points(g, _transposed(_BY.outputs), 0, kernel)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def input_gradient(
+    slopes: Slopes, kernel: Float[Array, "3 3 C K"], shape: tuple[int, ...]
+) -> Float[Array, "B H W C"]:
+    """Returns the gradient to x, whose shape is given, of `convolve(x, kernel)`."""
+    products = jnp.einsum("abnk,abkc->abnc", slopes, _kernel_at_points(kernel.swapaxes(2, 3)))
+    return _images(products, _OVERLAPPING, shape, kernel)
 
 
 @jax.jit
 def kernel_gradient(
-    x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C K"], g: Float[Array, "B H W K"]
+    x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C K"], slopes: Slopes
 ) -> Float[Array, "3 3 C K"]:
-    """Returns the gradient to the kernel, of the gradient g to `convolve(x, kernel)`."""
-    values = _at_points(_whole_tiles(x, _FRAME), _BY.inputs, kernel)
-    slopes = _at_points(_whole_tiles(g, 0), _transposed(_BY.outputs), kernel)
+    """Returns the gradient to the kernel of `convolve(x, kernel)`."""
+    values = _at_points(x, _BY.inputs, _FRAME, kernel)
     # A product over the first axis of both sides takes twice as long.
-    values = written(values.swapaxes(2, 3), kernel)
+    values = apart(lambda values: values.swapaxes(2, 3), values, by=kernel)
     products = jnp.einsum("abcn,abnk->abck", values, slopes)
     gradient = jnp.asarray(_transposed(_OF_KERNEL), jnp.float32) @ products.reshape(
         len(_OF_KERNEL), -1
@@ -137,21 +166,59 @@ def _kernel_at_points(kernel: jax.Array) -> jax.Array:
     return values.reshape(_POINTS, _POINTS, *kernel.shape[2:])
 
 
-def _whole_tiles(x: jax.Array, frame: int) -> jax.Array:
-    """Fills up sides to a whole number of tiles, and frames all of it, with zeros."""
-    pads = [(frame, frame + -side % _TILE) for side in x.shape[1:3]]
-    return jnp.pad(x, ((0, 0), *pads, (0, 0)))
+def _at_points(x: jax.Array, matrix: Matrix, frame: int, kernel: jax.Array) -> jax.Array:
+    """Returns `[points, points, tiles, C]`: each tile's window, by the matrix along both axes.
 
+    A window begins `frame` pixels before its tile; around the images are zeros.
+    """
+    places = [n - frame for n in range(len(matrix[0]))]
 
-def _at_points(x: jax.Array, matrix: Matrix, kernel: jax.Array) -> jax.Array:
-    """Returns `[points, points, tiles, C]`: each tile's window, by the matrix along both axes."""
-    window = len(matrix[0])
-    height, width = (side - window + 1 for side in x.shape[1:3])
-    rows = _sums(matrix, [x[:, n : n + height : _TILE] for n in range(window)], axis=0)
+    def summed(x: jax.Array) -> jax.Array:
+        return _sums(matrix, [_of_each_tile(x, n, axis=1) for n in places], axis=0)
+
     # Else XLA computes them anew for each of the points along the other axis.
-    rows = written(rows, kernel)
-    columns = [rows[:, :, :, n : n + width : _TILE] for n in range(window)]
-    return _sums(matrix, columns, axis=1).reshape(_POINTS, _POINTS, -1, x.shape[-1])
+    rows = apart(summed, x, by=kernel)
+    values = _sums(matrix, [_of_each_tile(rows, n, axis=3) for n in places], axis=1)
+    return values.reshape(_POINTS, _POINTS, -1, x.shape[-1])
+
+
+def _of_each_tile(x: jax.Array, place: int, axis: int) -> jax.Array:
+    """Returns the pixels at one place of each tile, counted from its first, along an axis."""
+    tiles = -(-x.shape[axis] // _TILE)
+    end = _TILE * (tiles - 1) + place + 1
+    framed = _padded(x, -place, end - x.shape[axis], axis)
+    return jax.lax.slice_in_dim(framed, 0, None, _TILE, axis)
+
+
+def _images(
+    products: jax.Array, matrix: Matrix, shape: tuple[int, ...], kernel: jax.Array
+) -> jax.Array:
+    """Returns images of that shape, but for its channels: each tile by the matrix along both axes.
+
+    The matrix is that of the outputs, or `_OVERLAPPING`.
+    """
+    height, width = shape[1:3]
+    tall, wide = -(-height // _TILE), -(-width // _TILE)
+
+    def terms(points: list[jax.Array], axis: int) -> list[jax.Array]:
+        if matrix is not _OVERLAPPING:
+            return points
+        return [*points, _padded(points[-1], 1, -1, axis), _padded(points[0], -1, 1, axis)]
+
+    def summed(products: jax.Array) -> jax.Array:
+        tiles = products.reshape(_POINTS, _POINTS, -1, tall, wide, products.shape[-1])
+        rows = _sums(matrix, terms([tiles[:, n] for n in range(_POINTS)], axis=3), axis=4)
+        return rearrange(rows, "a b y x j k -> a b y (x j) k")
+
+    rows = apart(summed, products, by=kernel)
+    images = _sums(matrix, terms(list(rows), axis=1), axis=2)
+    return rearrange(images, "b y i x k -> b (y i) x k")[:, :height, :width]
+
+
+def _padded(x: jax.Array, before: int, after: int, axis: int) -> jax.Array:
+    """Puts so many zeros before and after x along an axis; of a number below 0 it cuts off."""
+    pads = [(before, after, 0) if n == axis else (0, 0, 0) for n in range(x.ndim)]
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), pads)
 
 
 def _sums(matrix: Matrix, arrays: list[jax.Array], axis: int) -> jax.Array:
