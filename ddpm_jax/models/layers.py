@@ -126,8 +126,12 @@ def convolution(
     def by_xla(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jax.vjp(plain, x, kernel)[1](g)
 
+    # A kernel's gradient is a sum over all devices' images. Those of all layers are exchanged at
+    # once, unless branches compute them; and the sum by tiles is of four times as many numbers.
+    alone = jax.device_count() == 1
+
     def on_cpu(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-        if by_tiles:
+        if alone:
             return apart(gradients, x, kernel, g, by=kernel)
         return gradients(x, kernel, g)
 
@@ -138,7 +142,7 @@ def convolution(
         slopes = winograd.slopes(g, kernel)
         of_kernel = (
             winograd.kernel_gradient(x, kernel, slopes)
-            if winograd.sums_at_once()
+            if alone
             else _kernel_gradient_on_cpu(x, kernel, g, strides, pads)
         )
         return winograd.input_gradient(slopes, kernel, x.shape), of_kernel
@@ -174,9 +178,8 @@ def _kernel_gradient_on_cpu(
     for axis, ((before, _), stride) in enumerate(zip(padding, strides, strict=True)):
         side, spread = kernel.shape[axis], (g.shape[1 + axis] - 1) * stride + 1
         pads.append((before, side - 1 + spread - x.shape[1 + axis] - before))
-    # Its entries come from memory far apart: what they are made of is not to be computed there.
-    turned = apart(lambda x: x.transpose(3, 1, 2, 0), x, by=kernel)
-    of_kernel = _nhwc_by_hwio(turned, g.transpose(1, 2, 0, 3), pads, rhs_dilation=strides)
+    turned = x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3)
+    of_kernel = _nhwc_by_hwio(*turned, pads, rhs_dilation=strides)
     return of_kernel.transpose(1, 2, 0, 3)
 
 

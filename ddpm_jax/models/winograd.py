@@ -112,11 +112,6 @@ def pays(x: jax.Array, kernel: jax.Array, strides: Any, pads: Any, precision: An
     return fits and whole and min(kernel.shape[2:]) >= _CHANNELS and tiles >= _TILES
 
 
-def sums_at_once() -> bool:
-    """Whether a sum over all tiles is one device's: several would exchange four times as much."""
-    return jax.device_count() == 1
-
-
 @jax.jit
 def convolve(
     x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C K"]

@@ -209,7 +209,15 @@ def test_upsampling_repeats_pixels():
     np.testing.assert_array_equal(upsample_nearest(x), np.repeat(np.repeat(x, 2, 1), 2, 2))
 
 
-def test_a_convolution_with_a_broken_kernel_has_no_gradient_but_a_whole_one_has_xlas():
+@pytest.fixture(params=[1, 8])
+def devices(request, monkeypatch):
+    """A convolution's gradients are computed in a branch where there is one device."""
+    monkeypatch.setattr(jax, "device_count", lambda: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("devices", [1], indirect=True)
+def test_a_convolution_with_a_broken_kernel_has_no_gradient_but_a_whole_one_has_xlas(devices):
     x, g = normal(0, (2, 6, 6, 3)), normal(1, (2, 6, 6, 4))
     module = conv3x3(4, dtype=jnp.float32, name="conv")
     kernel, bias = normal(2, (3, 3, 3, 4)), jnp.zeros(4)
@@ -235,7 +243,7 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 @pytest.mark.parametrize("padding", ["SAME", "VALID", ((0, 1), (2, 0))])
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2), (2, 3)])
 @pytest.mark.parametrize("sides", [(3, 3), (2, 2), (1, 4)])
-def test_a_convolutions_gradients_are_xlas(sides, strides, padding):
+def test_a_convolutions_gradients_are_xlas(devices, sides, strides, padding):
     x, kernel = normal(0, (2, 7, 6, 3)), normal(1, (*sides, 3, 4))
 
     def gradients(convolve):
@@ -256,7 +264,7 @@ def test_a_convolutions_gradients_are_xlas(sides, strides, padding):
     )
 
 
-def test_a_convolutions_gradients_in_half_precision_keep_its_dtype_and_nearly_agree():
+def test_a_convolutions_gradients_in_half_precision_keep_its_dtype_and_nearly_agree(devices):
     arrays = normal(0, (2, 7, 6, 3)), normal(1, (3, 3, 3, 4))
 
     def with_gradients(*arrays):
@@ -274,7 +282,7 @@ def test_a_convolutions_gradients_in_half_precision_keep_its_dtype_and_nearly_ag
 
 
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
-def test_inside_a_loop_a_convolution_and_its_gradients_have_the_form_that_is_fast(strides):
+def test_inside_a_loop_a_convolution_and_its_gradients_have_the_form_that_is_fast(devices, strides):
     images, kernel = jnp.ones((4, 2, 6, 6, 3)), normal(0, (3, 3, 3, 3))
 
     def loss(kernel, x):
