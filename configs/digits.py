@@ -20,6 +20,7 @@ def get_config() -> Config:
         train=TrainConfig(
             steps=800,
             batch_size=128,
+            steps_per_dispatch=10,
             ema_decay=0.995,
             label_dropout=0.1,
             log_every=20,
@@ -36,6 +37,7 @@ SMOKE = {
     "diffusion.timesteps": 20,
     "train.steps": 20,
     "train.batch_size": 16,
+    "train.steps_per_dispatch": 2,
     "train.log_every": 2,
     "train.save_every": 4,
     "train.preview_every": 8,

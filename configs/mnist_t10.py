@@ -31,7 +31,13 @@ def get_config() -> Config:
         model=StepUNetConfig(),
         diffusion=DiffusionConfig(schedule="linear", timesteps=10, beta_1=0.1, beta_T=0.8),
         optimizer=OptimizerConfig(learning_rate=1e-3, clip=None),
-        train=TrainConfig(steps=37_500, batch_size=32, ema_decay=0.999, preview_every=1_875),
+        train=TrainConfig(
+            steps=37_500,
+            batch_size=32,
+            steps_per_dispatch=5,
+            ema_decay=0.999,
+            preview_every=1_875,
+        ),
         sample=SampleConfig(sampler="ddpm", num=50),
         figures=("forward", "x0 --split test", "reverse --num 1"),
     )
@@ -41,6 +47,7 @@ def get_config() -> Config:
 SMOKE = {
     "model.channels": 4,
     "train.steps": 4,
+    "train.steps_per_dispatch": 2,
     "train.log_every": 2,
     "train.save_every": 4,
     "train.preview_every": None,

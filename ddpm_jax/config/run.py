@@ -106,7 +106,8 @@ class TrainConfig:
     accumulate: int = 1
     """Parts that a batch is computed in, one after the other, to save memory."""
     steps_per_dispatch: int = 1
-    """Steps in one call of the compiled program; more pays where a step is a few milliseconds."""
+    """Steps in one call of the compiled program; more pays where a step is a few milliseconds, and
+    on a CPU, where each call takes its memory anew, for all that needn't stop within one step."""
     ema_decay: float = 0.9999
     """Decay of the moving average of the parameters; it warms up as (1 + step) / (10 + step)."""
     label_dropout: float = 0.0

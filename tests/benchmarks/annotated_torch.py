@@ -14,8 +14,8 @@ First both must be the same network: as many parameters, and the same outputs fr
 parameters. Then they take turns in two things:
 
 - training steps at batch 128, t and noise drawn, Huber's loss, gradient, Adam, on examples in
-  memory. Ours is the package's own step, which also flips pictures and leaves out steps whose
-  gradient is not finite.
+  memory. Ours is the package's own step, several a dispatch, which also flips pictures and leaves
+  out steps whose gradient is not finite.
 - steps in the chain of T = 200 for 64 samples. Ours is left after the first of them, and the
   document's own loop is told to begin nearer to its end, as all steps take the same time.
 
@@ -263,7 +263,7 @@ def carried(weights: Arrays) -> Params:
 
 
 def main() -> None:
-    words = arguments(__doc__, slices=5, steps=2)
+    words = arguments(__doc__, slices=5, steps=5, dispatch=5)
     words.add_argument("--document", type=Path, metavar="FILE", required=True)
     words.add_argument(
         "--chain", type=int, default=8, help="steps of the chain in a slice (default %(default)s)"
@@ -285,7 +285,11 @@ def compare(options: argparse.Namespace) -> None:
     document = ("--document", str(options.document))
     with started(__file__, options, PACKAGES, *document) as theirs:
         about = theirs.ask("about")
-        config = override(shipped("fashion_mnist"), {"train.accumulate": options.accumulate})
+        how = {
+            "train.accumulate": options.accumulate,
+            "train.steps_per_dispatch": options.dispatch,
+        }
+        config = override(shipped("fashion_mnist"), how)
         ours = Ours(config)
         weights, told = theirs.described()
         count = ours.check(carried(weights), told, tolerance=2e-5)

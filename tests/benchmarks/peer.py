@@ -37,8 +37,13 @@ def clocked(work: Callable[[int], Any]) -> Callable[[int], list[float]]:
     return timed
 
 
-def arguments(doc: str | None, *, slices: int, steps: int) -> argparse.ArgumentParser:
-    """The options that every comparison has; the first line of `doc` is what --help begins with."""
+def arguments(
+    doc: str | None, *, slices: int, steps: int, dispatch: int | None = None
+) -> argparse.ArgumentParser:
+    """The options that every comparison has; the first line of `doc` is what --help begins with.
+
+    `dispatch` is the default of our steps in one call of the compiled program, if one may choose.
+    """
     words = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     words.add_argument("--torch-side", action="store_true", help=argparse.SUPPRESS)
     words.add_argument(
@@ -47,6 +52,13 @@ def arguments(doc: str | None, *, slices: int, steps: int) -> argparse.ArgumentP
     words.add_argument(
         "--steps", type=int, default=steps, help="of training in a slice (default %(default)s)"
     )
+    if dispatch:
+        words.add_argument(
+            "--dispatch",
+            type=int,
+            default=dispatch,
+            help="of our training steps in one call of the program (default %(default)s)",
+        )
     words.add_argument("--threads", type=int, help="of PyTorch; else as many as it chooses")
     words.add_argument(
         "--venv", type=Path, metavar="DIR", help="PyTorch's environment; else a temporary one"
@@ -166,7 +178,7 @@ class _EnoughError(Exception):
 class Ours:
     """A config's own training step and chain, fed as the training loop feeds them.
 
-    The examples lie in memory, as on the other side: a thousand of noise, unless `gather` is
+    The examples lie in memory, as on the other side: a thousand of noise, unless `batch` is
     overridden.
     """
 
@@ -191,19 +203,28 @@ class Ours:
     def params(self) -> Params:
         return self._state.params
 
-    def gather(self, step: int) -> Any:
-        """Returns the batches of a dispatch, on the device."""
-        from ddpm_jax.mesh import put_batch
+    def batch(self, step: int) -> Any:
+        """Returns a step's batch, as training gets it."""
         from ddpm_jax.typing import Batch
 
         size = self.config.train.batch_size
         rows = np.arange(step * size, (step + 1) * size) % len(self._examples)
-        return put_batch(Batch(self._examples[rows], None), self.mesh)
+        return Batch(self._examples[rows], None)
+
+    def _gather(self, step: int) -> Any:
+        """Returns the batches of a dispatch, on the device."""
+        from ddpm_jax.mesh import put_batch
+
+        each = self.config.train.steps_per_dispatch
+        rows = [self.batch(n) for n in range(step, step + each)]
+        batch = rows[0] if each == 1 else self._jax.tree.map(lambda *x: np.stack(x), *rows)
+        return put_batch(batch, self.mesh, leading=int(each > 1))
 
     def train(self, steps: int) -> None:
         each = self.config.train.steps_per_dispatch
+        assert steps % each == 0, f"{steps} steps are no whole number of dispatches of {each}"
         for _ in range(0, steps, each):
-            self._state, _ = self._train(self._state, self.gather(self._step))
+            self._state, _ = self._train(self._state, self._gather(self._step))
             self._step += each
         self._jax.block_until_ready(self._state)
 

@@ -16,7 +16,6 @@ it lengthens the first, and PyTorch's most: its threads wait for each other at e
 import argparse
 from typing import Any
 
-import numpy as np
 from peer import (
     CLOCKS,
     Arrays,
@@ -123,12 +122,8 @@ class SwissRoll(Ours):
         source, size = open_source(self.config.data), self.config.train.batch_size
         self._batches = Batches(source, seed=0, batch_size=size)
 
-    def gather(self, step: int) -> Any:
-        from ddpm_jax.mesh import put_batch
-
-        each = self.config.train.steps_per_dispatch
-        rows = [self._batches(n)._replace(labels=None) for n in range(step, step + each)]
-        return put_batch(self._jax.tree.map(lambda *x: np.stack(x), *rows), self.mesh, leading=1)
+    def batch(self, step: int) -> Any:
+        return self._batches(step)._replace(labels=None)
 
 
 def carried(weights: Arrays) -> Params:

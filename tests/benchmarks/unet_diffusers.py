@@ -20,8 +20,8 @@ parameters. Then they take turns, ours, contiguous and channels_last, in two thi
 
 - training steps, with the same work on both sides: t and noise drawn, squared error, gradient,
   clipping by the global norm 1, Adam (in PyTorch the fused one, its fastest on a CPU), and the
-  parameters' moving average, on examples in memory. Ours is the package's own step, and also leaves
-  out steps whose gradient is not finite.
+  parameters' moving average, on examples in memory. Ours is the package's own step, several a
+  dispatch, and also leaves out steps whose gradient is not finite.
 - steps in a chain of T = 1,000: 16 samples, x_0 clipped, variance beta. Ours is the package's own
   program; the chain is left after the first steps, as all take the same time.
 
@@ -192,7 +192,7 @@ def configured(options: argparse.Namespace) -> Any:
             dropout=size.dropout,
             dtype=options.dtype,
         ),
-        train=TrainConfig(batch_size=batch),
+        train=TrainConfig(batch_size=batch, steps_per_dispatch=options.dispatch),
         sample=SampleConfig(num=batch, batch_size=batch),
     )
 
@@ -260,7 +260,7 @@ def carried(weights: Arrays, like: Params) -> Params:
 
 
 def main() -> None:
-    words = arguments(__doc__, slices=5, steps=3)
+    words = arguments(__doc__, slices=5, steps=5, dispatch=5)
     words.add_argument("--network", choices=list(NETWORKS), default="small")
     words.add_argument("--device", default="cpu", help="PyTorch's name of it (default cpu)")
     words.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
