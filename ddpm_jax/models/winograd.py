@@ -85,10 +85,11 @@ _OF_KERNEL = [
 
 
 def _overlapping(inputs: Matrix) -> Matrix:
-    """Returns what a tile's pixels are of windows that overlap, made of their values at the points.
+    """Returns the map to a tile's pixels, along one axis, from windows that overlap.
 
-    Its columns are the points of the tile's own window, then the last point, infinity, of the tile
-    before and the first, 0, of the tile after: the others' windows are 0 at the pixels concerned.
+    Its columns are the points of the tile's own window, then infinity, the last point, of the tile
+    before, and 0, the first, of the tile after: no others have a part in the last pixel of a window
+    or in its first.
     """
     window = _transposed(inputs)
     own = [list(row) for row in window[_FRAME : _FRAME + _TILE]]
@@ -119,7 +120,7 @@ def convolve(
     """Returns the convolution of images with zeros around them; sides stay as they are."""
     values = _at_points(x, _BY.inputs, _FRAME, kernel)
     products = jnp.einsum("abnc,abck->abnk", values, _kernel_at_points(kernel))
-    return _images(products, _BY.outputs, x.shape, kernel)
+    return _images(products, x.shape, kernel, overlapping=False)
 
 
 # The gradients are of a sum of products, each of a kernel's value and a window's at one point: they
@@ -138,7 +139,7 @@ def input_gradient(
 ) -> Float[Array, "B H W C"]:
     """Returns the gradient to x, whose shape is given, of `convolve(x, kernel)`."""
     products = jnp.einsum("abnk,abkc->abnc", slopes, _kernel_at_points(kernel.swapaxes(2, 3)))
-    return _images(products, _OVERLAPPING, shape, kernel)
+    return _images(products, shape, kernel, overlapping=True)
 
 
 @jax.jit
@@ -186,17 +187,18 @@ def _of_each_tile(x: jax.Array, place: int, axis: int) -> jax.Array:
 
 
 def _images(
-    products: jax.Array, matrix: Matrix, shape: tuple[int, ...], kernel: jax.Array
+    products: jax.Array, shape: tuple[int, ...], kernel: jax.Array, *, overlapping: bool
 ) -> jax.Array:
-    """Returns images of that shape, but for its channels: each tile by the matrix along both axes.
+    """Returns images of that shape, but for its channels, from products at the points.
 
-    The matrix is that of the outputs, or `_OVERLAPPING`.
+    Each tile is made of its own products, or of those of windows that overlap.
     """
+    matrix = _OVERLAPPING if overlapping else _BY.outputs
     height, width = shape[1:3]
     tall, wide = -(-height // _TILE), -(-width // _TILE)
 
     def terms(points: list[jax.Array], axis: int) -> list[jax.Array]:
-        if matrix is not _OVERLAPPING:
+        if not overlapping:
             return points
         return [*points, _padded(points[-1], 1, -1, axis), _padded(points[0], -1, 1, axis)]
 
