@@ -1,8 +1,8 @@
 """CelebA-HQ at 256×256 by the paper's recipe (Ho et al. 2020, appendix B): 113,673,219 parameters.
 
 TFDS's `celeb_a_hq/256` is prepared from files that one asks its authors for (`ddpm data prepare`
-says how). On few devices `--model.remat True` and `--train.accumulate 8` trade time for memory, and
-`--mesh.fsdp N` splits parameters and optimizer over N of them.
+says how). On few devices `--model.remat True` and `--train.gradient_accumulation_steps 8` trade
+time for memory, and `--mesh.fsdp N` splits parameters and optimizer over N of them.
 """
 
 from ddpm_jax.config import (

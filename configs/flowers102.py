@@ -4,8 +4,8 @@ The network is the one that the document trains: ResNet blocks, dim 128, 32,009,
 other published one, ConvNeXt blocks with 14,733,783, comes by
 `--model.block convnext --model.dim 32 --model.multipliers 1 2 4 8`. The 1,000 epochs are 43,000
 steps of 192 pictures over all devices (on 8 GPUs there: 24 each; one alone had no memory for more,
-where `--model.remat True` or `--train.accumulate 8` help). The parameters are not averaged, and
-guesses of x_0 not clipped.
+where `--model.remat True` or `--train.gradient_accumulation_steps 8` help). The parameters are not
+averaged, and guesses of x_0 not clipped.
 
 The document's ConvNeXt block overwrites its features with the time embedding, and its linear
 attention takes the keys' softmax over features; `models/annotated_unet` does both right. It never

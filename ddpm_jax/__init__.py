@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from ddpm_jax.config import Config
     from ddpm_jax.errors import UserError
     from ddpm_jax.experiment import Experiment, build
-    from ddpm_jax.run import Run, load
+    from ddpm_jax.sampling.run import Run, load
 
 _HOMES = {
     "Config": "config",
     "UserError": "errors",
     "Experiment": "experiment",
     "build": "experiment",
-    "Run": "run",
-    "load": "run",
+    "Run": "sampling.run",
+    "load": "sampling.run",
 }
 
 __all__ = ["Config", "Experiment", "Run", "UserError", "build", "load"]

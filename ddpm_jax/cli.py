@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
-from ddpm_jax.backend import keep_programs
-from ddpm_jax.distributed import Options, find, first, joined
 from ddpm_jax.errors import UserError, nearest
-from ddpm_jax.files import Place, Remote, place
+from ddpm_jax.files import Remote, StoragePath, storage_path
+from ddpm_jax.runtime.compilation import keep_programs
+from ddpm_jax.runtime.distributed import Options, find, first, joined
 
 # JAX takes a second to import and tyro a tenth: each command imports what it needs, so that
 # `ddpm --help` and a mistyped command answer at once.
@@ -103,7 +103,7 @@ def _config_of(
     """The config of a config file or of a run folder, with its settings overridden by name."""
     from ddpm_jax import config as configs
 
-    path = place(target)
+    path = storage_path(target)
     if path.is_dir():
         if smoke:
             raise UserError(f"--smoke is for config files, and {path} is a run; leave it out")
@@ -186,24 +186,24 @@ def _train(args: list[str]) -> int:
     config = _config_of(target, overrides, "ddpm train", smoke=smoke)
     if workdir is None:
         name = f"{Path(target).stem}-smoke" if smoke else Path(target).stem
-        workdir = target if place(target).is_dir() else f"runs/{name}"
+        workdir = target if storage_path(target).is_dir() else f"runs/{name}"
     figures = _own_figures(config)
-    from ddpm_jax.training.loop import train
+    from ddpm_jax.training.train import train
 
     code = train(config, workdir)
     if figures and code == 0:
-        _draw_at_the_end(config, place(workdir), figures)
+        _draw_at_the_end(config, storage_path(workdir), figures)
     return code
 
 
-def _draw_at_the_end(config: "Config", run: Place, figures: list[tuple[str, Any]]) -> None:
+def _draw_at_the_end(config: "Config", run: StoragePath, figures: list[tuple[str, Any]]) -> None:
     """Draws what belongs to a config's run, if all of its steps are done.
 
     The run is whole without it: a figure that can't be drawn costs a line.
     """
     import jax
 
-    from ddpm_jax.training.checkpoint import Checkpoints
+    from ddpm_jax.checkpoints.checkpoint import Checkpoints
 
     # Several processes would have to draw together.
     if jax.process_count() > 1:
@@ -253,16 +253,16 @@ def _sample(args: list[str]) -> int:
         _parse(_SampleOptions, args, "ddpm sample RUN")
     target, rest = _target(args, "ddpm sample", "RUN")
     options = _parse(_SampleOptions, rest, f"ddpm sample {target}")
-    named = f"{place(target).resolve().name}-seed{options.seed}.png"
-    output = place(options.output or named)
+    named = f"{storage_path(target).resolve().name}-seed{options.seed}.png"
+    output = storage_path(options.output or named)
     writers = (".png", ".gif", ".npz")
     sharded = output.suffix == ""
     if not sharded and output.suffix not in writers:
         known = ", ".join(writers)
         raise UserError(f"--output {output}: its ending must be one of {known}, or none: a folder")
     from ddpm_jax import plots
-    from ddpm_jax.run import load
-    from ddpm_jax.sampling import film_size, write_samples
+    from ddpm_jax.sampling.chain import animation_size, write_samples
+    from ddpm_jax.sampling.run import load
 
     run = load(
         target,
@@ -275,7 +275,7 @@ def _sample(args: list[str]) -> int:
     if labels is not None and len(labels) == 1 and options.num is not None:
         labels = labels * options.num
     if sharded:
-        from ddpm_jax.shards import sample_shards
+        from ddpm_jax.sampling.shards import sample_shards
 
         count = sample_shards(
             run,
@@ -303,7 +303,9 @@ def _sample(args: list[str]) -> int:
         steps=options.steps,
         eta=options.eta,
         batch_size=options.batch_size,
-        frames_of=film_size(run.config.data.example_shape) if output.suffix == ".gif" else 0,
+        num_trajectories=animation_size(run.config.data.example_shape)
+        if output.suffix == ".gif"
+        else 0,
         progress=_bar("sampling"),
     )
     if first():
@@ -332,8 +334,8 @@ def _evaluate(args: list[str]) -> int:
     of_data, rest = _split(rest, "--data.")
     options = _parse(_EvaluateOptions, _flag(rest, "--json"), f"ddpm evaluate {target}")
     from ddpm_jax import config as configs
-    from ddpm_jax.evaluation import evaluate
-    from ddpm_jax.run import load
+    from ddpm_jax.evaluation.evaluate import evaluate
+    from ddpm_jax.sampling.run import load
 
     run = load(target, checkpoint=options.checkpoint, params=options.params, report=_warn)
     other = _parse(configs.Config, of_data, f"ddpm evaluate {target}", default=run.config)
@@ -355,13 +357,13 @@ def _info(args: list[str]) -> int:
     as_json = "--json" in rest
     config = _config_of(target, [word for word in rest if word != "--json"], "ddpm info")
     if devices is None:
-        from ddpm_jax.info import describe
+        from ddpm_jax.reports.info import describe
 
         _show(describe(config), as_json)
         return 0
     if not devices.isdecimal():
         raise UserError(f"--devices {devices} is no whole number")
-    from ddpm_jax import scaling
+    from ddpm_jax.reports import scaling
 
     found = scaling.predict(config, int(devices))
     print(json.dumps(found, indent=2) if as_json else "\n".join(scaling.lines(found)))
@@ -380,7 +382,7 @@ def _bench(args: list[str]) -> int:
     config = _config_of(target, [word for word in rest if word != "--json"], "ddpm bench")
     if steps is not None and not steps.isdecimal():
         raise UserError(f"--steps {steps} is no whole number")
-    from ddpm_jax.bench import bench
+    from ddpm_jax.reports.bench import bench
 
     _show(bench(config, steps=int(steps or 10), progress=_warn), as_json)
     return 0
@@ -408,7 +410,7 @@ class _PlotOptions:
 
 
 def _plot(args: list[str]) -> int:
-    from ddpm_jax import figures
+    from ddpm_jax.reports import figures
 
     names = "|".join(figures.FIGURES)
     if args[-1:] in (["--help"], ["-h"]):
@@ -423,14 +425,14 @@ def _plot(args: list[str]) -> int:
     wanted = [_figure(rest, f"ddpm plot {target}")] if rest else _own_figures(config)
     if not wanted:
         raise UserError(f"ddpm plot {target} needs a figure, {names}: its config names none")
-    folder = place(target)
+    folder = storage_path(target)
     _draw(config, folder if folder.is_dir() else None, wanted)
     return 0
 
 
 def _figure(words: Sequence[str], prog: str) -> tuple[str, dict[str, Any]]:
     """Reads a figure's name and options."""
-    from ddpm_jax import figures
+    from ddpm_jax.reports import figures
 
     name = words[0] if words else "nothing"
     if name not in figures.FIGURES:
@@ -446,8 +448,10 @@ def _own_figures(config: "Config") -> list[tuple[str, dict[str, Any]]]:
     return [_figure(words.split(), f'figures: "{words}"') for words in config.figures]
 
 
-def _draw(config: "Config", folder: Place | None, wanted: list[tuple[str, dict[str, Any]]]) -> None:
-    from ddpm_jax import figures
+def _draw(
+    config: "Config", folder: StoragePath | None, wanted: list[tuple[str, dict[str, Any]]]
+) -> None:
+    from ddpm_jax.reports import figures
 
     for name, options in wanted:
         print(figures.draw(name, config, folder, progress=_bar("sampling"), **options))
@@ -520,9 +524,9 @@ def _data_info(args: list[str]) -> int:
     source = args[0]
     options = _parse(_SurveyOptions, _flag(args[1:], "--json"), f"ddpm data info {source}")
     from ddpm_jax import plots
-    from ddpm_jax.data import survey
+    from ddpm_jax.reports import inspection as survey
 
-    path = place(source)
+    path = storage_path(source)
     if path.suffix == ".py" or (path / "config.json").is_file():
         data = _config_of(source, (), "ddpm data info").data
     else:

@@ -1,5 +1,7 @@
 """What went wrong, said to a person."""
 
+from typing import Any
+
 
 class UserError(Exception):
     """A mistake that the user can mend: one line with what, where and how.
@@ -15,3 +17,9 @@ def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
 
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def require(ok: bool, name: str, value: Any, need: str) -> None:
+    """Raises UserError, saying what the value must be, unless it is ok."""
+    if not ok:
+        raise UserError(f"{name} is {value!r}; it must be {need}")

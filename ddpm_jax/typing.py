@@ -17,19 +17,36 @@ Pixels = UInt8[Array, "B *shape"]
 PyTree = dict[str, "PyTree"] | jax.Array
 
 
-class Prediction(NamedTuple):
-    """What a network knows of x_t, in the two forms that every sampler can use.
+class Conditioning(NamedTuple):
+    """What a network is given beside x_t and t; None for what there is not."""
 
-    Whatever a network predicts ends here, so that N parameterizations need 2N conversions.
-    Both are float32 with the shape of x_t, and agree: x_t = sqrt(ᾱ_t) x_0 + sqrt(1 - ᾱ_t) eps.
+    labels: Labels | None = None
+    """int32 `[B]` in 0…num_classes, where num_classes itself means "no class"."""
+    image: Examples | None = None
+    """float32 `[B, H, W, C']` in [-1, 1], of the height and width of x_t."""
+    image_noise: Timesteps | None = None
+    """The noise level of `image`, in 0…T: Ho et al. 2021, section 4.2."""
+
+
+class Prediction(NamedTuple):
+    """What a network knows of x_t, in the forms that every sampler can use.
+
+    Every parameterization is converted to this one form, so that N of them need 2N conversions.
+    x_0 and eps are float32 with the shape of x_t, and agree:
+    x_t = sqrt(ᾱ_t) x_0 + sqrt(1 - ᾱ_t) eps.
     """
 
     x_0: Examples
     eps: Examples
+    variance_fraction: Examples | None = None
+    """f in [0, 1] of log σ² = f log β_{t|s} + (1 - f) log β̃ (Nichol & Dhariwal 2021, equation 15);
+    None where the variance is not learned."""
 
 
-# Closes over parameters, labels, guidance and clipping; t is in 1…T, one for all or one each.
+# t is in 1…T, one for all or one for each example.
 Denoiser = Callable[[Examples, Timesteps], Prediction]
+# Replaces x_0 and eps by `_replace`, so that the other fields of a prediction pass through.
+DenoiserTransform = Callable[[Denoiser], Denoiser]
 
 
 class Batch(NamedTuple):
@@ -42,3 +59,8 @@ class Batch(NamedTuple):
 
     examples: Pixels | Examples | np.ndarray
     labels: Labels | np.ndarray | None
+
+
+def is_image(shape: tuple[int, ...]) -> bool:
+    """Whether examples of this shape are images (height, width, channels), and not points."""
+    return len(shape) == 3

@@ -36,9 +36,9 @@ def finished(folder: str) -> bool | None:
     path: Any = Path(folder)
     try:
         if "://" in folder:
-            from ddpm_jax.files import place  # A local folder needs nothing installed.
+            from ddpm_jax.files import storage_path  # A local folder needs nothing installed.
 
-            path = place(folder)
+            path = storage_path(folder)
         wanted = json.loads((path / "config.json").read_text())["train"]["steps"]
         numbers = [item for item in (path / "checkpoints").iterdir() if item.name.isdecimal()]
         if "://" in folder:  # A bucket's have their numbers from the first byte, their sums last.

@@ -1,5 +1,6 @@
 """What all tests share: the mathematics' annotated shapes and types are checked on each call."""
 
+import importlib.metadata
 import os
 import sys
 import tempfile
@@ -14,10 +15,14 @@ jaxtyping.install_import_hook(
     "ddpm_jax.diffusion", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 )
 
-# Compiling is most of what a test costs; unoptimized, it takes half the time.
-_QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-if _QUICK not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}"
+# Compiling is most of what a test costs; unoptimized, it takes half the time. XLA ends the process
+# over a flag that it does not know, and flags come and go with its versions.
+_QUICK = ["--xla_backend_optimization_level=0"]
+if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
+    _QUICK.append("--xla_cpu_use_fusion_emitters=false")
+for _flag in _QUICK:
+    if _flag not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}"
 
 # A user's Python buffers what it prints and keeps what it compiles: so does that of the commands
 # which tests start, whatever this environment says.

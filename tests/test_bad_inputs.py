@@ -30,7 +30,7 @@ from ddpm_jax.config import (
     SampleConfig,
     TrainConfig,
 )
-from ddpm_jax.training.loop import train
+from ddpm_jax.training.train import train
 
 CONFIGS = Path("configs").resolve()
 POINTS = Config(

@@ -6,10 +6,10 @@ import sys
 import pytest
 
 from ddpm_jax import cli
+from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.files import exclusive
-from ddpm_jax.training.checkpoint import Checkpoints
-from ddpm_jax.training.journal import Journal, read_metrics
-from ddpm_jax.training.loop import train
+from ddpm_jax.training.logging.run_logger import RunLogger, read_rows
+from ddpm_jax.training.train import train
 from tests.tiny import TINY, changed
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -307,11 +307,11 @@ def test_harmless_changes_take_effect_and_are_told(run, capsys):
 def test_rows_beyond_the_step_a_run_goes_on_from_are_taken_back(tmp_path):
     values = {"loss": 1.0, "grad_norm": 1.0, "images_per_s": 1.0}
     for start, rows, expected in ((0, (2, 4, 6), [2, 4, 6]), (4, (6,), [2, 4, 6])):
-        journal = Journal(tmp_path, start=start, total=6)
+        journal = RunLogger(tmp_path, start=start, total=6)
         for row in rows:
             journal.row(row, values)
         journal.close()
-        assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == expected
+        assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == expected
 
 
 def test_a_reader_that_leaves_is_no_error():

@@ -15,11 +15,11 @@ from PIL import Image, ImageSequence
 
 import ddpm_jax
 from ddpm_jax import cli
-from ddpm_jax.figures import FIGURES
-from ddpm_jax.training.checkpoint import Checkpoints
-from ddpm_jax.training.journal import read_metrics
+from ddpm_jax.checkpoints.checkpoint import Checkpoints
+from ddpm_jax.reports.figures import FIGURES
+from ddpm_jax.training.logging.run_logger import read_rows
 from ddpm_jax.training.step import state_layout
-from tests.tiny import Trainer, assert_same
+from tests.tiny import StepLoop, assert_same
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -64,7 +64,7 @@ def states(run, step):
     checkpoints = Checkpoints(run)
     assert checkpoints.newest_good(step) == step
     config = checkpoints.config(step)
-    trainer = Trainer(config)
+    trainer = StepLoop(config)
     return checkpoints.restore(step, state_layout(trainer.experiment, trainer.mesh))
 
 
@@ -98,7 +98,7 @@ def test_a_run_leaves_what_people_want_to_see(unbroken):
     ]
     with Image.open(unbroken / "denoising.gif") as film:
         assert len(list(ImageSequence.Iterator(film))) == 21
-    rows = read_metrics(unbroken / "metrics.jsonl")
+    rows = read_rows(unbroken / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(2, 21, 2))
     assert set(rows[0]) == {
         "step",
@@ -107,7 +107,7 @@ def test_a_run_leaves_what_people_want_to_see(unbroken):
         "learning_rate",
         "images_per_s",
         "data_wait",
-        "bad_steps",
+        "nonfinite_steps",
     }
     assert Checkpoints(unbroken).steps() == [12, 16, 20]
 
@@ -141,7 +141,7 @@ def test_killed_twice_and_run_again_it_ends_bit_for_bit_the_same(unbroken, tmp_p
     done = train(run, 20, quick=quick)
     assert "going on from step" in done.stderr
     assert_same(states(run, 20), states(unbroken, 20))
-    kept, expected = (read_metrics(it / "metrics.jsonl") for it in (run, unbroken))
+    kept, expected = (read_rows(it / "metrics.jsonl") for it in (run, unbroken))
     assert [(row["step"], row["loss"]) for row in kept] == [
         (row["step"], row["loss"]) for row in expected
     ]
@@ -157,7 +157,7 @@ def test_a_signal_saves_before_it_ends(tmp_path, number, code):
         stdout=subprocess.DEVNULL,
         text=True,
     )
-    wait_for(lambda: len(read_metrics(run / "metrics.jsonl")) > 1, process)
+    wait_for(lambda: len(read_rows(run / "metrics.jsonl")) > 1, process)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == code
@@ -170,7 +170,7 @@ def test_run_again_when_done_it_draws_and_trains_no_further(unbroken, quick):
     done = train(unbroken, 20, quick=quick)
     assert "going on from step 20" in done.stderr
     assert_same(states(unbroken, 20), before)
-    assert len(read_metrics(unbroken / "metrics.jsonl")) == 10
+    assert len(read_rows(unbroken / "metrics.jsonl")) == 10
 
 
 def test_a_run_of_eight_devices_is_sampled_on_one(tmp_path, here):

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from ddpm_jax.config import OptimizerConfig
-from ddpm_jax.experiment import make_optimizer
+from ddpm_jax.optimizers import make_optimizer
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw"])

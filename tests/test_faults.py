@@ -18,10 +18,10 @@ import jax
 import numpy as np
 import pytest
 
+from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.experiment import build
-from ddpm_jax.mesh import make_mesh
-from ddpm_jax.training.checkpoint import Checkpoints
-from ddpm_jax.training.journal import read_metrics
+from ddpm_jax.runtime.mesh import make_mesh
+from ddpm_jax.training.logging.run_logger import read_rows
 from ddpm_jax.training.step import state_layout
 from tests.tiny import assert_same
 
@@ -108,7 +108,7 @@ def unbroken(folder):
 
 
 def rows(run):
-    return [(row["step"], row["loss"]) for row in read_metrics(run / "metrics.jsonl")]
+    return [(row["step"], row["loss"]) for row in read_rows(run / "metrics.jsonl")]
 
 
 def some_moment(life, chance):

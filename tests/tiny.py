@@ -18,7 +18,7 @@ from ddpm_jax.config import (
 from ddpm_jax.data import open_source
 from ddpm_jax.data.batches import local_batch
 from ddpm_jax.experiment import Experiment, build
-from ddpm_jax.mesh import make_mesh, put_batch
+from ddpm_jax.runtime.mesh import make_mesh, put_batch
 from ddpm_jax.training.step import jit_init, jit_train_step
 
 TINY = Config(
@@ -50,7 +50,7 @@ def changed(config: Config, **sections: dict[str, Any]) -> Config:
     return dataclasses.replace(config, **new)
 
 
-class Trainer:
+class StepLoop:
     """The loop's core without its files: one compiled step over a mesh of some devices."""
 
     def __init__(self, config: Config = TINY, devices: int = 1):

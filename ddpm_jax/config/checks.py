@@ -1,15 +1,8 @@
 """How a setting is refused: its dotted name, its value, and what it must be."""
 
 from collections.abc import Iterable
-from typing import Any
 
-from ddpm_jax.errors import UserError, nearest
-
-
-def require(ok: bool, name: str, value: Any, need: str) -> None:
-    """Raises UserError, saying what the value must be, unless it is ok."""
-    if not ok:
-        raise UserError(f"{name} is {value!r}; it must be {need}")
+from ddpm_jax.errors import nearest, require
 
 
 def check_seed(seed: int) -> None:

@@ -4,8 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ddpm_jax.config.checks import require
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, require
 
 
 @dataclass(frozen=True, kw_only=True)

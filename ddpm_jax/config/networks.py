@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ddpm_jax.config.checks import require
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, require
 
 
 def _check_halvings(shape: tuple[int, ...], multipliers: tuple[int, ...]) -> None:

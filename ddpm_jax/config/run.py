@@ -4,11 +4,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ddpm_jax.config.checks import check_seed, require, require_row
+from ddpm_jax.config.checks import check_seed, require_row
 from ddpm_jax.config.data import DataConfig, PictureData, TfdsData
 from ddpm_jax.config.networks import ModelConfig, UNetConfig
 from ddpm_jax.config.plain import flatten
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ class TrainConfig:
     steps: int = 800_000
     batch_size: int = 128
     """Examples a step, over all devices and processes."""
-    accumulate: int = 1
+    gradient_accumulation_steps: int = 1
     """Parts that a batch is computed in, one after the other, to save memory."""
     steps_per_dispatch: int = 1
     """Steps in one call of the compiled program; more pays where a step is a few milliseconds, and
@@ -120,29 +120,37 @@ class TrainConfig:
     """Steps whose multiples keep their checkpoint for good."""
     preview_every: int | None = 5_000
     """Steps between previews; None for none."""
-    on_nan: Literal["skip", "stop", "rollback"] = "skip"
+    on_nonfinite: Literal["skip", "stop", "rollback"] = "skip"
     """A loss or gradient that is not finite never changes the parameters. Then: skip goes on, stop
     ends the run at once, rollback returns to the last save and passes over what lay between."""
-    max_bad_steps: int = 10
+    max_nonfinite_steps: int = 10
     """Steps in a row without a finite loss and gradient at which skip ends the run, and rollback
     goes back."""
 
     @property
-    def bad_limit(self) -> int:
+    def nonfinite_limit(self) -> int:
         """How many bad steps in a row are too many, by the policy."""
-        return 1 if self.on_nan == "stop" else self.max_bad_steps
+        return 1 if self.on_nonfinite == "stop" else self.max_nonfinite_steps
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "accumulate", "steps_per_dispatch", "log_every"):
+        for name in (
+            "steps",
+            "batch_size",
+            "gradient_accumulation_steps",
+            "steps_per_dispatch",
+            "log_every",
+        ):
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
-        for name in ("save_every", "keep", "max_bad_steps"):
+        for name in ("save_every", "keep", "max_nonfinite_steps"):
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
         for name in ("keep_every", "preview_every"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"train.{name}", value, "at least 1, or None")
-        divides = self.batch_size % self.accumulate == 0
+        divides = self.batch_size % self.gradient_accumulation_steps == 0
         need = f"a divisor of train.batch_size, which is {self.batch_size}"
-        require(divides, "train.accumulate", self.accumulate, need)
+        require(
+            divides, "train.gradient_accumulation_steps", self.gradient_accumulation_steps, need
+        )
         require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "in [0, 1)")
         require(0 <= self.label_dropout < 1, "train.label_dropout", self.label_dropout, "in [0, 1)")
 
@@ -168,7 +176,7 @@ class SampleConfig:
 
     def __post_init__(self):
         from ddpm_jax.diffusion import SAMPLERS
-        from ddpm_jax.diffusion.tables import options_of
+        from ddpm_jax.tables import options_of
 
         require_row("sample.sampler", self.sampler, SAMPLERS)
         takes_eta = self.eta is None or "eta" in options_of(SAMPLERS[self.sampler])

@@ -20,7 +20,12 @@ from ddpm_jax.diffusion.losses import (
     vlb_prior,
     vlb_term,
 )
-from ddpm_jax.diffusion.predictions import PARAMETERIZATIONS, Parameterization, clip, guide
+from ddpm_jax.diffusion.parameterizations import (
+    PARAMETERIZATIONS,
+    Parameterization,
+    classifier_free_guidance,
+    clip,
+)
 from ddpm_jax.diffusion.samplers import (
     SAMPLERS,
     Carry,
@@ -52,10 +57,10 @@ __all__ = [
     "Sampler",
     "advance",
     "at",
+    "classifier_free_guidance",
     "clip",
     "discretized_log_likelihood",
     "gaussian_kl",
-    "guide",
     "make_sampler",
     "make_schedule",
     "make_weighting",

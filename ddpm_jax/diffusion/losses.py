@@ -28,9 +28,9 @@ from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float
 
 from ddpm_jax.diffusion.gaussian import VARIANCES, gaussian_kl, q_mean_variance, q_posterior
-from ddpm_jax.diffusion.predictions import Parameterization
+from ddpm_jax.diffusion.parameterizations import Parameterization
 from ddpm_jax.diffusion.schedules import NoiseSchedule
-from ddpm_jax.diffusion.tables import choose, settings_for
+from ddpm_jax.tables import choose, settings_for
 from ddpm_jax.typing import Examples, PerExample, Prediction, Timesteps
 
 

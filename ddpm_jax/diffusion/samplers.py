@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Int
 
 from ddpm_jax.diffusion.gaussian import VARIANCES, log_snr_ratio, q_posterior
 from ddpm_jax.diffusion.schedules import NoiseSchedule, at
-from ddpm_jax.diffusion.tables import choose, options_of, require_options
+from ddpm_jax.tables import choose, options_of, require_options
 from ddpm_jax.typing import Denoiser, Examples, Keys, Timesteps
 
 Times = Int[np.ndarray | Array, "times"]
@@ -97,7 +97,7 @@ def ddim(schedule: NoiseSchedule, *, eta: float = 0.0) -> Sampler:
 
     def step(denoiser: Denoiser, carry: Samples, t: Timesteps, s: Timesteps, keys: Keys) -> Samples:
         x_t = carry.x
-        x_0, eps = denoiser(x_t, t)
+        x_0, eps, _ = denoiser(x_t, t)
         log_r = log_snr_ratio(schedule, t=t, s=s, ndim=x_t.ndim)
         kept = jnp.sqrt((1 - eta**2) + eta**2 * jnp.exp(log_r))
         fresh = eta * jnp.sqrt(-jnp.expm1(log_r))

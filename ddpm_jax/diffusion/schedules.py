@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Float64
 
-from ddpm_jax.diffusion.tables import choose, settings_for
+from ddpm_jax.tables import choose, settings_for
 from ddpm_jax.typing import Timesteps
 
 Betas = Float64[np.ndarray, "T"]

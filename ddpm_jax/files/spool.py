@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ddpm_jax.files.places import Place
 from ddpm_jax.files.remote import StoreError
+from ddpm_jax.files.storage_path import StoragePath
 
 _SECONDS = 30.0
 
@@ -20,7 +20,7 @@ class Spool:
     written in directly, and `put` has nothing to do.
     """
 
-    def __init__(self, there: Place, fetch: Sequence[str], report: Callable[[str], None]):
+    def __init__(self, there: StoragePath, fetch: Sequence[str], report: Callable[[str], None]):
         """`fetch` names the files that go on where they end; `report` is told a put that failed.
 
         Raises StoreError if the bucket can't be read.

@@ -32,7 +32,7 @@ from ddpm_jax.models.layers import (
 )
 from ddpm_jax.models.linear_attention import LinearAttention
 from ddpm_jax.models.unet import Condition, check_inputs
-from ddpm_jax.typing import Labels, Timesteps
+from ddpm_jax.typing import Conditioning, Timesteps
 
 
 class ResNetBlock(nn.Module):
@@ -134,10 +134,11 @@ class AnnotatedUNet(nn.Module):
         self,
         x_t: Float[Array, "B H W C"],
         t: Timesteps,
-        labels: Labels | None = None,
+        conditioning: Conditioning = Conditioning(),  # noqa: B008 (immutable)
         *,
         train: bool,
     ) -> Float[Array, "B H W C"]:
+        labels = conditioning.labels
         check_inputs(x_t, labels, multipliers=self.multipliers, num_classes=self.num_classes)
         condition = Condition(
             4 * self.dim, self.num_classes, self.dtype, activation=_gelu, name="condition"

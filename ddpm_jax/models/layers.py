@@ -156,8 +156,8 @@ def convolution(
 
 
 # Gradients as convolutions of NHWC by HWIO: XLA has no other fast ones on a CPU. It turns others
-# into these itself, but not inside a loop, as of `train.accumulate`, where a kernel's gradient
-# would take thirty times as long.
+# into these itself, but not inside a loop, as of `train.gradient_accumulation_steps`, where a
+# kernel's gradient would take thirty times as long.
 
 
 def _input_gradient_on_cpu(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from ddpm_jax.models.layers import dense
-from ddpm_jax.typing import Examples, Labels, Timesteps
+from ddpm_jax.typing import Conditioning, Examples, Labels, Timesteps
 
 # Of 2 artanh(r) = 2 (r + r³/3 + r⁵/5 + …): for r up to 1/3, what is left out is below 2e-7 of it.
 _ARTANH = [2 / power for power in range(1, 13, 2)]
@@ -57,10 +57,11 @@ class Mlp(nn.Module):
         self,
         x_t: Examples,
         t: Timesteps,
-        labels: Labels | None = None,
+        conditioning: Conditioning = Conditioning(),  # noqa: B008 (immutable)
         *,
         train: bool,
     ) -> Examples:
+        labels = conditioning.labels
         if labels is not None and not self.num_classes:
             raise ValueError("labels were given to an MLP without classes (num_classes = 0)")
         h = x_t.reshape(len(x_t), -1)

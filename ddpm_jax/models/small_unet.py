@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from ddpm_jax.models.convolutions import Double, Halve
 from ddpm_jax.models.layers import GroupNorm, conv3x3, dense, timestep_embedding
-from ddpm_jax.typing import Labels, Timesteps
+from ddpm_jax.typing import Conditioning, Labels, Timesteps
 
 
 def small_unet_divisor(channels: tuple[int, ...]) -> int:
@@ -66,10 +66,11 @@ class SmallUNet(nn.Module):
         self,
         x_t: Float[Array, "B H W C"],
         t: Timesteps,
-        labels: Labels | None = None,
+        conditioning: Conditioning = Conditioning(),  # noqa: B008 (immutable)
         *,
         train: bool,
     ) -> Float[Array, "B H W C"]:
+        labels = conditioning.labels
         del train  # nothing in this network is random
         table = self._table(t, labels)
         levels = range(len(self.channels) - 1)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from ddpm_jax.models.layers import convolution
 from ddpm_jax.models.unet import check_inputs
-from ddpm_jax.typing import Labels, Timesteps
+from ddpm_jax.typing import Conditioning, Labels, Timesteps
 
 # Keeps the size of what passes a ReLU (He et al. 2015, equation 10).
 _he = nn.initializers.he_normal()
@@ -73,10 +73,11 @@ class StepUNet(nn.Module):
         self,
         x_t: Float[Array, "B H W C"],
         t: Timesteps,
-        labels: Labels | None = None,
+        conditioning: Conditioning = Conditioning(),  # noqa: B008 (immutable)
         *,
         train: bool,
     ) -> Float[Array, "B H W C"]:
+        labels = conditioning.labels
         check_inputs(x_t, labels, multipliers=self.multipliers, num_classes=self.num_classes)
         widths = [self.channels * multiplier for multiplier in self.multipliers]
         levels = range(len(widths))

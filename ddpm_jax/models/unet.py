@@ -16,7 +16,7 @@ from ddpm_jax.models.layers import (
     timestep_embedding,
     upsample_nearest,
 )
-from ddpm_jax.typing import Labels, Timesteps
+from ddpm_jax.typing import Conditioning, Labels, Timesteps
 
 
 def unet_divisor(multipliers: tuple[int, ...]) -> int:
@@ -128,10 +128,11 @@ class UNet(nn.Module):
         self,
         x_t: Float[Array, "B H W C"],
         t: Timesteps,
-        labels: Labels | None = None,
+        conditioning: Conditioning = Conditioning(),  # noqa: B008 (immutable)
         *,
         train: bool,
     ) -> Float[Array, "B H W C"]:
+        labels = conditioning.labels
         check_inputs(x_t, labels, multipliers=self.multipliers, num_classes=self.num_classes)
         condition = Condition(4 * self.channels, self.num_classes, self.dtype, name="condition")(
             t, labels

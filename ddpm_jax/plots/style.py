@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.files import Place, place, replacing
+from ddpm_jax.files import StoragePath, replacing, storage_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PathLike = str | Place
+PathLike = str | StoragePath
 
 COLOURS = ("#2f6db3", "#d9622b", "#3a9a5b", "#8c54a8", "#c8a415")
 COLOURS += ("#d04f7f", "#35a3b1", "#7a5a3c", "#6b7683", "#9cb83a")
@@ -63,12 +63,12 @@ def new_figure(width: float, height: float, **options: Any) -> "Figure":
     return figure
 
 
-def check_path(path: PathLike, suffix: str) -> Place:
+def check_path(path: PathLike, suffix: str) -> StoragePath:
     """Returns the path if a file with this suffix (".png") can be written there.
 
     Ask before hours of sampling; every function here asks before it draws. Raises `UserError`.
     """
-    path = place(path)
+    path = storage_path(path)
     if path.suffix.lower() != suffix:
         right = path.with_suffix(suffix) if path.name else f"figure{suffix}"
         raise UserError(f"{path}: this figure is a {suffix} file; call it {right}")
@@ -78,7 +78,7 @@ def check_path(path: PathLike, suffix: str) -> Place:
     return path
 
 
-def write(path: Place, put: Callable[[IO[bytes]], object] | None) -> None:
+def write(path: StoragePath, put: Callable[[IO[bytes]], object] | None) -> None:
     """Puts what `put` writes in place of the path, all or nothing; None only tries the folder."""
     with replacing(path) as beside:
         with open(beside, "wb") as file:
@@ -88,6 +88,6 @@ def write(path: Place, put: Callable[[IO[bytes]], object] | None) -> None:
             beside.unlink()
 
 
-def save(path: Place, figure: "Figure") -> None:
+def save(path: StoragePath, figure: "Figure") -> None:
     """Writes the figure as a PNG, all or nothing."""
     write(path, lambda file: figure.savefig(file, format="png", dpi=DPI))

@@ -1,0 +1,1 @@
+"""Training: the compiled step and its state, and what happens around it."""

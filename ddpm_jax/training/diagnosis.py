@@ -14,7 +14,7 @@ import optax
 from jax.sharding import Mesh
 
 from ddpm_jax.experiment import Experiment
-from ddpm_jax.mesh import replicated
+from ddpm_jax.runtime.mesh import replicated
 from ddpm_jax.training.step import gradient, losses
 from ddpm_jax.typing import Batch
 
@@ -98,7 +98,7 @@ def diagnose(experiment: Experiment, mesh: Mesh, params: Any, batch: Batch, step
     @jax.jit
     def look(params: Any, batch: Batch, step: jax.Array) -> dict[str, Any]:
         drawn = experiment.draw(batch, step)
-        parts = experiment.config.train.accumulate
+        parts = experiment.config.train.gradient_accumulation_steps
         loss, grads = gradient(experiment, params, drawn, parts)
         found = {
             "loss": loss,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ddpm_jax.experiment import Experiment
-from ddpm_jax.streams import stream_key
+from ddpm_jax.runtime.random import stream_key
 
 
 class TrainState(NamedTuple):

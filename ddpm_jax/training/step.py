@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from ddpm_jax.backend import compiler_options
-from ddpm_jax.experiment import Draw, Experiment
-from ddpm_jax.mesh import batch_sharding, laid_out, replicated, state_shardings
+from ddpm_jax.config import Config
+from ddpm_jax.errors import UserError
+from ddpm_jax.experiment import DiffusionInputs, Experiment
+from ddpm_jax.runtime.compilation import compiler_options
+from ddpm_jax.runtime.mesh import batch_sharding, replicated, state_shardings, with_shardings
 from ddpm_jax.training.state import TrainState, ema_update, init_state
 from ddpm_jax.typing import Batch, PerExample
 
@@ -33,25 +35,28 @@ def make_train_step(experiment: Experiment, mesh: Mesh | None = None) -> TrainSt
 
 def make_update(
     experiment: Experiment, mesh: Mesh | None = None
-) -> Callable[[TrainState, Draw], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, DiffusionInputs], tuple[TrainState, Metrics]]:
     """Returns `update(state, drawn) -> (state, metrics)`, which draws nothing itself.
 
     `metrics` are scalars: loss, grad_norm before clipping and learning_rate in float32, and `bad`,
     the new state's count. A step is bad if its loss or gradient is not finite: it counts, and
-    changes nothing else. After `train.bad_limit` of them in a row the state stands still, whatever
-    batches follow: the host may learn of it late, and still finds the very parameters that failed.
+    changes nothing else. After `train.nonfinite_limit` of them in a row the state stands still,
+    whatever batches follow: the host may learn of it late, and still finds the parameters that
+    failed.
     `mesh` is that of the devices, if parameters are split over some.
     """
     train = experiment.config.train
     gathered, scattered = _split_over(mesh)
 
-    def update(state: TrainState, drawn: Draw) -> tuple[TrainState, Metrics]:
-        loss, grads = gradient(experiment, gathered(state.params), drawn, train.accumulate)
+    def update(state: TrainState, drawn: DiffusionInputs) -> tuple[TrainState, Metrics]:
+        loss, grads = gradient(
+            experiment, gathered(state.params), drawn, train.gradient_accumulation_steps
+        )
         grads = scattered(grads)
         # One number that is not finite, in any leaf, and the norm is not.
         norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(norm)
-        still = state.bad >= train.bad_limit
+        still = state.bad >= train.nonfinite_limit
         moves = good & ~still
         updates, opt_state = experiment.optimizer.update(
             grads, state.opt_state, state.params, step=state.step, good=moves
@@ -103,16 +108,18 @@ def _split_over(mesh: Mesh | None) -> tuple[Callable[[Any], Any], Callable[[Any]
     return gathered, scattered
 
 
-def gradient(experiment: Experiment, params: Any, drawn: Draw, parts: int) -> tuple[jax.Array, Any]:
+def gradient(
+    experiment: Experiment, params: Any, drawn: DiffusionInputs, parts: int
+) -> tuple[jax.Array, Any]:
     """Mean loss over the batch and its gradient, in `parts` one after the other."""
 
-    def mean_loss(params: Any, drawn: Draw) -> jax.Array:
+    def mean_loss(params: Any, drawn: DiffusionInputs) -> jax.Array:
         return jnp.mean(experiment.losses(params, drawn, train=True))
 
     if parts == 1:
         return jax.value_and_grad(mean_loss)(params, drawn)
 
-    def add(total: Any, piece: tuple[Draw, jax.Array]) -> tuple[Any, None]:
+    def add(total: Any, piece: tuple[DiffusionInputs, jax.Array]) -> tuple[Any, None]:
         part, key = piece
         value = jax.value_and_grad(mean_loss)(params, part._replace(dropout=key))
         return jax.tree.map(jnp.add, total, value), None
@@ -122,18 +129,18 @@ def gradient(experiment: Experiment, params: Any, drawn: Draw, parts: int) -> tu
     return jax.tree.map(lambda x: x / parts, total)
 
 
-def losses(experiment: Experiment, params: Any, drawn: Draw, parts: int) -> PerExample:
+def losses(experiment: Experiment, params: Any, drawn: DiffusionInputs, parts: int) -> PerExample:
     """The losses `[B]` whose mean `gradient` takes, with the same dropout."""
     if parts == 1:
         return experiment.losses(params, drawn, train=True)
 
-    def part(piece: tuple[Draw, jax.Array]) -> PerExample:
+    def part(piece: tuple[DiffusionInputs, jax.Array]) -> PerExample:
         return experiment.losses(params, piece[0]._replace(dropout=piece[1]), train=True)
 
     return jnp.moveaxis(jax.lax.map(part, _split(drawn, parts)), 0, 1).reshape(-1)
 
 
-def _split(drawn: Draw, parts: int) -> tuple[Draw, jax.Array]:
+def _split(drawn: DiffusionInputs, parts: int) -> tuple[DiffusionInputs, jax.Array]:
     """Stacks the parts of a batch on a leading axis, and a key of dropout for each."""
 
     def split(x: jax.Array) -> jax.Array:
@@ -143,7 +150,7 @@ def _split(drawn: Draw, parts: int) -> tuple[Draw, jax.Array]:
     return jax.tree.map(split, drawn._replace(dropout=None)), jax.random.split(drawn.dropout, parts)
 
 
-def make_several_steps(experiment: Experiment, mesh: Mesh | None = None) -> TrainStep:
+def make_multi_step(experiment: Experiment, mesh: Mesh | None = None) -> TrainStep:
     """Returns a step over batches stacked on a leading axis; its metrics are stacked alike.
 
     What all of them draw is drawn first, at once: a generator's rounds cost the same for a hundred
@@ -159,9 +166,23 @@ def make_several_steps(experiment: Experiment, mesh: Mesh | None = None) -> Trai
     return steps
 
 
+def check_batch(config: Config, mesh: Mesh | AbstractMesh) -> None:
+    """Raises UserError if a part of the batch can't be split evenly over the devices."""
+    part = config.train.batch_size // config.train.gradient_accumulation_steps
+    if part % mesh.size:
+        better = (
+            max(1, round(part / mesh.size)) * mesh.size * config.train.gradient_accumulation_steps
+        )
+        raise UserError(
+            f"train.batch_size {config.train.batch_size} in "
+            f"{config.train.gradient_accumulation_steps} part(s) can't be split over "
+            f"{mesh.size} devices; --train.batch_size {better} can"
+        )
+
+
 def state_layout(experiment: Experiment, mesh: Mesh | AbstractMesh) -> TrainState:
     """Returns the state as shapes with shardings: the network is traced, nothing computed."""
-    return laid_out(jax.eval_shape(lambda: init_state(experiment)), mesh)
+    return with_shardings(jax.eval_shape(lambda: init_state(experiment)), mesh)
 
 
 def jit_init(experiment: Experiment, mesh: Mesh) -> Callable[[], TrainState]:
@@ -174,7 +195,7 @@ def jit_train_step(experiment: Experiment, mesh: Mesh) -> Any:
     """Jits the step (or several a dispatch) over the mesh; the state it is given is consumed."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state_layout(experiment, mesh))
     several = experiment.config.train.steps_per_dispatch > 1
-    make, leading = (make_several_steps, 1) if several else (make_train_step, 0)
+    make, leading = (make_multi_step, 1) if several else (make_train_step, 0)
     return jax.jit(
         make(experiment, mesh),
         in_shardings=(shardings, batch_sharding(mesh, leading=leading)),

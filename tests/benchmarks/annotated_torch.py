@@ -269,7 +269,10 @@ def main() -> None:
         "--chain", type=int, default=8, help="steps of the chain in a slice (default %(default)s)"
     )
     words.add_argument(
-        "--accumulate", type=int, default=1, help="parts that our batch is taken in (default 1)"
+        "--gradient_accumulation_steps",
+        type=int,
+        default=1,
+        help="parts that our batch is taken in (default 1)",
     )
     options = words.parse_args()
     if options.torch_side:
@@ -286,7 +289,7 @@ def compare(options: argparse.Namespace) -> None:
     with started(__file__, options, PACKAGES, *document) as theirs:
         about = theirs.ask("about")
         how = {
-            "train.accumulate": options.accumulate,
+            "train.gradient_accumulation_steps": options.accumulate,
             "train.steps_per_dispatch": options.dispatch,
         }
         config = override(shipped("fashion_mnist"), how)

@@ -186,8 +186,8 @@ class Ours:
         import jax
 
         from ddpm_jax.experiment import build
-        from ddpm_jax.mesh import make_mesh
-        from ddpm_jax.sampling import SampleProgram
+        from ddpm_jax.runtime.mesh import make_mesh
+        from ddpm_jax.sampling.chain import SampleProgram
         from ddpm_jax.training.step import jit_init, jit_train_step
 
         self.config, self.mesh = config, make_mesh(1, jax.devices()[:1])
@@ -213,7 +213,7 @@ class Ours:
 
     def _gather(self, step: int) -> Any:
         """Returns the batches of a dispatch, on the device."""
-        from ddpm_jax.mesh import put_batch
+        from ddpm_jax.runtime.mesh import put_batch
 
         each = self.config.train.steps_per_dispatch
         rows = [self.batch(n) for n in range(step, step + each)]

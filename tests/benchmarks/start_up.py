@@ -21,9 +21,9 @@ import time
 SAMPLE = """
 import sys, time
 from ddpm_jax import cli
-from ddpm_jax.backend import keep_programs
+from ddpm_jax.runtime.compilation import keep_programs
 keep_programs()
-from ddpm_jax.sampling import SampleProgram
+from ddpm_jax.sampling.chain import SampleProgram
 call, ticks = SampleProgram.__call__, []
 def clocked(self, *args, progress, **options):
     def told(done, total):

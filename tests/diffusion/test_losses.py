@@ -73,7 +73,7 @@ def test_one_error_weighs_the_same_in_every_parameterization(weighting):
     wrong = PARAMETERIZATIONS["eps"].to_prediction(SCHEDULE, eps + 0.3 * slip, x_t, TIMES)
     losses = {}
     for name, row in PARAMETERIZATIONS.items():
-        output = row.target(SCHEDULE, *wrong, TIMES)
+        output = row.target(SCHEDULE, wrong.x_0, wrong.eps, TIMES)
         loss = LOSSES["l2"](output, row.target(SCHEDULE, x_0, eps, TIMES))
         losses[name] = weights(weighting, name) * loss
     for loss in losses.values():

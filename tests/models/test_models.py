@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.models import MODELS
+from ddpm_jax.typing import Conditioning
 
 TINY = {
     "annotated_unet": {"dim": 8, "multipliers": (1, 2), "block": "resnet"},
@@ -56,7 +57,9 @@ def forward(tiny):
     def compiled(name, **fields):
         model, params = tiny(name, **fields)
         return quick_jit(
-            lambda x_t, t, labels=None: model.apply(params, x_t, t, labels, train=False)
+            lambda x_t, t, labels=None: model.apply(
+                params, x_t, t, Conditioning(labels), train=False
+            )
         )
 
     return compiled
@@ -118,7 +121,7 @@ def test_labels_choose_the_output_and_the_last_one_is_no_label(name, forward):
 def test_labels_without_classes_are_refused(name, tiny):
     model, params = tiny(name)
     with pytest.raises(ValueError, match="num_classes"):
-        model.apply(params, X, T, LABELS, train=False)
+        model.apply(params, X, T, Conditioning(LABELS), train=False)
 
 
 @models_with("dropout")
@@ -150,7 +153,9 @@ def loss_and_gradients(tiny):
 
         def loss(params):
             rngs = {"dropout": jax.random.key(5)}
-            return jnp.mean(jnp.square(model.apply(params, X, T, LABELS, train=True, rngs=rngs)))
+            return jnp.mean(
+                jnp.square(model.apply(params, X, T, Conditioning(LABELS), train=True, rngs=rngs))
+            )
 
         return jax.device_get(quick_jit(jax.value_and_grad(loss))(params))
 

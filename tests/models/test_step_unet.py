@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.models.step_unet import StepUNet, Upsample, max_pool_2x2
+from ddpm_jax.typing import Conditioning
 
 X = np.random.default_rng(0).normal(size=(3, 4, 6, 5)).astype("float32")
 
@@ -80,7 +81,7 @@ def test_the_first_convolution_sees_the_time_and_each_levels_first_the_class(ran
         return result
 
     with nn.intercept_methods(spy):
-        model.apply(params, x_t, t, labels, train=False)
+        model.apply(params, x_t, t, Conditioning(labels), train=False)
     weights, (first,) = params["params"], seen["down_0_0"]
     np.testing.assert_array_equal(first[..., :5], x_t)
     for i in range(3):

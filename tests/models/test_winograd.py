@@ -8,12 +8,12 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ddpm_jax.communication import Collective, collectives
 from ddpm_jax.config import load_file
 from ddpm_jax.experiment import build
-from ddpm_jax.info import forward_flops
 from ddpm_jax.models import winograd
 from ddpm_jax.models.layers import convolution
+from ddpm_jax.reports.communication import Collective, collectives
+from ddpm_jax.reports.info import forward_flops
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("NHWC", "HWIO", "NHWC")

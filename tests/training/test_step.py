@@ -7,22 +7,23 @@ import numpy as np
 import optax
 import pytest
 
-from ddpm_jax import mesh as meshes
-from ddpm_jax.experiment import build, make_learning_rate, make_optimizer
-from ddpm_jax.mesh import put_batch
-from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.checkpoints.checkpoint import Checkpoints
+from ddpm_jax.experiment import build
+from ddpm_jax.optimizers import make_learning_rate, make_optimizer
+from ddpm_jax.runtime import mesh as meshes
+from ddpm_jax.runtime.mesh import put_batch
 from ddpm_jax.training.state import ema_update
 from ddpm_jax.training.step import (
     batch_layout,
     jit_train_step,
     state_layout,
 )
-from tests.tiny import TINY, Trainer, arrays, assert_same, changed
+from tests.tiny import TINY, StepLoop, arrays, assert_same, changed
 
 
 @pytest.fixture(scope="module")
 def trainer():
-    return Trainer()
+    return StepLoop()
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def test_losses_fall(unbroken):
 def test_any_mesh_gives_the_losses_of_one_device(unbroken, monkeypatch, devices, fsdp):
     # Split everything that can be, small as it is here.
     monkeypatch.setattr(meshes, "_SMALLEST_SPLIT", 1)
-    other = Trainer(changed(TINY, mesh={"fsdp": fsdp}), devices)
+    other = StepLoop(changed(TINY, mesh={"fsdp": fsdp}), devices)
     state, losses = other.run(other.init(), 20)
     np.testing.assert_allclose(losses, unbroken[1], rtol=1e-5)
     if fsdp > 1:
@@ -56,7 +57,7 @@ def test_a_run_goes_on_from_eight_devices_to_one_and_to_four(
     checkpoints = Checkpoints(tmp_path)
     losses, step = [], 0
     for devices, fsdp, count in ((8, 1, 6), (1, 1, 6), (4, 2, 8)):
-        it = Trainer(changed(TINY, mesh={"fsdp": fsdp}), devices)
+        it = StepLoop(changed(TINY, mesh={"fsdp": fsdp}), devices)
         if step:
             state = checkpoints.restore(step, state_layout(it.experiment, it.mesh))
         else:
@@ -78,7 +79,7 @@ def test_a_run_goes_on_from_eight_devices_to_one_and_to_four(
 
 @pytest.mark.parametrize(("devices", "fsdp"), [(8, 1), (8, 4)])
 def test_any_mesh_draws_exactly_the_noise_of_one_device(trainer, devices, fsdp):
-    other = Trainer(changed(TINY, mesh={"fsdp": fsdp}), devices)
+    other = StepLoop(changed(TINY, mesh={"fsdp": fsdp}), devices)
     for step in (0, 7):
         alone, shared = (
             jax.jit(it.experiment.draw)(put_batch(it.batch(step), it.mesh), step)
@@ -100,15 +101,17 @@ def test_each_step_and_seed_draws_anew(trainer):
 
 def test_draws_are_what_they_are_called(trainer):
     config = changed(TINY, train={"batch_size": 4096})
-    big = Trainer.batch.__get__(_Like(trainer, config))(0)
+    big = StepLoop.batch.__get__(_Like(trainer, config))(0)
     drawn = build(config).draw(big, 3)
     assert drawn.t.min() == 1
     assert drawn.t.max() == TINY.diffusion.timesteps
     assert abs(float(drawn.eps.mean())) < 0.01
     assert abs(float(drawn.eps.std()) - 1) < 0.01
-    dropped = np.asarray(drawn.labels) == 10
+    dropped = np.asarray(drawn.conditioning.labels) == 10
     assert 0.17 < dropped.mean() < 0.23
-    np.testing.assert_array_equal(np.asarray(drawn.labels)[~dropped], big.labels[~dropped])
+    np.testing.assert_array_equal(
+        np.asarray(drawn.conditioning.labels)[~dropped], big.labels[~dropped]
+    )
     plain = np.asarray(big.examples, np.float32) / 127.5 - 1
     same = np.isclose(drawn.x_0, plain, atol=1e-6).all((1, 2, 3))
     mirrored = np.isclose(drawn.x_0, plain[:, :, ::-1], atol=1e-6).all((1, 2, 3))
@@ -125,7 +128,7 @@ def test_without_flips_and_drops_the_data_goes_in_as_it_is(trainer):
     config = changed(TINY, data={"flip": False}, train={"label_dropout": 0.0})
     drawn = build(config).draw(trainer.batch(0), 0)
     np.testing.assert_allclose(drawn.x_0, trainer.batch(0).examples / 127.5 - 1, atol=1e-6)
-    np.testing.assert_array_equal(drawn.labels, trainer.batch(0).labels)
+    np.testing.assert_array_equal(drawn.conditioning.labels, trainer.batch(0).labels)
 
 
 def test_several_steps_a_dispatch_are_the_single_steps(trainer, unbroken):
@@ -148,7 +151,9 @@ def test_no_array_of_the_state_is_copied(trainer):
 
 def test_accumulation_gives_the_gradient_of_the_whole_batch():
     plain = changed(TINY, model={"dropout": 0.0})
-    whole, parts = (Trainer(changed(plain, train={"accumulate": n})) for n in (1, 4))
+    whole, parts = (
+        StepLoop(changed(plain, train={"gradient_accumulation_steps": n})) for n in (1, 4)
+    )
     (one, one_losses), (four, four_losses) = (it.run(it.init(), 3) for it in (whole, parts))
     np.testing.assert_allclose(four_losses, one_losses, rtol=1e-5)
     # Adam divides by the gradient's size: where that is tiny, rounding is not.
@@ -157,7 +162,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch():
 
 
 def test_the_gradient_that_is_logged_is_not_clipped(trainer):
-    clipped = Trainer(changed(TINY, optimizer={"clip": 1e-3}))
+    clipped = StepLoop(changed(TINY, optimizer={"clip": 1e-3}))
     norms = [
         float(it._step(it.init(), put_batch(it.batch(0), it.mesh))[1]["grad_norm"])
         for it in (trainer, clipped)

@@ -1,0 +1,1 @@
+"""Checkpoints: saved in the background, verified, committed at once, restored on any devices."""

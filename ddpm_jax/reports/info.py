@@ -1,0 +1,90 @@
+"""What a config amounts to before it is run: parameters, FLOPs, memory, devices, data."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ddpm_jax.config import Config
+from ddpm_jax.data import count_examples, resolve
+from ddpm_jax.errors import UserError
+from ddpm_jax.experiment import Experiment, build
+from ddpm_jax.runtime.mesh import fitting_mesh
+from ddpm_jax.training.step import batch_layout, check_batch, jit_train_step, state_layout
+from ddpm_jax.typing import Conditioning
+
+
+def count_parameters(experiment: Experiment) -> int:
+    """Returns the number of parameters; nothing is computed."""
+    shapes = jax.eval_shape(experiment.init_params, jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def forward_flops(experiment: Experiment) -> int | None:
+    """Returns the FLOPs of the network on one example, as XLA counts them before it optimizes.
+
+    A multiplication and an addition are two. They are those of the network as it is defined, which
+    an accelerator is given: for a CPU some convolutions are written with fewer. None where the
+    backend does not count.
+    """
+    params = jax.eval_shape(experiment.init_params, jax.random.key(0))
+    x_t = jax.ShapeDtypeStruct((1, *experiment.config.data.example_shape), jnp.float32)
+    t = jax.ShapeDtypeStruct((1,), jnp.int32)
+    labels = t if experiment.num_classes else None
+
+    def forward(params: Any, x_t: Any, t: Any, labels: Any) -> Any:
+        return experiment.apply(params, x_t, t, Conditioning(labels=labels), train=False)
+
+    traced = jax.jit(forward).trace(params, x_t, t, labels)
+    cost = traced.lower(lowering_platforms=("cuda",)).cost_analysis()
+    return int(cost["flops"]) if cost and "flops" in cost else None
+
+
+def step_memory(experiment: Experiment) -> int | None:
+    """Compiles the train step and returns its peak bytes on one device, as the compiler plans them.
+
+    None where the backend does not say.
+    """
+    mesh = fitting_mesh(experiment.config.mesh.fsdp)
+    check_batch(experiment.config, mesh)
+    step = jit_train_step(experiment, mesh)
+    layout = state_layout(experiment, mesh), batch_layout(experiment, mesh)
+    return planned_bytes(step.lower(*layout).compile())
+
+
+def planned_bytes(compiled: Any) -> int | None:
+    """Returns a compiled program's peak bytes on one device, as planned; None if unknown."""
+    plan = compiled.memory_analysis()
+    if plan is None:
+        return None
+    # What is donated is counted once: the new state lies where the old one lay.
+    return (
+        plan.argument_size_in_bytes
+        + plan.output_size_in_bytes
+        + plan.temp_size_in_bytes
+        - plan.alias_size_in_bytes
+    )
+
+
+def describe(config: Config) -> dict[str, Any]:
+    """Returns the figures that `ddpm info` prints; the train step is compiled for its memory.
+
+    `examples` is None, with `data` saying why, where the data is not there yet.
+    """
+    config = resolve(config)
+    experiment = build(config)
+    try:
+        examples, data = count_examples(config.data), config.data.kind
+    except UserError as error:
+        examples, data = None, str(error)
+    return {
+        "parameters": count_parameters(experiment),
+        "flops_per_sample_forward": forward_flops(experiment),
+        "train_step_bytes_per_device": step_memory(experiment),
+        "batch_size": config.train.batch_size,
+        "devices": jax.device_count(),
+        "platform": jax.devices()[0].device_kind,
+        "example_shape": list(config.data.example_shape),
+        "examples": examples,
+        "data": data,
+    }

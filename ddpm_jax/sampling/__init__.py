@@ -1,0 +1,1 @@
+"""From parameters to samples: the denoiser, the compiled chain, a run as an object, files."""

@@ -1,0 +1,253 @@
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ddpm_jax
+from ddpm_jax.checkpoints import checkpoint
+from ddpm_jax.checkpoints.checkpoint import Checkpoints
+from ddpm_jax.errors import UserError
+from ddpm_jax.runtime import mesh
+from ddpm_jax.runtime.distributed import versions
+from ddpm_jax.runtime.mesh import with_shardings
+from ddpm_jax.training.step import state_layout
+from tests.tiny import TINY, StepLoop, assert_same, changed
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    return StepLoop()
+
+
+def keep_all(checkpoints, step, state):
+    checkpoints.save(step, state, TINY, keep=99, keep_every=None)
+    checkpoints.wait()
+
+
+@pytest.fixture(scope="module")
+def saved(trainer, tmp_path_factory):
+    """A folder with the checkpoints of steps 2 and 4, and the states themselves."""
+    run = tmp_path_factory.mktemp("run")
+    checkpoints = Checkpoints(run)
+    states, state = {}, trainer.init()
+    for step in (2, 4):
+        state, _ = trainer.run(state, 2)
+        keep_all(checkpoints, step, state)
+        states[step] = jax.tree.map(np.asarray, state)
+    checkpoints.close()
+    return run, states
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    """A copy to damage, the lines reported, and its checkpoints."""
+    shutil.copytree(saved[0], tmp_path / "run")
+    lines = []
+    return tmp_path / "run", lines, Checkpoints(tmp_path / "run", report=lines.append)
+
+
+def test_a_state_comes_back_bit_for_bit(saved, trainer):
+    run, states = saved
+    checkpoints = Checkpoints(run)
+    assert checkpoints.steps() == [2, 4]
+    assert checkpoints.newest_good() == 4
+    layout = state_layout(trainer.experiment, trainer.mesh)
+    for step, state in states.items():
+        restored = checkpoints.restore(step, layout)
+        assert type(restored) is type(state)
+        assert_same(restored, state)
+
+
+@pytest.mark.parametrize(("devices", "fsdp"), [(8, 1), (8, 2), (4, 4)])
+def test_a_state_comes_back_on_any_mesh(saved, devices, fsdp):
+    run, states = saved
+    other = StepLoop(changed(TINY, mesh={"fsdp": fsdp}), devices)
+    layout = state_layout(other.experiment, other.mesh)
+    restored = Checkpoints(run).restore(4, layout)
+    assert_same(restored, states[4])
+    for leaf, aim in zip(jax.tree.leaves(restored), jax.tree.leaves(layout), strict=True):
+        assert leaf.sharding == aim.sharding
+
+
+def test_a_state_of_eight_devices_comes_back_on_one(tmp_path, trainer):
+    eight = StepLoop(changed(TINY, mesh={"fsdp": 4}), 8)
+    state, _ = eight.run(eight.init(), 1)
+    checkpoints = Checkpoints(tmp_path)
+    keep_all(checkpoints, 1, state)
+    checkpoints.close()
+    layout = state_layout(trainer.experiment, trainer.mesh)
+    assert_same(checkpoints.restore(1, layout), state)
+
+
+def test_the_average_is_restored_alone(saved, trainer):
+    run, states = saved
+    layout = {"ema": state_layout(trainer.experiment, trainer.mesh).ema}
+    restored = Checkpoints(run).restore(4, layout)
+    assert list(restored) == ["ema"]
+    assert_same(restored["ema"], states[4].ema)
+
+
+def test_a_checkpoint_describes_itself(saved):
+    assert Checkpoints(saved[0]).config(4) == TINY
+    meta = json.loads((saved[0] / "checkpoints/4/meta.json").read_text())
+    assert meta["step"] == 4
+    assert meta["versions"]["jax"] == jax.__version__
+
+
+@pytest.mark.parametrize("fsdp", [1, 2])
+def test_what_this_code_wrote_is_laid_out_without_a_trace(saved, fsdp, monkeypatch):
+    monkeypatch.setattr(mesh, "_SMALLEST_SPLIT", 1)
+    other = StepLoop(changed(TINY, mesh={"fsdp": fsdp}), 2)
+    expected = state_layout(other.experiment, other.mesh)
+    checkpoints = Checkpoints(saved[0])
+    for field in ("params", "ema"):
+        found = with_shardings(checkpoints.shapes(4, field), other.mesh)
+        assert found == getattr(expected, field)
+    with monkeypatch.context() as patch:
+        patch.delattr("ddpm_jax.sampling.run.state_layout")
+        assert_same(ddpm_jax.load(saved[0], checkpoint=4).params, saved[1][4].ema)
+    monkeypatch.setattr(checkpoint, "versions", lambda: versions() | {"flax": "0.1"})
+    assert checkpoints.shapes(4, "ema") is None
+    assert_same(ddpm_jax.load(saved[0], checkpoint=4).params, saved[1][4].ema)
+    monkeypatch.delattr("ddpm_jax.sampling.run.state_layout")
+    with pytest.raises(NameError):
+        ddpm_jax.load(saved[0], checkpoint=4)
+
+
+def test_one_without_a_list_of_its_arrays_is_refused(copy, trainer):
+    run, _, checkpoints = copy
+    (run / "checkpoints/4/arrays.json").unlink()
+    with pytest.raises(UserError, match=r"/4 has no arrays.json: it was written by other code; go"):
+        checkpoints.restore(4, state_layout(trainer.experiment, trainer.mesh))
+
+
+def test_a_new_folder_has_none(tmp_path):
+    assert Checkpoints(tmp_path / "nothing").newest_good() is None
+    assert not (tmp_path / "nothing").exists()
+
+
+def files(folder):
+    return sorted(item for item in folder.rglob("*") if item.is_file())
+
+
+def damages(path):
+    data = path.read_bytes()
+    flipped = bytearray(data)
+    if data:
+        flipped[len(data) // 2] ^= 1
+        yield lambda: path.write_bytes(flipped)
+        yield lambda: path.write_bytes(data[: len(data) // 2])
+    yield path.unlink
+
+
+def test_every_damage_is_named_and_the_older_one_used(copy):
+    run, lines, checkpoints = copy
+    newest = run / "checkpoints/4"
+    spare = run / "spare"
+    shutil.copytree(newest, spare)
+    names = [item.relative_to(newest) for item in files(newest)]
+    assert len(names) > 5
+    for name in names:
+        for number in range(3):
+            ways = list(damages(newest / name))
+            if number < len(ways):
+                ways[number]()
+                assert checkpoints.newest_good() == 2, name
+                assert str(newest) in lines[-1]
+                assert "\n" not in lines[-1]
+                shutil.rmtree(newest)
+                shutil.copytree(spare, newest)
+    assert checkpoints.newest_good() == 4
+
+
+def test_an_empty_folder_is_not_a_checkpoint(copy):
+    run, lines, checkpoints = copy
+    (run / "checkpoints/7").mkdir()
+    assert checkpoints.newest_good() == 4
+    assert "checkpoints/7 is damaged" in lines[0]
+
+
+def test_a_checkpoint_under_another_number_is_passed_over(copy):
+    run, lines, checkpoints = copy
+    shutil.copytree(run / "checkpoints/4", run / "checkpoints/6")
+    assert checkpoints.newest_good() == 4
+    assert lines == [f"checkpoint {run}/checkpoints/6 is damaged: it is the checkpoint of step 4"]
+    assert checkpoints.newest_good(at_most=3) == 2
+    assert checkpoints.newest_good(at_most=1) is None
+
+
+def test_what_a_kill_left_is_not_seen_and_goes_with_the_next_save(copy, trainer):
+    run, lines, checkpoints = copy
+    torn = run / "checkpoints/9.tmp/state"
+    torn.mkdir(parents=True)
+    (torn / "half").write_text("x")
+    assert checkpoints.newest_good() == 4
+    assert not lines
+    keep_all(checkpoints, 6, trainer.init())
+    checkpoints.close()
+    assert sorted(item.name for item in (run / "checkpoints").iterdir()) == ["2", "4", "6"]
+
+
+def test_none_good_is_an_error_and_never_a_fresh_start(copy):
+    run, _, checkpoints = copy
+    for step in (2, 4):
+        (run / f"checkpoints/{step}/checksums.json").unlink()
+    with pytest.raises(UserError, match="no good checkpoint is left"):
+        checkpoints.newest_good()
+
+
+def test_a_damaged_one_is_written_anew(copy, trainer):
+    run, _, checkpoints = copy
+    (run / "checkpoints/4/meta.json").unlink()
+    assert checkpoints.newest_good() == 2
+    keep_all(checkpoints, 4, trainer.init())
+    checkpoints.close()
+    assert checkpoints.newest_good() == 4
+
+
+def test_a_step_that_was_asked_for_must_be_there_and_good(copy):
+    run, _, checkpoints = copy
+    assert checkpoints.newest_good(2) == 2
+    with pytest.raises(UserError, match="has no checkpoint 3; it has 2, 4"):
+        checkpoints.newest_good(3)
+    (run / "checkpoints/2/meta.json").unlink()
+    with pytest.raises(UserError, match="no good checkpoint"):
+        checkpoints.newest_good(2)
+
+
+def test_the_last_few_and_every_nth_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for step in range(1, 9):
+        checkpoints.save(step, {"w": jnp.ones(3)}, TINY, keep=2, keep_every=3)
+    checkpoints.close()
+    assert checkpoints.steps() == [3, 6, 7, 8]
+
+
+def test_a_damaged_later_one_does_not_count_among_the_last(tmp_path):
+    checkpoints = Checkpoints(tmp_path, report=lambda line: None)
+    weights = {"w": jnp.ones(3)}
+    for step in (2, 8):
+        checkpoints.save(step, weights, TINY, keep=9, keep_every=None)
+        checkpoints.wait()
+    (tmp_path / "checkpoints/8/meta.json").unlink()
+    assert checkpoints.newest_good() == 2
+    checkpoints.save(4, weights, TINY, keep=1, keep_every=None)
+    checkpoints.close()
+    assert checkpoints.newest_good() == 4
+
+
+def test_a_save_that_fails_says_so_and_leaves_the_older_ones(copy, trainer, monkeypatch):
+    run, _, checkpoints = copy
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "_seal", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        keep_all(checkpoints, 6, trainer.init())
+    checkpoints.close()
+    assert checkpoints.newest_good() == 4
+    assert run.is_dir()

@@ -1,0 +1,174 @@
+import dataclasses
+import json
+import typing
+
+import pytest
+
+from ddpm_jax import config as configs
+from ddpm_jax.config import (
+    Config,
+    DiffusionConfig,
+    DigitsData,
+    FolderData,
+    PointsData,
+    TfdsData,
+    UNetConfig,
+)
+from ddpm_jax.config.files import _members
+from ddpm_jax.errors import UserError
+from ddpm_jax.models import MODELS
+from tests.tiny import TINY, changed
+
+SECTIONS = {cls.kind: cls for cls in (DigitsData, FolderData, PointsData, TfdsData)}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SECTIONS if kind != "points"])
+def test_json_gives_the_same_config_back(kind):
+    data = SECTIONS[kind]()
+    model = UNetConfig(channels=8, multipliers=(1, 2), attention=(data.example_shape[0] // 2,))
+    config = Config(data=data, model=model)
+    assert configs.loads(configs.dumps(config)) == config
+    assert json.loads(configs.dumps(config))["data"]["kind"] == kind
+
+
+def test_what_json_leaves_out_takes_its_default():
+    plain = {"model": {"attention": [4]}, "train": {"steps": 3}}
+    config = configs.from_dict(plain)
+    assert config.train.steps == 3
+    assert config.train.batch_size == Config(model=UNetConfig(attention=(4,))).train.batch_size
+
+
+@pytest.mark.parametrize(
+    ("plain", "words"),
+    [
+        ({"trian": {}}, "unknown setting trian (did you mean train?)"),
+        ({"train": {"batchsize": 3}}, "train.batchsize (did you mean batch_size?)"),
+        ({"train": {"steps": "many"}}, "train.steps is 'many'; it must be int"),
+        ({"train": {"steps": 1.5}}, "train.steps is 1.5; it must be int"),
+        ({"train": {"steps": True}}, "train.steps is True; it must be int"),
+        ({"data": {"kind": "digit"}}, "data.kind is 'digit'; it must be one of"),
+        ({"train": 3}, "train is 3; it must be a table of settings"),
+        ({"model": {"multipliers": 3}}, "model.multipliers is 3"),
+        ({"model": {"dtype": "float16"}}, "model.dtype is 'float16'"),
+    ],
+)
+def test_json_that_is_no_config_is_named(plain, words):
+    with pytest.raises(UserError) as caught:
+        configs.from_dict(plain)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_text_that_is_not_json_is_named_with_its_file():
+    with pytest.raises(UserError, match=r"runs/x/config.json is not valid JSON"):
+        configs.loads("{", "runs/x/config.json")
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"train": {"batch_size": 0}}, "train.batch_size is 0; it must be at least 1"),
+        (
+            {"train": {"gradient_accumulation_steps": 3}},
+            "a divisor of train.batch_size, which is 16",
+        ),
+        ({"train": {"keep_every": 0}}, "train.keep_every is 0"),
+        ({"train": {"steps_per_dispatch": 5}}, "a multiple of train.steps_per_dispatch"),
+        ({"diffusion": {"timesteps": 0}}, "diffusion.timesteps is 0"),
+        ({"diffusion": {"beta_T": 1.5}}, "diffusion.beta_T is 1.5; it must be between 0 and 1"),
+        ({"diffusion": {"beta_1": 0.5}}, "at least beta_1, which is 0.5"),
+        ({"diffusion": {"schedule": "cosin"}}, "did you mean cosine?"),
+        ({"diffusion": {"prediction": "x0"}}, "did you mean x_0?"),
+        ({"diffusion": {"loss": "l3"}}, "diffusion.loss is 'l3'; it must be one of huber, l1, l2"),
+        ({"sample": {"sampler": "dddm"}}, "sample.sampler is 'dddm'"),
+        ({"sample": {"steps": 21}}, "at most diffusion.timesteps, which is 20"),
+        ({"sample": {"guidance": 1.0}, "train": {"label_dropout": 0.0}}, "sample.guidance is 1.0"),
+        ({"model": {"multipliers": (1, 2, 2, 2, 2)}}, "8×8 is not divisible by 16"),
+        ({"model": {"attention": (5,), "multipliers": (1, 2)}}, "the levels have 8, 4"),
+        ({"model": {"heads": 3}}, "model.heads is 3"),
+        ({"model": {"num_classes": 0}}, "train.label_dropout is 0.2; it must be 0 without labels"),
+        ({"optimizer": {"weight_decay": 0.1}}, "use --optimizer.name adamw"),
+        ({"optimizer": {"learning_rate": float("nan")}}, "optimizer.learning_rate is nan"),
+        ({"mesh": {"fsdp": 0}}, "mesh.fsdp is 0"),
+        ({"optimizer": {"clip": float("inf")}}, "optimizer.clip is inf; it must be a finite"),
+        ({"diffusion": {"schedule": "linear", "timesteps": 10_000}}, "lower beta_T"),
+        ({"sample": {"eta": 0.5}}, "sample.eta is 0.5; it must be left out for ddpm"),
+    ],
+)
+def test_what_can_not_be_trained_is_refused_when_built(sections, words):
+    with pytest.raises(UserError) as caught:
+        changed(TINY, **sections)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_for_pictures_refuses_points():
+    with pytest.raises(UserError, match="needs images"):
+        dataclasses.replace(TINY, data=PointsData())
+
+
+def test_differences_name_what_changed_and_tell_the_breaking_ones():
+    new = changed(TINY, optimizer={"learning_rate": 0.5}, model={"channels": 16, "dropout": 0.5})
+    assert configs.differences(TINY, new) == {
+        "optimizer.learning_rate": (0.01, 0.5),
+        "model.channels": (8, 16),
+        "model.dropout": (0.1, 0.5),
+    }
+    assert configs.breaking(TINY, new) == {"model.channels": (8, 16)}
+    other = changed(TINY, diffusion={"prediction": "v"})
+    assert list(configs.breaking(TINY, other)) == ["diffusion.prediction"]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_network_has_its_settings_and_no_others(kind):
+    sections = {cls.kind: cls for cls in _members(configs.ModelConfig)}
+    fields = {
+        item.name
+        for item in dataclasses.fields(MODELS[kind])
+        if item.init and item.name not in ("parent", "name")
+    }
+    settings = {item.name for item in dataclasses.fields(sections[kind])}
+    # T is the diffusion's setting; the experiment tells a network that asks for it.
+    assert settings - {"timesteps"} == fields - {"timesteps"}
+
+
+def test_every_choice_of_a_table_is_taken():
+    from ddpm_jax.diffusion import LOSSES, PARAMETERIZATIONS, SCHEDULES, WEIGHTINGS
+
+    tables = {
+        "schedule": SCHEDULES,
+        "prediction": PARAMETERIZATIONS,
+        "loss": LOSSES,
+        "weighting": WEIGHTINGS,
+    }
+    for name, table in tables.items():
+        for row in table:
+            assert getattr(DiffusionConfig(**{name: row}), name) == row
+
+
+def test_every_setting_is_frozen_and_typed():
+    for section in dataclasses.fields(Config):
+        value = getattr(TINY, section.name)
+        if dataclasses.is_dataclass(value):
+            hints = typing.get_type_hints(type(value))
+            for item in dataclasses.fields(value):
+                assert item.name in hints
+                with pytest.raises(dataclasses.FrozenInstanceError):
+                    setattr(value, item.name, None)
+
+
+def test_a_config_file_that_is_none_says_why(tmp_path):
+    with pytest.raises(UserError, match=r"did you mean configs/digits.py\?"):
+        configs.load_file("configs/digit.py")
+    empty = tmp_path / "empty.py"
+    empty.write_text("")
+    with pytest.raises(UserError, match=r"has no get_config\(\)"):
+        configs.load_file(empty)
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("def get_config():\n    return 3\n")
+    with pytest.raises(UserError, match="returned int, not a Config"):
+        configs.load_file(wrong)
+    other = tmp_path / "config.json"
+    other.write_text("{}")
+    with pytest.raises(UserError, match=r"ends in .py"):
+        configs.load_file(other)

@@ -1,0 +1,173 @@
+"""No setting does nothing: while runs are trained, drawn from and described, each one is read.
+
+What counts is a read from the package's own code, config's own checks and copies left aside. A
+network's settings are copied to its module by name, so there it is the module that must read them.
+"""
+
+import dataclasses
+import inspect
+import os
+import sys
+import typing
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import ddpm_jax
+from ddpm_jax import cli
+from ddpm_jax import config as configs
+from ddpm_jax.config import (
+    ArraysData,
+    Config,
+    DataConfig,
+    DiffusionConfig,
+    DigitsData,
+    FolderData,
+    MeshConfig,
+    MlpConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PictureData,
+    PointsData,
+    SampleConfig,
+    SmallUNetConfig,
+    TfdsData,
+    TrainConfig,
+)
+from ddpm_jax.data import open_source, resolve
+from ddpm_jax.data import tfds as tfds_module
+from ddpm_jax.errors import UserError
+from ddpm_jax.experiment import build
+from ddpm_jax.models import MODELS
+from ddpm_jax.reports.info import describe
+from ddpm_jax.runtime.mesh import make_mesh
+from ddpm_jax.training.state import init_state
+from ddpm_jax.training.step import batch_layout, make_train_step
+from ddpm_jax.training.train import train
+from ddpm_jax.typing import Conditioning
+from tests.models.test_models import LABELS, TINY, T, X
+
+PACKAGE = str(Path(ddpm_jax.__file__).parent)
+CONFIG = str(Path(configs.__file__).parent)
+DATA = typing.get_args(DataConfig)
+SECTIONS = (
+    *DATA,
+    DiffusionConfig,
+    OptimizerConfig,
+    TrainConfig,
+    SampleConfig,
+    MeshConfig,
+    Config,
+)
+POINTS = Config(
+    data=PointsData(size=50),
+    model=MlpConfig(width=4, layers=1),
+    diffusion=DiffusionConfig(timesteps=2),
+    train=TrainConfig(steps=2, batch_size=8, log_every=2, save_every=2, preview_every=2),
+    sample=SampleConfig(clip=False, num=8, batch_size=8),
+    figures=("schedules",),
+)
+
+
+class Reads:
+    """Watches the attributes of classes; `found[cls]` are those that the package read."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, classes):
+        self.found: dict[type, set[str]] = defaultdict(set)
+        for cls in classes:
+            patch.setattr(cls, "__getattribute__", self._watched(cls), raising=False)
+
+    def _watched(self, cls):
+        plain = cls.__getattribute__
+
+        def watched(instance, name):
+            frame: Any = sys._getframe(1)
+            # What a property of the settings reads is read by whoever asks for the property; we
+            # ourselves stand between the two.
+            while frame.f_code is watched.__code__ or _is_property(cls, frame):
+                frame = frame.f_back
+            file = frame.f_code.co_filename
+            if file.startswith(PACKAGE) and not file.startswith(CONFIG):
+                self.found[cls].add(name)
+            return plain(instance, name)
+
+        return watched
+
+
+def _is_property(cls: type, frame: Any) -> bool:
+    code = frame.f_code
+    found = inspect.getattr_static(cls, code.co_name, None)
+    return code.co_filename.startswith(CONFIG) and isinstance(found, property)
+
+
+@pytest.fixture(scope="module")
+def read(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    Image.new("L", (4, 4)).save(folder / "a.png")
+    np.save(folder / "b.npy", np.zeros((2, 4, 4), np.uint8))
+    image = {"image_size": (4, 4), "channels": 1}
+    datas = [
+        DigitsData(),
+        PointsData(size=50),
+        TfdsData(name="mnist", image_size=(28, 28), channels=1, split="train[:8]"),
+        FolderData(path=str(folder), **image),
+        ArraysData(path=str(folder / "b.npy"), **image),
+        PictureData(path=str(folder / "a.png"), channels=1),
+    ]
+    assert {type(data) for data in datas} == set(DATA)
+    run = tmp_path_factory.mktemp("runs") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        reads = Reads(patch, SECTIONS)
+        train(POINTS, run)
+        ddpm_jax.load(run).sample(2)
+        assert cli.main(["plot", str(run)]) == 0
+        describe(POINTS)
+        for data in datas:
+            _feed(data)
+        yield reads.found
+
+
+def _feed(data: DataConfig) -> None:
+    """Opens the data, and traces a training step on them."""
+    points, classes = isinstance(data, PointsData), 10 if isinstance(data, DigitsData) else 0
+    network = MlpConfig() if points else SmallUNetConfig(channels=(2, 2), num_classes=classes)
+    config = resolve(dataclasses.replace(POINTS, data=data, model=network))
+    if isinstance(data, TfdsData) and not _prepared(data):
+        with pytest.raises(UserError, match="not prepared"):
+            open_source(dataclasses.replace(data, data_dir="/nowhere"))
+    else:
+        open_source(config.data)
+    experiment = build(config)
+    state = jax.eval_shape(lambda: init_state(experiment))
+    jax.eval_shape(make_train_step(experiment), state, batch_layout(experiment, make_mesh(1)))
+
+
+def _prepared(data: TfdsData) -> bool:
+    return Path(os.environ.get("TFDS_DATA_DIR", "/nowhere"), data.name).is_dir()
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_setting_is_read(section, read):
+    names = {item.name for item in dataclasses.fields(section)}
+    unread = names - read[section]
+    if section is TfdsData and not _prepared(TfdsData(name="mnist")):
+        # Without a prepared set nobody gets as far as its splits; then the source must say so.
+        source = inspect.getsource(tfds_module)
+        unread = {name for name in unread if f"config.{name}" not in source}
+    assert not unread
+
+
+@pytest.mark.parametrize("section", typing.get_args(ModelConfig))
+def test_every_setting_of_a_network_is_read_by_its_module(section, monkeypatch):
+    cls = MODELS[section.kind]
+    settings = {**TINY[section.kind], "num_classes": 3}
+    reads = Reads(monkeypatch, [cls])
+    model = cls(**settings)
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    jax.eval_shape(lambda: model.init(rngs, X, T, Conditioning(LABELS), train=True))
+    assert {item.name for item in dataclasses.fields(section)} <= reads.found[cls]

@@ -1,0 +1,89 @@
+"""A run that goes on with other data than it was begun with."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from ddpm_jax.checkpoints.commit import commit_in
+from ddpm_jax.config import (
+    ArraysData,
+    Config,
+    DiffusionConfig,
+    MlpConfig,
+    PointsData,
+    SampleConfig,
+    TrainConfig,
+)
+from ddpm_jax.runtime.mesh import make_mesh
+from ddpm_jax.training.logging.run_logger import read_events
+from ddpm_jax.training.train import train
+from ddpm_jax.training.trainer import Trainer
+from tests.tiny import changed
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+POINTS = Config(
+    data=PointsData(size=50),
+    model=MlpConfig(width=8, layers=2),
+    diffusion=DiffusionConfig(timesteps=10),
+    train=TrainConfig(batch_size=8, ema_decay=0.9, preview_every=None),
+    sample=SampleConfig(clip=False, num=8, batch_size=8),
+)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """One device, and no pictures: they cost more than all the steps."""
+    monkeypatch.setattr(Trainer, "finish", lambda self, state: None)
+    one = make_mesh(1, devices=jax.devices()[:1])
+    monkeypatch.setattr("ddpm_jax.training.train.make_mesh", lambda fsdp: one)
+
+
+def points_of(path, count, classes):
+    labels = np.array(list(classes))[np.arange(count) % len(classes)]
+    np.savez(path, examples=np.ones((count, 2), np.float32), labels=labels)
+
+
+def test_data_that_changed_are_told_once_and_the_run_goes_on(tmp_path, capsys):
+    path, run = tmp_path / "points.npz", tmp_path / "run"
+    data = ArraysData(path=str(path), holds="points")
+
+    def trained(steps):
+        short = {"steps": steps, "save_every": 4}
+        assert train(dataclasses.replace(changed(POINTS, train=short), data=data), run) == 0
+        return [line for line in capsys.readouterr().out.splitlines() if "data." in line]
+
+    points_of(path, 40, "ab")
+    assert trained(4) == []
+    points_of(path, 44, "abc")
+    said = [
+        "data.examples: 40 -> 44: each epoch has another order from step 4 on",
+        "data.classes: 2 -> 3",
+    ]
+    assert trained(8) == said
+    # The next checkpoint knows of it.
+    points_of(path, 44, "abd")
+    assert trained(12) == ["data.classes.2: 'c' -> 'd'"]
+    assert trained(16) == []
+    found = [row for row in read_events(run / "events.jsonl") if row["event"] == "data"]
+    assert [(row["step"], row["changes"]) for row in found] == [
+        (4, {"data.examples": [40, 44], "data.classes": [2, 3]}),
+        (8, {"data.classes.2": ["c", "d"]}),
+    ]
+
+
+def test_a_checkpoint_that_says_nothing_of_its_data_is_gone_on_from(tmp_path, capsys):
+    config = changed(POINTS, train={"steps": 4, "save_every": 4})
+    assert train(config, tmp_path) == 0
+    folder = tmp_path / "checkpoints"
+    meta = folder / "4.tmp" / "meta.json"
+    (folder / "4").rename(meta.parent)
+    said = json.loads(meta.read_text())
+    assert said.pop("data") == {"examples": 50, "classes": []}
+    meta.write_text(json.dumps(said))
+    commit_in(folder).end(4)
+    assert train(changed(config, data={"size": 60}, train={"steps": 8}), tmp_path) == 0
+    assert "data.examples" not in capsys.readouterr().out

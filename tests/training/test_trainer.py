@@ -1,0 +1,403 @@
+"""Steps that are not finite, in each policy; the state must be a function of the steps alone."""
+
+import dataclasses
+import shutil
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import ddpm_jax
+from ddpm_jax.checkpoints.checkpoint import Checkpoints
+from ddpm_jax.config import Config, DiffusionConfig, MlpConfig, PointsData, SampleConfig
+from ddpm_jax.config import TrainConfig as Train
+from ddpm_jax.data.batches import Batches
+from ddpm_jax.errors import UserError
+from ddpm_jax.experiment import build
+from ddpm_jax.models.mlp import Mlp
+from ddpm_jax.runtime.compilation import compiler_options
+from ddpm_jax.runtime.mesh import make_mesh, put_batch
+from ddpm_jax.training.logging.run_logger import read_events, read_rows
+from ddpm_jax.training.state import ema_update
+from ddpm_jax.training.step import gradient, state_layout
+from ddpm_jax.training.train import train
+from ddpm_jax.training.trainer import Trainer
+from tests.tiny import StepLoop, assert_same, changed
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+POINTS = Config(
+    data=PointsData(size=50),
+    model=MlpConfig(width=8, layers=2),
+    diffusion=DiffusionConfig(timesteps=10),
+    train=Train(
+        steps=80,
+        batch_size=8,
+        ema_decay=0.9,
+        log_every=10,
+        save_every=20,
+        keep=9,
+        preview_every=None,
+        max_nonfinite_steps=3,
+    ),
+    sample=SampleConfig(clip=False, num=8, batch_size=8),
+)
+
+# What is put into one coordinate of the data, and the network's precision.
+FAULTS = {"nan": (np.nan, "float32"), "overflow": (3e38, "bfloat16")}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """One device, and no pictures: they cost more than all the steps."""
+    monkeypatch.setattr(Trainer, "finish", lambda self, state: None)
+    one = make_mesh(1, devices=jax.devices()[:1])
+    monkeypatch.setattr("ddpm_jax.training.train.make_mesh", lambda fsdp: one)
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """Puts a value into the batches of some steps."""
+    plain = Batches.__call__
+
+    def into(steps, value=np.nan):
+        def poisoned(self, step):
+            batch = plain(self, step)
+            if step in steps:
+                batch.examples[3, 1] = value
+            return batch
+
+        monkeypatch.setattr(Batches, "__call__", poisoned)
+
+    return into
+
+
+def state_of(run, step):
+    checkpoints = Checkpoints(run)
+    assert checkpoints.newest_good(step) == step
+    layout = state_layout(build(checkpoints.config(step)), make_mesh(1, jax.devices()[:1]))
+    return checkpoints.restore(step, layout)
+
+
+def with_step(state, step):
+    return state._replace(step=jnp.asarray(step, jnp.int32))
+
+
+def reference(config, stretches):
+    """The state at the last step of a run to which the steps of some stretches never happened."""
+    trainer = StepLoop(config)
+    state, step = trainer.init(), 0
+    for first, after in [*stretches, (config.train.steps, None)]:
+        state, _ = trainer.run(with_step(state, step), first - step)
+        step = after
+    return state
+
+
+def policy(name, **settings):
+    return changed(POINTS, train={"on_nonfinite": name, **settings})
+
+
+def test_where_nothing_is_bad_the_guard_changes_no_bit():
+    # The step as it would be without it.
+    trainer = StepLoop(POINTS)
+    experiment = trainer.experiment
+
+    def plain(state, batch):
+        drawn = experiment.draw(batch, state.step)
+        _, grads = gradient(experiment, state.params, drawn, 1)
+        updates, opt_state = experiment.optimizer.update(
+            grads, state.opt_state, state.params, step=state.step
+        )
+        params = optax.apply_updates(state.params, updates)
+        ema = ema_update(state.ema, params, state.step + 1, POINTS.train.ema_decay)
+        return state._replace(step=state.step + 1, params=params, ema=ema, opt_state=opt_state)
+
+    # Told the same: another order of sums is another rounding.
+    told = compiler_options(jax.devices()[0])
+    expected, step = trainer.init(), jax.jit(plain, compiler_options=told)
+    for n in range(20):
+        batch = trainer.batch(n)._replace(labels=None)
+        expected = step(expected, put_batch(batch, trainer.mesh))
+    assert_same(trainer.run(trainer.init(), 20)[0], expected)
+
+
+def test_after_too_many_bad_steps_the_state_stands_still():
+    trainer = StepLoop(POINTS)
+    state, _ = trainer.run(trainer.init(), 5)
+    before = jax.tree.map(np.asarray, state)
+    bad = trainer.batch(5)
+    bad.examples[0, 0] = np.inf
+    seen = []
+    for batch in (bad, bad, bad, bad, trainer.batch(5)):
+        state, metrics = trainer._step(state, put_batch(batch, trainer.mesh))
+        seen.append((int(state.step), int(state.bad), int(metrics["bad"])))
+    assert seen == [(6, 1, 1), (7, 2, 2), (8, 3, 3), (8, 3, 3), (8, 3, 3)]
+    assert_same(state._replace(step=before.step, bad=before.bad), before)
+
+
+@pytest.mark.parametrize(
+    "shape", [{}, {"steps_per_dispatch": 5}, {"gradient_accumulation_steps": 2}], ids=str
+)
+def test_a_single_bad_step_is_left_out_and_told(shape, poison, tmp_path, capsys):
+    config = policy("skip", **shape)
+    poison({50})
+    assert train(config, tmp_path) == 0
+    assert "no update from 1 step(s), whose loss or gradient was not finite: 50" in (
+        capsys.readouterr().err
+    )
+    rows = {row["step"]: row for row in read_rows(tmp_path / "metrics.jsonl")}
+    assert [step for step, row in rows.items() if row["nonfinite_steps"]] == [60]
+    assert all(np.isfinite(row["loss"]) for row in rows.values())
+    assert [row["steps"] for row in read_events(tmp_path / "events.jsonl") if "steps" in row] == [
+        [50]
+    ]
+    expected = reference(changed(config, train={"steps_per_dispatch": 1}), [(50, 51)])
+    for a, b in zip(
+        jax.tree.leaves(state_of(tmp_path, 80)), jax.tree.leaves(expected), strict=True
+    ):
+        # Several steps a dispatch are another program, whose rounding is its own.
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6) if shape else assert_same(a, b)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", ["skip", "stop"])
+def test_too_many_end_the_run_and_their_cause_is_named(name, fault, poison, tmp_path, capsys):
+    value, dtype = FAULTS[fault]
+    config = changed(policy(name), model={"dtype": dtype})
+    poison({50, 51, 52}, value)
+    with pytest.raises(UserError, match="not finite at step 50") as told:
+        train(config, tmp_path)
+    (line,) = str(told.value).splitlines()
+    said = capsys.readouterr().err
+    assert ("nor at the 2 after it" in line) == (name == "skip")
+    assert "newest checkpoint is 40" in line
+    if fault == "nan":
+        assert "the data of 1 example(s) of its batch are not finite" in line
+        assert "data that are not finite, by place in the batch: 3\n" in said
+    else:
+        assert "by place in the batch: none\n" in said
+        assert "the gradient of layer_0." in line
+    assert "first parameter that is not finite: none\n" in said
+    times = np.asarray(build(config).draw(StepLoop(config).batch(50), 50).t)
+    assert f"t of the batch: {' '.join(map(str, times))}\n" in said
+    assert said.count("loss at t ") == 4
+    assert said.count(", 1 of 2 not finite") == 1
+    assert Checkpoints(tmp_path).steps() == [20, 40]
+
+
+# --- the folder ---
+
+
+@pytest.fixture
+def meanwhile(monkeypatch):
+    """Does something to the run's folder just before a step."""
+    plain = Batches.__call__
+
+    def at(**actions):
+        def disturbed(self, step):
+            if f"step_{step}" in actions:
+                actions[f"step_{step}"]()
+            return plain(self, step)
+
+        monkeypatch.setattr(Batches, "__call__", disturbed)
+
+    return at
+
+
+def blocked(run, monkeypatch):
+    """Two actions: a file where the checkpoints lie, and the end of it when a save has failed."""
+    folder, aside = run / "checkpoints", run / "aside"
+    savers, save = [], Checkpoints.save
+
+    def saved(self, *words, **options):
+        savers.append(self)
+        save(self, *words, **options)
+
+    monkeypatch.setattr(Checkpoints, "save", saved)
+
+    def block():
+        while not (folder / "20").is_dir():
+            time.sleep(0.01)
+        folder.rename(aside)
+        folder.write_text("")
+
+    def release():
+        savers[-1].join()
+        folder.unlink()
+        aside.rename(folder)
+
+    return block, release
+
+
+def test_a_save_that_fails_is_told_and_the_next_one_tries_again(
+    meanwhile, monkeypatch, tmp_path, capsys
+):
+    block, release = blocked(tmp_path, monkeypatch)
+    meanwhile(step_30=block, step_41=release)
+    assert train(POINTS, tmp_path) == 0
+    assert Checkpoints(tmp_path).steps() == [20, 60, 80]
+    assert_same(state_of(tmp_path, 80), reference(POINTS, []))
+    (event,) = [it for it in read_events(tmp_path / "events.jsonl") if it["event"] == "save failed"]
+    assert event["step"] == 40
+    assert "the checkpoint of step 40 could not be written" in capsys.readouterr().err
+
+
+def test_a_run_that_ends_unsaved_says_so(meanwhile, monkeypatch, tmp_path):
+    block, release = blocked(tmp_path, monkeypatch)
+    meanwhile(step_30=block)
+    with pytest.raises(UserError, match="stopped at step 80 with its state unsaved") as told:
+        train(POINTS, tmp_path)
+    assert len(str(told.value).splitlines()) == 1
+    release()
+    meanwhile()
+    assert train(POINTS, tmp_path) == 0
+    assert_same(state_of(tmp_path, 80), reference(POINTS, []))
+
+
+def test_a_folder_that_is_removed_comes_back_with_the_next_save(meanwhile, tmp_path):
+    run = tmp_path / "run"
+    meanwhile(step_30=lambda: shutil.rmtree(run, ignore_errors=True))
+    assert train(POINTS, run) == 0
+    # Where the machine is busy, step 20 is still being written then, and outlives the folder.
+    assert [step for step in Checkpoints(run).steps() if step != 20] == [40, 60, 80]
+    assert_same(state_of(run, 80), reference(POINTS, []))
+    assert read_rows(run / "metrics.jsonl")[-1]["step"] == 80
+
+
+def test_a_preview_that_can_not_be_written_costs_a_line(tmp_path, capsys):
+    (tmp_path / "samples").write_text("")
+    config = changed(POINTS, train={"steps": 20, "preview_every": 20})
+    assert train(config, tmp_path) == 0
+    assert "the preview of step 20 was not written" in capsys.readouterr().err
+
+
+NETWORKS = {
+    "wider": ({"width": 9}, r"has ema.layer_0.bias as float32\[8\], .* float32\[9\]"),
+    "deeper": ({"layers": 3}, "has no ema.layer_2.bias, which the network has"),
+    "shallower": ({"layers": 1}, "has an array ema.layer_1.bias, which the network has not"),
+}
+
+
+@pytest.mark.parametrize("change", NETWORKS)
+def test_the_network_of_other_code_is_refused_by_its_first_array(change, monkeypatch, tmp_path):
+    settings, expected = NETWORKS[change]
+    config = changed(POINTS, train={"steps": 20})
+    assert train(config, tmp_path) == 0
+    network = dataclasses.replace(Mlp(timesteps=10, width=8, layers=2), **settings)
+    monkeypatch.setattr("ddpm_jax.experiment._network", lambda config: network)
+    with pytest.raises(UserError, match=expected.replace("ema.", "params.")) as told:
+        train(changed(config, train={"steps": 40}), tmp_path)
+    assert len(str(told.value).splitlines()) == 1
+    monkeypatch.setattr("ddpm_jax.checkpoints.checkpoint.versions", lambda: {"other": "code"})
+    with pytest.raises(UserError, match=expected):
+        ddpm_jax.load(tmp_path)
+
+
+# --- policies ---
+
+
+def test_a_stopped_run_goes_on_under_another_policy(poison, tmp_path):
+    poison({50})
+    with pytest.raises(UserError, match="at step 50: the data"):
+        train(policy("stop"), tmp_path)
+    assert train(policy("skip"), tmp_path) == 0
+    assert_same(state_of(tmp_path, 80), reference(POINTS, [(50, 51)]))
+    (changes,) = [row for row in read_events(tmp_path / "events.jsonl") if row["event"] == "config"]
+    assert changes["changes"] == {"train.on_nonfinite": ["stop", "skip"]}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_rollback_passes_over_the_stretch_between_two_saves(fault, poison, tmp_path, capsys):
+    value, dtype = FAULTS[fault]
+    config = changed(policy("rollback"), model={"dtype": dtype})
+    poison({50, 51, 52}, value)
+    assert train(config, tmp_path) == 0
+    assert "3 bad step(s) in a row from step 50: going back to step 40" in capsys.readouterr().err
+    assert_same(state_of(tmp_path, 80), reference(config, [(40, 60)]))
+    assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [
+        10,
+        20,
+        30,
+        40,
+        70,
+        80,
+    ]
+
+
+@pytest.mark.parametrize("first", [39, 40], ids=["across a save", "from a save on"])
+def test_a_save_in_bad_steps_is_no_place_to_go_back_to(first, poison, tmp_path):
+    poison({first, first + 1, first + 2})
+    config = policy("rollback")
+    assert train(config, tmp_path) == 0
+    assert_same(state_of(tmp_path, 80), reference(config, [(20, 60)]))
+
+
+def broken_at_51(run, config):
+    """Stopped between the first bad step and the last one; the count must come back."""
+    assert train(changed(config, train={"steps": 51}), run) == 0
+    assert int(state_of(run, 51).bad) == 1
+
+
+def without_its_beginning(run, config):
+    """The stretch's beginning has to be trained again."""
+    broken_at_51(run, config)
+    shutil.rmtree(run / "checkpoints/40")
+
+
+def started_before(run, config):
+    """As after a kill: the newest checkpoint is from before the bad steps."""
+    assert train(changed(config, train={"steps": 43}), run) == 0
+
+
+@pytest.mark.parametrize("before", [broken_at_51, without_its_beginning, started_before])
+def test_a_broken_run_goes_back_as_an_unbroken_one(before, poison, tmp_path):
+    config = policy("rollback")
+    poison({50, 51, 52})
+    before(tmp_path, config)
+    assert train(config, tmp_path) == 0
+    assert_same(state_of(tmp_path, 80), reference(config, [(40, 60)]))
+
+
+def test_rollback_works_within_dispatches(poison, tmp_path):
+    config = policy("rollback", steps_per_dispatch=5, gradient_accumulation_steps=2)
+    poison({51, 52, 53})
+    assert train(config, tmp_path / "bad") == 0
+    # The same program without the fault, from a checkpoint put by hand where the stretch ends.
+    poison(())
+    assert train(changed(config, train={"steps": 40}), tmp_path / "good") == 0
+    checkpoints = Checkpoints(tmp_path / "good")
+    landed = with_step(state_of(tmp_path / "good", 40), 60)
+    checkpoints.save(60, landed, config, keep=None, keep_every=None)
+    checkpoints.close()
+    assert train(config, tmp_path / "good") == 0
+    assert_same(state_of(tmp_path / "bad", 80), state_of(tmp_path / "good", 80))
+
+
+def test_two_bad_stretches_in_a_row_end_the_run_also_when_it_is_started_again(poison, tmp_path):
+    poison({50, 51, 52, 70, 71, 72})
+    for _ in range(2):
+        with pytest.raises(UserError, match="not finite at step 70"):
+            train(policy("rollback"), tmp_path)
+        assert Checkpoints(tmp_path).steps() == [20, 40, 60]
+
+
+def test_bad_from_the_first_step_there_is_nothing_to_go_back_to(poison, tmp_path):
+    poison(range(80))
+    with pytest.raises(UserError, match=r"not finite at step 0\b.*there is no checkpoint"):
+        train(policy("rollback"), tmp_path)
+
+
+def test_parameters_that_overflow_by_themselves_are_not_saved(tmp_path):
+    hot = dataclasses.replace(POINTS.optimizer, learning_rate=1e30, clip=None)
+    for name in ("skip", "rollback"):
+        config = dataclasses.replace(policy(name, save_every=2, log_every=2), optimizer=hot)
+        with pytest.raises(UserError, match="not finite at step"):
+            train(config, tmp_path / name)
+        saved = Checkpoints(tmp_path / name).steps()
+        # Going back to step 0, and past the stretch to step 4, is no state that overflows.
+        assert saved == {"skip": [], "rollback": [4]}[name]
+        for step in saved:
+            assert_same(state_of(tmp_path / name, step).params, StepLoop(config).init().params)
