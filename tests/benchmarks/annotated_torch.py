@@ -289,7 +289,7 @@ def compare(options: argparse.Namespace) -> None:
     with started(__file__, options, PACKAGES, *document) as theirs:
         about = theirs.ask("about")
         how = {
-            "train.gradient_accumulation_steps": options.accumulate,
+            "train.gradient_accumulation_steps": options.gradient_accumulation_steps,
             "train.steps_per_dispatch": options.dispatch,
         }
         config = override(shipped("fashion_mnist"), how)
