@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.files import Remote, StoragePath, storage_path
-from ddpm_jax.runtime.compilation import keep_programs
-from ddpm_jax.runtime.distributed import Options, find, first, joined
+from ddpm_jax.runtime.compilation import enable_compilation_cache
+from ddpm_jax.runtime.distributed import DistributedOptions, find_process, is_first, joined
 
 # JAX takes a second to import and tyro a tenth: each command imports what it needs, so that
 # `ddpm --help` and a mistyped command answer at once.
@@ -149,7 +149,7 @@ def _bar(title: str) -> Callable[[int, int], None]:
         from tqdm import tqdm
 
         if not bars:
-            hidden = not (first() and sys.stderr.isatty())
+            hidden = not (is_first() and sys.stderr.isatty())
             bars.append(tqdm(desc=title, total=total, unit="step", disable=hidden))
         bars[0].update(done - bars[0].n)
         if done == total:
@@ -159,7 +159,7 @@ def _bar(title: str) -> Callable[[int, int], None]:
 
 
 def _warn(line: str) -> None:
-    if first():
+    if is_first():
         print(f"ddpm: {line}", file=sys.stderr)
 
 
@@ -290,7 +290,7 @@ def _sample(args: list[str]) -> int:
             batch_size=options.batch_size,
             progress=_bar("sampling"),
         )
-        if first():
+        if is_first():
             print(f"{count} samples of step {run.step} in {output}")
         return 0
     plots.check_path(output, output.suffix)
@@ -308,7 +308,7 @@ def _sample(args: list[str]) -> int:
         else 0,
         progress=_bar("sampling"),
     )
-    if first():
+    if is_first():
         write_samples(output, drawn)
         print(f"{len(drawn.samples)} samples of step {run.step} in {output}")
     return 0
@@ -340,7 +340,7 @@ def _evaluate(args: list[str]) -> int:
     run = load(target, checkpoint=options.checkpoint, params=options.params, report=_warn)
     other = _parse(configs.Config, of_data, f"ddpm evaluate {target}", default=run.config)
     values = evaluate(run, options.metrics, data=other.data, seed=options.seed, progress=_bar)
-    if first():
+    if is_first():
         _show(values, options.json)
     return 0
 
@@ -581,13 +581,13 @@ COMMANDS = {
 
 @dataclass(frozen=True)
 class _Together:
-    distributed: Options = Options()  # noqa: RUF009 (frozen)
+    distributed: DistributedOptions = DistributedOptions()  # noqa: RUF009 (frozen)
 
 
 def _run_together(command: _Command, args: list[str], prog: str) -> int:
     """Runs a command as one process of several, if it is; all of them end with one exit code."""
     named, rest = _split(args, "--distributed.")
-    where = find(_parse(_Together, named, prog).distributed)
+    where = find_process(_parse(_Together, named, prog).distributed)
     if where is None:
         return command.run(rest)
     with joined(where):
@@ -637,7 +637,7 @@ def _answer(args: list[str]) -> int:
             hint = nearest(args[0], list(COMMANDS))
             raise UserError(f"there is no command {args[0]}{hint}; there are {known}")
         command = COMMANDS[args[0]]
-        keep_programs()
+        enable_compilation_cache()
         if not command.together or args[-1:] in (["--help"], ["-h"]):
             return command.run(args[1:])
         return _run_together(command, args[1:], f"ddpm {args[0]}")

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# What the launch scripts share; sourced, never run.
+# Functions that the launch scripts share; they source this file.
 
-# Before 4.4, an empty array is an unset variable, and `set -u` ends the script in mid-air.
+# Before 4.4, an empty array counts as an unset variable, at which `set -u` ends the script.
 if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
   echo "${0##*/}: needs bash 4.4 or newer; this is $BASH_VERSION" >&2
   exit 2
@@ -12,24 +12,24 @@ dry_run=${dry_run:-}
 
 say() { printf '%s: %s\n' "$me" "$*" >&2; }
 
-# A mistake of the user's: one line, and the exit code that no supervisor restarts after.
+# For a mistake of the user: prints one line and exits with 2, after which no supervisor restarts.
 die() {
   say "$*"
   exit 2
 }
 
-# The usage is the comment at the head of the script, so that the two cannot differ.
+# Prints the comment at the head of the script as its usage.
 usage() {
   sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p;}' "$0"
   exit 0
 }
 
-# quote WORD...: the words as one line that any POSIX shell reads back as the same words. printf %q
-# and @Q write $'…' for newlines, which only bash reads; a worker's login shell may be another.
+# quote WORD...: prints the words as one line that any POSIX shell reads back as the same words.
+# printf %q and @Q write newlines as $'…', which only bash reads; workers may have other shells.
 quote() {
   local word line='' close="'\\''"
   for word in "$@"; do
-    # NAME=VALUE is quoted too: as the first word it would be an assignment.
+    # NAME=VALUE is quoted too, because as the first word it would be an assignment.
     if [[ ! $word =~ ^(--[A-Za-z0-9_.-]+=)?[A-Za-z0-9_./:@%+,-]+$ ]]; then
       word="'${word//\'/"$close"}'"
     fi
@@ -38,7 +38,7 @@ quote() {
   printf '%s' "$line"
 }
 
-# run COMMAND...: runs it, or prints it under --dry-run.
+# run COMMAND...: runs the command, or prints it with --dry-run.
 run() {
   if [[ $dry_run ]]; then
     printf '%s\n' "$(quote "$@")"
@@ -47,8 +47,8 @@ run() {
   fi
 }
 
-# need OPTION COUNT: for `--option value`, where the value may have been forgotten.
+# need OPTION COUNT: ends with a message if `--option value` has no value.
 need() { (($2 >= 2)) || die "$1 needs a value; see $me --help"; }
 
-# whole OPTION VALUE: refuses what is not a whole number.
+# whole OPTION VALUE: ends with a message if the value is not a whole number.
 whole() { [[ $2 =~ ^[0-9]+$ ]] || die "$1 $2: give a whole number"; }

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Tells whether a `ddpm train` command has anything left to do.
+"""Tells whether the run of a `ddpm train` command is finished.
 
 usage: finished.py ddpm train CONFIG [--workdir DIR] ...
 
-`ddpm train` exits 0 both when it is done and when it has saved after SIGTERM, and it does so on
-every host although one alone was signalled. What starts it again must know which it was, and the
-run's folder says so: the newest checkpoint's step, and the steps that its config asks for.
+`ddpm train` exits with 0 in two cases: when all steps are done, and, on every host, when it has
+saved after a SIGTERM to one host. A supervisor must distinguish them. So this compares the step of
+the newest checkpoint in the run's folder with the number of steps in its config.
 
-Exits 0 if the run is finished, 10 if it is not, and otherwise if nothing can be told.
+Exits with 0 if the run is finished, with 10 if it is not, and with 3 if the folder can't tell.
 """
 
 import json
@@ -17,12 +17,12 @@ from typing import Any
 
 
 def workdir(words: list[str]) -> str | None:
-    """The folder that a command trains in; None if it is no command of training."""
-    for place, word in enumerate(words):
+    """Returns the folder that a command trains in; None if it is not a training command."""
+    for index, word in enumerate(words):
         if word.startswith("--workdir="):
             return word.split("=", 1)[1]
-        if word == "--workdir" and place + 1 < len(words):
-            return words[place + 1]
+        if word == "--workdir" and index + 1 < len(words):
+            return words[index + 1]
     if "train" not in words[:-1]:
         return None
     target = words[words.index("train") + 1]
@@ -32,20 +32,20 @@ def workdir(words: list[str]) -> str | None:
 
 
 def finished(folder: str) -> bool | None:
-    """Whether the run's newest checkpoint is its last; None if its folder can't say."""
+    """Whether the run's newest checkpoint is its last; None if the folder can't tell."""
     path: Any = Path(folder)
     try:
         if "://" in folder:
-            from ddpm_jax.files import storage_path  # A local folder needs nothing installed.
+            from ddpm_jax.files import storage_path  # For a local folder, nothing needs to be installed.
 
             path = storage_path(folder)
-        wanted = json.loads((path / "config.json").read_text())["train"]["steps"]
+        steps = json.loads((path / "config.json").read_text())["train"]["steps"]
         numbers = [item for item in (path / "checkpoints").iterdir() if item.name.isdecimal()]
-        if "://" in folder:  # A bucket's have their numbers from the first byte, their sums last.
+        if "://" in folder:  # In a bucket, a checkpoint is complete when it has checksums.
             numbers = [item for item in numbers if (item / "checksums.json").is_file()]
-    except Exception:  # An installation's or a bucket's troubles are no answer.
+    except Exception:  # A broken installation or bucket is not an answer.
         return None
-    return max([int(item.name) for item in numbers], default=0) >= wanted
+    return max([int(item.name) for item in numbers], default=0) >= steps
 
 
 def main(words: list[str]) -> int:

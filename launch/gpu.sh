@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Trains on the GPUs of one machine, from one to eight, and starts again after a crash. One process
-# drives them all: JAX sees every GPU, and the package puts the batch over them.
+# Trains on the GPUs of one machine and restarts after a crash. One process drives all GPUs: the
+# package splits each batch over them.
 #
 # usage: launch/gpu.sh [OPTIONS] COMMAND [ARGUMENT...]
 #   launch/gpu.sh ddpm train configs/cifar10.py                 # all GPUs
 #   launch/gpu.sh --gpus 0,1 ddpm train configs/cifar10.py      # the first two
 #
-#   --gpus LIST    which GPUs, by index or UUID as nvidia-smi -L lists them, with commas (all)
+#   --gpus LIST    GPUs by index or UUID as in nvidia-smi -L, separated by commas (all)
 #   --restarts N   give up after N failures in a row (20)
-#   --log FILE     append all output to FILE too
-#   --detach       go on after the terminal is closed; needs --log
-#   --dry-run      print the command, run nothing
+#   --log FILE     also append all output to FILE
+#   --detach       continue after the terminal is closed; needs --log
+#   --dry-run      print the command instead of running it
 #
-# Stop with Ctrl-C, or SIGTERM to the process it names: the run is saved, and the same command goes
-# on.
+# To stop, press Ctrl-C or send SIGTERM to the process that it names. The run is saved, and the same
+# command continues it.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -37,9 +37,9 @@ done
 (($#)) || die "needs a command; see $me --help"
 [[ ! $gpus || $gpus =~ ^[A-Za-z0-9-]+(,[A-Za-z0-9-]+)*$ ]] ||
   die "--gpus $gpus: give indices or UUIDs with commas, as in --gpus 0,1"
-[[ ! $detach || $log ]] || die "--detach needs --log FILE: there would be no terminal to write to"
+[[ ! $detach || $log ]] || die "--detach needs --log FILE, because there is no terminal to write to"
 
-# PCI order makes the indices those of nvidia-smi; CUDA's own puts the fastest first.
+# In PCI order the indices are those of nvidia-smi; CUDA's default puts the fastest GPU first.
 words=(env CUDA_DEVICE_ORDER=PCI_BUS_ID ${gpus:+"CUDA_VISIBLE_DEVICES=$gpus"}
   "$here/supervise.sh" --restarts "$restarts" -- "$@")
 if [[ $dry_run ]]; then
@@ -48,7 +48,7 @@ elif [[ $detach ]]; then
   nohup "${words[@]}" </dev/null >>"$log" 2>&1 &
   say "running; stop with: kill $!; follow with: tail -F $(quote "$log")"
 elif [[ $log ]]; then
-  # Into a process substitution, not a pipe: the supervisor stays the process that signals reach.
+  # With a process substitution instead of a pipe, signals still reach the supervisor.
   exec "${words[@]}" > >(trap '' INT TERM; exec tee -a -- "$log") 2>&1
 else
   exec "${words[@]}"

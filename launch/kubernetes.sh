@@ -9,14 +9,14 @@
 #   launch/kubernetes.sh logs | status | delete NAME
 #
 # options of start
-#   --on tpu|gpu            which manifest
+#   --on tpu|gpu            the manifest to use
 #   --image IMAGE           the image, built from launch/kubernetes/Dockerfile
-#   --hosts N, --chips N    pods, and chips or GPUs for each (the manifest's)
+#   --hosts N, --chips N    number of pods, and of chips or GPUs per pod (the manifest's)
 #   --accelerator NAME      the node pool's gke-tpu-accelerator or gke-accelerator (the manifest's)
 #   --topology AxB          tpu: the slice's shape (the manifest's)
-#   --spot                  on spot nodes
+#   --spot                  run on spot nodes
 #   --service-account NAME  the pods' account, which may write the bucket (default)
-# of all: --namespace NAME, --context NAME, --dry-run (print the commands, run nothing)
+# of all: --namespace NAME, --context NAME, --dry-run (print the commands instead of running them)
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -31,7 +31,7 @@ case ${1:-} in
 esac
 shift
 
-name='' on='' spot='' place=() command=()
+name='' on='' spot='' location=() command=()
 declare -A set=()
 while (($#)); do
   case $1 in
@@ -39,7 +39,7 @@ while (($#)); do
     --image | --accelerator | --topology | --service-account) need "$1" $#; set[${1#--}]=$2; shift 2 ;;
     --hosts | --chips) need "$1" $#; whole "$1" "$2"; set[${1#--}]=$2; shift 2 ;;
     --spot) spot=1; shift ;;
-    --namespace | --context) need "$1" $#; place+=("$1=$2"); shift 2 ;;
+    --namespace | --context) need "$1" $#; location+=("$1=$2"); shift 2 ;;
     --dry-run) dry_run=1; shift ;;
     -h | --help) usage ;;
     --) shift; command=("$@"); break ;;
@@ -47,11 +47,11 @@ while (($#)); do
     *) [[ ! $name ]] || die "$1: a second name; put the command after --"; name=$1; shift ;;
   esac
 done
-# JobSet adds -train-0-12 and the like, and 63 letters are the limit of a name in DNS.
+# JobSet appends text such as -train-0-12, and a DNS name has at most 63 letters.
 [[ $name =~ ^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$ ]] ||
-  die "the name is '$name'; it must be of a-z, 0-9 and -, from a letter on, and at most 40 long"
+  die "the name is '$name'; it must begin with a letter, have only a-z, 0-9 and -, and at most 40 of them"
 
-# JSON, which quotes every word exactly; in `args` Kubernetes itself then reads $(NAME), and $$ as $.
+# The changes as JSON, which quotes every word. In `args` Kubernetes expands $(NAME) and reads $$ as $.
 changes() {
   python3 - "$on" "$name" "${set[hosts]:-}" "${set[chips]:-}" "${set[accelerator]:-}" \
     "${set[topology]:-}" "${set[image]}" "${set[service-account]:-}" "$spot" "${command[@]}" <<'END'
@@ -89,10 +89,10 @@ start() {
   [[ $on == tpu || ! ${set[topology]:-} ]] || die '--topology is for --on tpu'
   [[ $on == tpu || ${set[hosts]:-} ]] || set[hosts]=2
   patch=$(changes)
-  # --local: kubectl itself applies the changes, and asks no cluster.
+  # With --local, kubectl applies the changes without a cluster.
   local make=(kubectl patch --local --type=json "--filename=$here/kubernetes/$on.yaml"
     "--patch=$patch" --output=json)
-  local send=(kubectl create --filename=- "${place[@]}")
+  local send=(kubectl create --filename=- "${location[@]}")
   if [[ $dry_run ]]; then
     printf '%s | %s\n' "$(quote "${make[@]}")" "$(quote "${send[@]}")"
   else
@@ -104,11 +104,11 @@ start() {
 pods=--selector=jobset.sigs.k8s.io/jobset-name=$name
 case $action in
   start) start ;;
-  # Process 0 speaks for all.
+  # Only process 0 prints.
   logs) run kubectl logs --follow --tail=100 \
-    "$pods,batch.kubernetes.io/job-completion-index=0" "${place[@]}" ;;
+    "$pods,batch.kubernetes.io/job-completion-index=0" "${location[@]}" ;;
   status)
-    run kubectl get jobset "$name" "${place[@]}"
-    run kubectl get pods "$pods" --output=wide "${place[@]}" ;;
-  delete) run kubectl delete jobset "$name" "${place[@]}" ;;
+    run kubectl get jobset "$name" "${location[@]}"
+    run kubectl get pods "$pods" --output=wide "${location[@]}" ;;
+  delete) run kubectl delete jobset "$name" "${location[@]}" ;;
 esac

@@ -1,17 +1,16 @@
 #!/usr/bin/env bash
-# Runs N processes of one command on this machine's CPU, joined by gloo, one device each: what a pod
-# of N hosts does, tried at one's desk.
+# Runs N processes of one command on this machine's CPU, one device each, joined by gloo: a trial of
+# what a pod of N hosts does.
 #
 # usage: launch/local.sh [OPTIONS] N COMMAND [ARGUMENT...]
 #   launch/local.sh 4 ddpm train configs/digits.py --smoke
 #
-#   --grace S   when one process fails, wait this long for the others to end by themselves before
-#               they are ended (90)
-#   --dry-run   print the N commands, run nothing
+#   --grace S   seconds to wait for the other processes after one fails, before killing them (90)
+#   --dry-run   print the N commands instead of running them
 #
-# --distributed.coordinator, .num_processes and .process_id are appended to each command, and each
-# line of output begins with its process's number. SIGINT and SIGTERM are passed on to all. The exit
-# code is that of the first process that failed, or 0.
+# It appends --distributed.coordinator, .num_processes and .process_id to each command, and begins
+# each line of output with the process's number. It passes SIGINT and SIGTERM on to all processes.
+# The exit code is that of the first process that failed, or 0.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -33,12 +32,11 @@ done
 count=$1
 shift
 
-# The kernel names a free port; another process could take it before the coordinator does, and the
-# package then says so.
+# The kernel gives a free port. If another process takes it before the coordinator does, the package
+# says so.
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 
-# A number of virtual devices left over from another experiment would give each process as many, and
-# gloo hangs with more than one.
+# XLA_FLAGS may still set a number of virtual devices per process; gloo hangs with more than one.
 flags=${XLA_FLAGS:-}
 while [[ $flags =~ --xla_force_host_platform_device_count=[0-9]+ ]]; do
   flags=${flags/"${BASH_REMATCH[0]}"/}
@@ -48,7 +46,7 @@ environment=(
   env JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=1 JAX_CPU_COLLECTIVES_IMPLEMENTATION=gloo
   PYTHONUNBUFFERED=1 XLA_FLAGS="$flags"
 )
-ranked() { # INDEX: the command of one process, into `words`
+ranked() { # INDEX: puts the command of one process into `words`
   words=("${environment[@]}" "${command[@]}" --distributed.coordinator "127.0.0.1:$port"
     --distributed.num_processes "$count" --distributed.process_id "$1")
 }
@@ -72,8 +70,8 @@ pass_on() { # SIGNAL
 trap 'pass_on TERM' TERM
 trap 'pass_on INT' INT
 
-# Process groups of their own: a Ctrl-C in the terminal is passed on once, not received twice. The
-# labelling outlives it, for what the processes say last.
+# Each process has its own process group, so that a Ctrl-C reaches it once, from here. The labelling
+# ignores signals, so that it shows the last lines of the processes.
 set -m
 for ((i = 0; i < count; i++)); do
   ranked "$i"
@@ -85,8 +83,8 @@ for ((i = 0; i < count; i++)); do
   exec {pipe}>&-
 done
 
-# A look five times a second, and then `wait` for one that is gone: `wait -n`, which would name the
-# next, loses one that ends while another is being told of.
+# Check five times a second, then `wait` for a process that has ended. `wait -n` would miss a process
+# that ends while another one is being reported.
 failed=0 reaper=''
 while ((${#index[@]})); do
   for pid in "${pids[@]}"; do
@@ -98,7 +96,7 @@ while ((${#index[@]})); do
     if ((failed == 0)); then failed=$code; fi
   done
   if ((failed != 0 && ${#index[@]} != 0)) && [[ ! $reaper ]]; then
-    # The package ends the others itself and names the dead one; this is for what hangs.
+    # The package ends the other processes itself; this is for processes that hang.
     (
       trap - TERM INT
       sleep "$grace"
@@ -108,7 +106,7 @@ while ((${#index[@]})); do
     ) &
     reaper=$!
   fi
-  # In the background: a command in the foreground would take the terminal's Ctrl-C for itself.
+  # In the background, because a command in the foreground would receive the Ctrl-C.
   sleep 0.2 &
   wait $! || true
 done

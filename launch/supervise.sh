@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Runs a training command, and runs it again when it crashes or another host's end stops it.
+# Runs a training command, and restarts it when it crashes or stops because another host failed.
 #
 # usage: launch/supervise.sh [OPTIONS] COMMAND [ARGUMENT...]
 #   launch/supervise.sh ddpm train configs/digits.py
 #
-#   --restarts N   give up after N failures in a row (20; 0 runs once); a run of ten minutes or more
-#                  that then fails starts the count again
+#   --restarts N   give up after N failures in a row (20; 0 runs once); a failure after ten minutes
+#                  or more starts the count again
 #   --pause S      seconds before the first restart (5); doubled each time, up to five minutes
-#   --dry-run      print the command, run nothing
+#   --dry-run      print the command instead of running it
 #
-# Not run again: exit 0 of a finished run, 2 (a mistake of the user's: it would be made again), 130
-# (Ctrl-C). SIGTERM and SIGINT are passed on, the command saves and ends, and the exit code is then
-# 143 or 130 unless the run is done.
+# It does not restart after exit code 0 of a finished run, 2 (a mistake of the user, which would
+# happen again) and 130 (Ctrl-C). It passes SIGTERM and SIGINT on. The command then saves and ends,
+# and the exit code is 143 or 130 unless the run is finished.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -36,20 +36,20 @@ if [[ $dry_run ]]; then
   exit
 fi
 
-child='' told='' interrupted=''
+child='' stopping='' interrupted=''
 # shellcheck disable=SC2329  # The traps call it.
 pass_on() { # SIGNAL CODE
-  told=$2 interrupted=1
+  stopping=$2 interrupted=1
   if [[ $child ]]; then kill -s "$1" "$child" 2>/dev/null || true; fi
 }
 trap 'pass_on TERM 143' TERM
 trap 'pass_on INT 130' INT
 
-# Job control gives the command a process group of its own: else a Ctrl-C in the terminal would
-# reach it twice, from the terminal and from here, and the second one ends it without a save.
+# Job control gives the command its own process group. Otherwise a Ctrl-C would reach it twice, from
+# the terminal and from here, and the second one would end it without a save.
 set -m
 
-# await PID: its exit code into `code`. A trap makes `wait` return early, with a code of its own.
+# await PID: puts its exit code into `code`. A trap makes `wait` return early with another code.
 await() {
   interrupted=1
   while [[ $interrupted ]]; do
@@ -58,45 +58,45 @@ await() {
   done
 }
 
-# finished COMMAND...: whether exit 0 was the end. The run's folder knows; where it can't say, the
-# exit code is believed, unless a signal may have been its reason.
+# finished COMMAND...: whether exit code 0 means a finished run. If the run's folder can't tell, it
+# does, unless a signal may have caused the exit.
 finished() {
   local answer=0
   python3 "$here/finished.py" "$@" || answer=$?
-  if ((answer != 0 && answer != 10)) && [[ ! $told ]]; then answer=0; fi
+  if ((answer != 0 && answer != 10)) && [[ ! $stopping ]]; then answer=0; fi
   return "$answer"
 }
 
 failures=0 wait_for=$pause
-while [[ ! $told ]]; do
+while [[ ! $stopping ]]; do
   begun=$SECONDS
   "$@" </dev/null &
   child=$!
-  # The signal may have come before there was a child to pass it to.
-  if [[ $told ]]; then kill -s TERM "$child" 2>/dev/null || true; fi
+  # The signal may have come before the child existed.
+  if [[ $stopping ]]; then kill -s TERM "$child" 2>/dev/null || true; fi
   await "$child"
   child=''
   if ((code == 2 || code == 130)); then exit "$code"; fi
   if ((code == 0)) && finished "$@"; then exit 0; fi
-  if [[ $told ]]; then break; fi
+  if [[ $stopping ]]; then break; fi
   ended="exited $code"
   if ((code == 0)); then
-    # Zero would say that the run is done.
-    ended='saved and ended with steps left to do' code=75
+    # Exit code 0 would mean that the run is finished.
+    ended='saved and ended with steps left' code=75
   fi
   if ((SECONDS - begun >= steady)); then failures=0 wait_for=$pause; fi
   failures=$((failures + 1))
   if ((failures > restarts)); then
-    say "$1 $ended; not started again after $restarts restarts"
+    say "$1 $ended; not restarted after $restarts restarts"
     exit "$code"
   fi
   say "$1 $ended; restart $failures of $restarts in $wait_for s"
   sleep "$wait_for" &
   child=$!
-  if [[ $told ]]; then kill "$child" 2>/dev/null || true; fi
+  if [[ $stopping ]]; then kill "$child" 2>/dev/null || true; fi
   await "$child"
   child=''
   wait_for=$((wait_for * 2 > longest ? longest : wait_for * 2))
 done
-say 'stopped by a signal; the same command goes on where it stopped'
-exit "$told"
+say 'stopped by a signal; run the same command again to continue'
+exit "$stopping"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on Cloud TPU VMs, one host or a slice of many, through gcloud's queued resources.
+# Trains on Cloud TPU VMs, one host or a slice of several, through gcloud's queued resources.
 #
 # usage: launch/tpu_vm.sh ACTION NAME [OPTIONS] [-- COMMAND [ARGUMENT...]]
 #   launch/tpu_vm.sh create tpu1 --zone us-east5-b --type v6e-8 --spot
@@ -9,29 +9,29 @@
 #   launch/tpu_vm.sh train  tpu1 --zone us-east5-b --type v6e-8 --spot --keep -- ddpm train …
 #
 # actions
-#   create   ask for the TPU; it waits in Google's queue until there is one
-#   setup    put this checkout and its Python environment on all workers
+#   create   request the TPU; the request waits in Google's queue until a TPU is free
+#   setup    install this checkout and its Python environment on all workers
 #   train    start the command on all workers, under a supervisor that restarts it after a crash
-#            and after a reboot; with --keep, also create and set up what is missing, stay, and do
-#            it all again after each preemption, until the run is finished
+#            or a reboot; with --keep, also run create and setup if needed, and repeat everything
+#            after each preemption until the run is finished
 #   logs     follow the output of worker 0
-#   status   the TPU's state, and the training's on each worker
-#   stop     end the training with a save; the TPU stays, and costs
+#   status   print the state of the TPU, and of the training on each worker
+#   stop     save and end the training; the TPU remains and still costs money
 #   delete   give the TPU back
 #
 # options
-#   --zone ZONE, --project ID   where (else gcloud's own settings)
+#   --zone ZONE, --project ID   location (default: gcloud's settings)
 #   --type TYPE                 create: v4-8, v5litepod-16, v5p-8, v6e-8 …
-#   --runtime VERSION           create: the image (else the one for the type)
-#   --spot                      create: cheap, and may be taken away at any time
-#   --create-flag FLAG          create: one more flag for gcloud, as --service-account=…; repeat
-#   --git URL, --ref NAME       setup: clone this, rather than send the checkout (with its
-#                               uncommitted changes, without untracked files)
+#   --runtime VERSION           create: the image (default: the one for the type)
+#   --spot                      create: cheaper, but Google may preempt it at any time
+#   --create-flag FLAG          create: another flag for gcloud, such as --service-account=…; repeat
+#   --git URL, --ref NAME       setup: clone this instead of sending the checkout (which includes
+#                               uncommitted changes, but no untracked files)
 #   --keep                      train: see above
-#   --poll S                    train --keep: seconds between looks (60)
-#   --worker N                  logs: another worker; --lines N: begin with so many lines (100);
-#                               --no-follow: and end there
-#   --dry-run                   print the commands, run nothing
+#   --poll S                    train --keep: seconds between checks (60)
+#   --worker N                  logs: another worker; --lines N: number of lines to begin with (100);
+#                               --no-follow: print only these
+#   --dry-run                   print the commands instead of running them
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -47,10 +47,10 @@ esac
 shift
 
 name='' type='' runtime='' spot='' git_url='' git_ref='' keep='' poll=60 worker=0 lines=100
-follow=1 place=() create_flags=() command=()
+follow=1 location=() create_flags=() command=()
 while (($#)); do
   case $1 in
-    --zone | --project) need "$1" $#; place+=("$1=$2"); shift 2 ;;
+    --zone | --project) need "$1" $#; location+=("$1=$2"); shift 2 ;;
     --type) need "$1" $#; type=$2; shift 2 ;;
     --runtime) need "$1" $#; runtime=$2; shift 2 ;;
     --spot) spot=1; shift ;;
@@ -70,7 +70,7 @@ while (($#)); do
   esac
 done
 [[ $name =~ ^[a-z]([a-z0-9-]*[a-z0-9])?$ ]] ||
-  die "the TPU's name is '$name'; it must be of a-z, 0-9 and -, from a letter on"
+  die "the TPU's name is '$name'; it must begin with a letter and contain only a-z, 0-9 and -"
 [[ ! $git_ref || $git_url ]] || die '--ref needs --git URL'
 if [[ $action == train ]]; then
   ((${#command[@]})) || die "train needs -- COMMAND; see $me --help"
@@ -79,23 +79,23 @@ elif ((${#command[@]})); then
 fi
 
 queue() { # VERB FLAG...
-  run gcloud compute tpus queued-resources "$1" "$name" "${@:2}" "${place[@]}"
+  run gcloud compute tpus queued-resources "$1" "$name" "${@:2}" "${location[@]}"
 }
 
-# on WORKERS COMMAND_LINE: gcloud hands the line to the workers' login shell as it is, so that one
-# level of quoting is right: the words', by `quote`.
+# on WORKERS COMMAND_LINE: runs the line on workers. gcloud passes it unchanged to their login shell,
+# so quote its words once, with `quote`.
 on() {
-  run gcloud compute tpus tpu-vm ssh "$name" "--worker=$1" "--command=$2" "${place[@]}"
+  run gcloud compute tpus tpu-vm ssh "$name" "--worker=$1" "--command=$2" "${location[@]}"
 }
 
-# The image for each generation, by Google's table of TPU software versions.
+# The image for each generation, from Google's table of TPU software versions.
 runtime_of() {
   case $1 in
     v6e-*) echo v2-alpha-tpuv6e ;;
     v5p-*) echo v2-alpha-tpuv5 ;;
     v5litepod-*) echo v2-alpha-tpuv5-lite ;;
     v[234]-*) echo tpu-ubuntu2204-base ;;
-    *) die "no image is known for --type $1; give --runtime VERSION" ;;
+    *) die "the image for --type $1 is not known; give --runtime VERSION" ;;
   esac
 }
 
@@ -104,16 +104,16 @@ create() {
     ${spot:+--spot} "${create_flags[@]}"
 }
 
-# In the two below, && does what set -e can't: it is off in a function that an `if` asks.
+# The next two functions use && because set -e has no effect in a function that `if` calls.
 send_checkout() {
   local tree=HEAD
   if [[ ! $dry_run ]]; then
-    # A commit of the working tree as it is; nothing if that is HEAD's.
-    tree=$(git -C "$here" stash create) || die "${here%/*} is no git checkout; give --git URL"
+    # Makes a commit of the working tree; prints nothing if the tree equals HEAD.
+    tree=$(git -C "$here" stash create) || die "${here%/*} is not a git checkout; give --git URL"
   fi
   run git -C "${here%/*}" archive --format=tar.gz "--output=$scratch/ddpm.tar.gz" "${tree:-HEAD}" &&
     run gcloud compute tpus tpu-vm scp "$scratch/ddpm.tar.gz" "$name:ddpm.tar.gz" --worker=all \
-      "${place[@]}"
+      "${location[@]}"
 }
 
 setup() {
@@ -128,21 +128,21 @@ setup() {
 
 start() { on all "$(quote ddpm/launch/tpu_worker.sh start "${command[@]}")"; }
 
-# What the queue says of the TPU: ACTIVE, SUSPENDED …, ABSENT, or UNKNOWN when gcloud fails.
+# Prints the TPU's state: ACTIVE, SUSPENDED …, ABSENT, or UNKNOWN if gcloud fails.
 state_of_tpu() {
-  local said complaint=$scratch/complaint
-  if said=$(queue describe '--format=value(state.state)' 2>"$complaint"); then
-    echo "$said"
-  elif grep -q NOT_FOUND "$complaint"; then
+  local state errors=$scratch/errors
+  if state=$(queue describe '--format=value(state.state)' 2>"$errors"); then
+    echo "$state"
+  elif grep -q NOT_FOUND "$errors"; then
     echo ABSENT
   else
-    cat "$complaint" >&2
+    cat "$errors" >&2
     echo UNKNOWN
   fi
 }
 
-# From whatever state the TPU is found in to a finished run, so that this may itself be ended and
-# run again at any time.
+# Brings the TPU from any state to a finished run, so that this script can be ended and run again at
+# any time.
 keep() {
   local seen='' now training started='' troubles=0
   while true; do
@@ -153,7 +153,7 @@ keep() {
     case $now in
       ABSENT) create || training=unreachable ;;
       SUSPENDED | FAILED)
-        # What was preempted never comes back by itself, but holds its name.
+        # A preempted TPU never comes back by itself, but it still holds its name.
         { queue delete --force --quiet && create; } || training=unreachable ;;
       ACTIVE)
         training=$(on 0 'test ! -d ddpm/launch || ddpm/launch/tpu_worker.sh state') ||
@@ -162,7 +162,7 @@ keep() {
           *running) started=1 troubles=0 ;;
           *unreachable) ;;
           1finished)
-            say "finished; $name still costs: $me delete $name"
+            say "finished; $name still costs money; run: $me delete $name"
             return 0 ;;
           1failed*)
             say "the training $training; see: $me logs $name"
@@ -176,7 +176,7 @@ keep() {
             fi ;;
         esac ;;
     esac
-    # Just made, just going, or gcloud is ill: the next look will say which.
+    # A new TPU, one that is being taken away, or a failure of gcloud: the next check will tell.
     if [[ $training == unreachable || $now == UNKNOWN ]]; then
       troubles=$((troubles + 1))
       ((troubles < 10)) || { say "$name can't be reached; gave up"; return 1; }
@@ -204,7 +204,7 @@ case $action in
     if [[ ! $keep ]]; then
       start
     elif [[ " ${command[*]}" != *[\ =]gs://* ]]; then
-      die '--keep needs a --workdir gs://…: what lies on the TPU is lost when it is taken away'
+      die '--keep needs --workdir gs://…, because a preempted TPU loses its files'
     elif [[ $dry_run ]]; then
       queue describe '--format=value(state.state)'
       create
@@ -224,7 +224,7 @@ case $action in
       case $now in
         UNKNOWN) exit 1 ;;
         ACTIVE) on all "$each" ;;
-        SUSPENDED) say 'it was preempted; train --keep makes it again and goes on' ;;
+        SUSPENDED) say 'it was preempted; train --keep creates it again and continues' ;;
       esac
     fi ;;
   stop) on all 'ddpm/launch/tpu_worker.sh stop' ;;

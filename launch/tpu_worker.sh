@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# What launch/tpu_vm.sh has each worker of a TPU VM do; runs there, in the code it put there.
+# Runs on each worker of a TPU VM, in the code that launch/tpu_vm.sh installed there.
 #
 # usage: tpu_worker.sh setup | start COMMAND [ARGUMENT...] | stop | state
 #
-# setup makes the Python environment ~/ddpm-env. start runs the command under launch/supervise.sh as
-# the systemd service `ddpm`, which outlives the ssh session and starts again when the machine does;
-# its output is appended to ~/ddpm.log. state prints one of: running, finished, stopped, none, or
-# failed CODE.
+# setup creates the Python environment ~/ddpm-env. start runs the command under launch/supervise.sh
+# as the systemd service `ddpm`, which survives the ssh session and a reboot; its output is appended
+# to ~/ddpm.log. state prints one of: running, finished, stopped, none, or failed CODE.
 set -euo pipefail
 
 code=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -15,12 +14,12 @@ code=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$HOME/ddpm-env
 unit=/etc/systemd/system/ddpm.service
 
-# A Python that the package can use. Images for TPUs bring 3.10, which is too old.
+# Whether the package supports this Python. Images for TPUs have 3.10, which is too old.
 new_enough() {
   "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 }
 
-# Where Debian's python3-venv is missing, `venv` fails and leaves an environment without pip.
+# Without Debian's python3-venv, `venv` fails and leaves an environment without pip.
 ready() { new_enough "$venv/bin/python" && "$venv/bin/python" -c 'import pip' 2>/dev/null; }
 
 setup() {
@@ -39,15 +38,14 @@ setup() {
 
 start() {
   (($#)) || die 'start needs a command'
-  # The command goes into a script, not into the unit: systemd's rules for %, $ and quotes differ
-  # from the shell's.
+  # The command goes into a script, because a systemd unit has other rules for %, $ and quotes.
   {
     echo '#!/usr/bin/env bash'
     quote cd "$code"; echo
     quote export "PATH=$venv/bin:$PATH"; echo
     quote exec launch/supervise.sh -- "$@"; echo
   } >"$HOME/ddpm-run.sh"
-  # SIGTERM goes to the supervisor alone, which passes it on; a save may take minutes.
+  # systemd sends SIGTERM only to the supervisor, which passes it on; a save may take minutes.
   cat >"$HOME/ddpm.service" <<END
 [Unit]
 Description=ddpm training
@@ -70,8 +68,8 @@ END
   sudo install -m 644 "$HOME/ddpm.service" "$unit"
   sudo systemctl daemon-reload
   sudo systemctl enable --quiet ddpm.service
-  # restart, not start: gcloud repeats a command whose connection broke, and a second `train` means
-  # the new command.
+  # restart and not start: gcloud repeats a command after a broken connection, and a second `train`
+  # must run the new command.
   sudo systemctl restart ddpm.service
 }
 

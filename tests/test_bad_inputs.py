@@ -179,7 +179,7 @@ FOLDERS = {
     ),
     "a folder that is not there": Row(nothing, FOLDER, "does not exist; give a folder of"),
     "an empty folder": Row(lambda here: (here / "set").mkdir(), FOLDER, "has no pictures"),
-    "a folder of texts": Row(put("set/a.txt", "hello"), FOLDER, "supported are png, jpg"),
+    "a folder of texts": Row(put("set/a.txt", "hello"), FOLDER, "supported formats are png, jpg"),
     "only hidden pictures": Row(put("set/.a.png", PNG), FOLDER, "has no pictures"),
     "a pipe": Row(
         every(put("set/a.txt"), lambda here: os.mkfifo(here / "set" / "a.png")),
@@ -192,15 +192,15 @@ FOLDERS = {
     ),
     "arrays as a folder": Row(array(IMAGES), FOLDER.replace("/set", "/x.npy"), "configs/arrays.py"),
     "an empty picture": Row(put("set/a.png"), FOLDER, "the first is a.png: it is empty"),
-    "a web page as a picture": Row(put("set/a.jpg", "<html>404"), FOLDER, "it is no picture"),
+    "a web page as a picture": Row(put("set/a.jpg", "<html>404"), FOLDER, "it is not a picture"),
     "a torn picture": Row(put("set/a.jpg", noisy_jpeg()[:2000]), FOLDER, "a.jpg: image file is"),
     "a picture of a torn header": Row(put("set/a.png", PNG[:20]), FOLDER, "a.png: "),
     "a picture with a wrong byte": Row(
         put("set/a.png", PNG[:45] + b"\xff" + PNG[46:]), FOLDER, "1 of 1 pictures in"
     ),
     "a bomb of pixels": Row(put("set/a.png", bomb()), FOLDER, "a.png: it has more than 89,"),
-    "a program as a picture": Row(put("set/a.png", EPS), FOLDER, "it is no picture"),
-    "a pickle as a picture": Row(put("set/a.png", TRAP), FOLDER, "it is no picture"),
+    "a program as a picture": Row(put("set/a.png", EPS), FOLDER, "it is not a picture"),
+    "a pickle as a picture": Row(put("set/a.png", TRAP), FOLDER, "it is not a picture"),
     "floating-point pixels": Row(
         put("set/a.tif", picture("TIFF", mode="F")), FOLDER, "no known range"
     ),
@@ -212,7 +212,7 @@ FOLDERS = {
     "one broken picture, strictly": Row(
         every(put("set/a.png", PNG), put("set/b.png")),
         f"{FOLDER} --data.strict True",
-        "1 of 2 pictures in {here}/set can't be read; the first is b.png: it is empty; mend",
+        "1 of 2 pictures in {here}/set can't be read; the first is b.png: it is empty; fix",
     ),
     "classes of another number": Row(
         every(put("set/cat/a.png", PNG), put("set/dog/a.png", PNG)),
@@ -223,7 +223,7 @@ FOLDERS = {
         put("set/a.png", PNG), f"{FOLDER} --model.num_classes 3", "the data has no classes"
     ),
     "a name of two lines": Row(
-        put("set/a\nb.png"), FOLDER, "the first is a b.png: it is empty; give others"
+        put("set/a\nb.png"), FOLDER, "the first is a b.png: it is empty; give other pictures"
     ),
     "cuts larger than the picture": Row(
         put("set/a.png", PNG),
@@ -241,12 +241,12 @@ FOLDERS = {
 
 ZIPS = {
     "a zip that is not there": Row(nothing, ZIP, "x.zip does not exist; give a folder of"),
-    "an empty file as a zip": Row(put("x.zip"), ZIP, "is no zip that can be read"),
+    "an empty file as a zip": Row(put("x.zip"), ZIP, "can't be read as a zip"),
     "a text as a zip": Row(put("x.zip", "hello"), ZIP, "copy or download it again"),
     "a torn zip": Row(cut(zipped({"a.png": PNG}), "x.zip", 0.7), ZIP, "cut short"),
     "a zip of nothing": Row(zipped({}), ZIP, "has no pictures"),
     "a zip of folders": Row(zipped({"cat/": b"", "dog/": b""}), ZIP, "has no pictures"),
-    "a zip of texts": Row(zipped({"a.txt": b"hello"}), ZIP, "supported are png, jpg"),
+    "a zip of texts": Row(zipped({"a.txt": b"hello"}), ZIP, "supported formats are png, jpg"),
     "a zip of shadows": Row(zipped({"__MACOSX/._a.png": PNG}), ZIP, "has no pictures"),
     "a zip of zips": Row(zipped({"a.zip": b"PK"}), ZIP, "unpack the 1 archives in it"),
     "names that lead out": Row(
@@ -279,7 +279,9 @@ ZIPS = {
         patched(zipped({"a.png": PNG}), (CENTRAL, 16, b"\0\0\0\0")), ZIP, "a.png: Bad CRC-32"
     ),
     "one broken entry, strictly": Row(
-        zipped({"a.png": PNG, "b.png": b"no"}), f"{ZIP} --data.strict True", "b.png: it is no pict"
+        zipped({"a.png": PNG, "b.png": b"no"}),
+        f"{ZIP} --data.strict True",
+        "b.png: it is not a pict",
     ),
     "another kind of archive": Row(
         put("x.tar", "x" * 2000), ZIP.replace(".zip", ".tar"), "is a file, not a folder"
@@ -292,25 +294,25 @@ ARRAYS = {
     ),
     "an array that is not there": Row(nothing, NPY, "x.npy does not exist; give a .npz"),
     "a folder as an array": Row(lambda here: (here / "x.npy").mkdir(), NPY, "x.npy is a folder"),
-    "a text as an array": Row(put("x.npy", "hello, world"), NPY, "it begins like no array"),
+    "a text as an array": Row(put("x.npy", "hello, world"), NPY, "it does not begin like a NumPy"),
     "a torn array": Row(cut(array(IMAGES), "x.npy", 0.8), NPY, "can't be read"),
     "a torn header": Row(cut(array(IMAGES), "x.npy", 0.1), NPY, "can't be read"),
-    "objects in an array": Row(array(np.array([Trap()])), NPY, "objects, which are never unpickl"),
+    "objects in an array": Row(array(np.array([Trap()])), NPY, "objects, which are not unpickl"),
     "a pickle as an array": Row(put("x.npy", TRAP), NPY, "can't be read"),
     "a pickle as an npz": Row(put("x.npz", TRAP), NPZ, "can't be read"),
-    "objects in an npz": Row(arrays(x=np.array([Trap()])), NPZ, "which are never unpickled"),
-    "an array of none": Row(array(IMAGES[:0]), NPY, "has no examples in its (0, 4, 4, 3)"),
-    "a single number": Row(array(np.float32(3)), NPY, "has no examples in its ()"),
+    "objects in an npz": Row(arrays(x=np.array([Trap()])), NPZ, "which are not unpickled"),
+    "an array of none": Row(array(IMAGES[:0]), NPY, "its shape is (0, 4, 4, 3)"),
+    "a single number": Row(array(np.float32(3)), NPY, "has no examples: its shape is ()"),
     "channels first": Row(array(np.zeros((5, 3, 8, 8), np.uint8)), NPY, "numpy.moveaxis(x, 1, -1)"),
     "two channels in an array": Row(
-        array(np.zeros((5, 8, 8, 2), np.uint8)), NPY, "images are [N, H, W] or"
+        array(np.zeros((5, 8, 8, 2), np.uint8)), NPY, "images must be [N, H, W] or"
     ),
-    "films": Row(array(np.zeros((2, 2, 8, 8, 3), np.uint8)), NPY, "images are [N, H, W] or"),
+    "films": Row(array(np.zeros((2, 2, 8, 8, 3), np.uint8)), NPY, "images must be [N, H, W] or"),
     "points as images": Row(array(np.zeros((9, 2))), NPY, "points need --data.holds points"),
-    "words as images": Row(array(np.full((2, 4, 4), "x")), NPY, "images are numbers"),
-    "complex images": Row(array(np.zeros((2, 4, 4), complex)), NPY, "images are numbers"),
+    "words as images": Row(array(np.full((2, 4, 4), "x")), NPY, "images must be numbers"),
+    "complex images": Row(array(np.zeros((2, 4, 4), complex)), NPY, "images must be numbers"),
     "floats without a range": Row(
-        array(IMAGES / 255), NPY, "float64 from 0 to 0; say which are black and white"
+        array(IMAGES / 255), NPY, "float64 from 0 to 0; give the values of black and white"
     ),
     "values outside their range": Row(
         array(IMAGES + 1.5), f"{NPY} --data.range -1 1", "has 1.5 to 1.5; widen it"
@@ -318,14 +320,14 @@ ARRAYS = {
     "a NaN among the values": Row(
         array(np.where(np.arange(240).reshape(5, 4, 4, 3) == 99, np.nan, 0)),
         f"{NPY} --data.range -1 1",
-        "has values that are NaN; mend them",
+        "has values that are NaN; fix or remove them",
     ),
     "a range of nothing": Row(
         array(IMAGES), f"{NPY} --data.range 1 1", "data.range is (1.0, 1.0); it must be two"
     ),
     "an endless range": Row(array(IMAGES), f"{NPY} --data.range 0 inf", "two different numbers"),
     "a name for one array": Row(
-        array(IMAGES), f"{NPY} --data.examples x", "is one array, without names"
+        array(IMAGES), f"{NPY} --data.examples x", "is a single array, which has no name"
     ),
     "labels that are not there": Row(
         array(IMAGES), f"{NPY} --data.labels {{here}}/y.npy", "data.labels: {here}/y.npy does not"
@@ -336,10 +338,10 @@ ARRAYS = {
     ),
     "no such labels": Row(arrays(a=IMAGES), f"{NPZ} --data.labels y", "has no array 'y'; it has a"),
     "labels of another number": Row(
-        arrays(a=IMAGES, labels=np.arange(4)), NPZ, "5 examples and labels of the shape (4,)"
+        arrays(a=IMAGES, labels=np.arange(4)), NPZ, "5 examples and labels of shape (4,)"
     ),
     "labels in between": Row(
-        arrays(a=IMAGES, labels=np.arange(5) / 2), NPZ, "labels of float64; give whole numbers"
+        arrays(a=IMAGES, labels=np.arange(5) / 2), NPZ, "labels of type float64; give whole numbers"
     ),
     "labels of other classes": Row(
         arrays(a=IMAGES, labels=np.arange(5)),
@@ -349,9 +351,11 @@ ARRAYS = {
     "a torn npz": Row(
         cut(arrays(a=IMAGES), "x.npz", 0.6), NPZ, "can't be read (File is not a zip file)"
     ),
-    "pictures as an npz": Row(zipped({"a.png": PNG}, "x.npz"), NPZ, "are read with configs/folder"),
+    "pictures as an npz": Row(
+        zipped({"a.png": PNG}, "x.npz"), NPZ, "for pictures in a zip use configs/folder"
+    ),
     "points of space": Row(
-        every(POINTS_FILE, array(np.zeros((9, 3)))), MINE, "points are numbers [N, 2]"
+        every(POINTS_FILE, array(np.zeros((9, 3)))), MINE, "points must be numbers [N, 2]"
     ),
     "points at infinity": Row(
         every(POINTS_FILE, array(np.full((9, 2), np.inf))), MINE, "points that are not finite"
@@ -366,7 +370,7 @@ ARRAYS = {
 PICTURES = {
     "a picture that is not there": Row(nothing, PICTURE, "a.png does not exist; give a picture's"),
     "a folder as a picture": Row(put("a.png/b.png", PNG), PICTURE, "a.png is a folder; give"),
-    "a text as a picture": Row(put("a.png", "hello"), PICTURE, "can't be read (it is no picture)"),
+    "a text as a picture": Row(put("a.png", "hello"), PICTURE, "(it is not a picture); give"),
     "half a picture": Row(put("a.png", PNG[: len(PNG) // 2]), PICTURE, "give another picture"),
 }
 
@@ -422,7 +426,7 @@ LOOKS = {
     ),
     "a list to look at": Row(array(np.arange(9)), INFO.replace("set", "x.npy"), "holds an array"),
     "words to look at": Row(
-        array(np.full((9, 2), "x")), INFO.replace("set", "x.npy"), "points are numbers [N, 2]"
+        array(np.full((9, 2), "x")), INFO.replace("set", "x.npy"), "points must be numbers [N, 2]"
     ),
     "no such set": Row(nothing, "data info mnizt", "did you mean mnist?"),
     "a grid of another kind": Row(

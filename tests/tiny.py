@@ -18,7 +18,7 @@ from ddpm_jax.config import (
 from ddpm_jax.data import open_source
 from ddpm_jax.data.batches import local_batch
 from ddpm_jax.experiment import Experiment, build
-from ddpm_jax.runtime.mesh import make_mesh, put_batch
+from ddpm_jax.runtime.mesh import make_mesh, shard_batch
 from ddpm_jax.training.step import jit_init, jit_train_step
 
 TINY = Config(
@@ -72,7 +72,7 @@ class StepLoop:
         """Returns the state after some more steps, and their losses."""
         losses = []
         for _ in range(steps):
-            batch = put_batch(self.batch(int(state.step)), self.mesh)
+            batch = shard_batch(self.batch(int(state.step)), self.mesh)
             state, metrics = self._step(state, batch)
             losses.append(float(metrics["loss"]))
         return state, np.array(losses)

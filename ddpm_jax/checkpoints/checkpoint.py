@@ -40,7 +40,7 @@ from ddpm_jax.checkpoints.writer import Writer
 from ddpm_jax.config import Config
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import Remote, StoragePath, StoreError, storage_path
-from ddpm_jax.runtime.distributed import GaveUp, alone, first, gather, versions
+from ddpm_jax.runtime.distributed import BarrierAborted, gather, is_alone, is_first, versions
 
 _STATE, _ARRAYS = "state", "arrays.json"
 
@@ -90,13 +90,13 @@ class Checkpoints:
             meta = {"step": step, "config": configs.to_dict(config), "data": data}
             texts[META] = json.dumps({**meta, "versions": versions()}, indent=2) + "\n"
             texts[_ARRAYS] = to_text(named(_fields(state)))
-            if first():
+            if is_first():
                 self._commit.begin(step)
         except Exception as error:
             failure = error
         # Orbax begins by waiting for all devices: either all processes come to it or none.
         if self._reason_of_any(failure) is not None:
-            failure = failure or GaveUp()
+            failure = failure or BarrierAborted()
         else:
             failure = self._start(step, state)
         arguments = (step, texts, keep, keep_every, along, failure)
@@ -132,7 +132,7 @@ class Checkpoints:
         reason = self._reason_of_any(failure)
         failure = None
         try:
-            if reason is None and first():
+            if reason is None and is_first():
                 along()
                 self._seal(step, texts)
                 if keep is not None:
@@ -146,9 +146,11 @@ class Checkpoints:
     def _reason_of_any(self, failure: Exception | None) -> str | None:
         """Why a save failed, on the first process where it did; all processes call it."""
         own = None if failure is None else _reason(failure, self.folder)
-        if own is not None and not alone():
+        if own is not None and not is_alone():
             own = f"{own}, on {socket.gethostname()}"
-        said = [each for each in gather("save", [isinstance(failure, GaveUp), own]) if each[1]]
+        said = [
+            each for each in gather("save", [isinstance(failure, BarrierAborted), own]) if each[1]
+        ]
         # Who merely waited for another one knows no reason; the other one does.
         return min(said, key=lambda each: each[0], default=[False, None])[1]
 
@@ -160,7 +162,7 @@ class Checkpoints:
         with suppress(Exception):
             if writer is not None:
                 writer.close()
-        if first():
+        if is_first():
             self._commit.drop(step)
         self._failure = reason
 
@@ -300,13 +302,13 @@ def _asked(folder: StoragePath) -> Iterator[None]:
     except Exception as error:
         if not isinstance(folder, Remote):
             raise
-        raise StoreError(f"checkpoint {folder} can't be read ({folder.why(error)})") from None
+        raise StoreError(f"checkpoint {folder} can't be read ({folder.explain(error)})") from None
 
 
 def _reason(error: Exception, folder: StoragePath) -> str:
     """Why a write failed, in the system's words where it was the system that refused it."""
     if isinstance(folder, Remote):
-        return str(error) if isinstance(error, UserError) else folder.why(error)
+        return str(error) if isinstance(error, UserError) else folder.explain(error)
     code = re.search(r"os_error_code='(\d+)'", str(error))
     if code:
         return os.strerror(int(code[1]))

@@ -9,14 +9,20 @@ from typing import Any
 import orbax.checkpoint as ocp
 
 from ddpm_jax.files import StoragePath
-from ddpm_jax.runtime.distributed import Barriers, GaveUp, alone, first, gather
+from ddpm_jax.runtime.distributed import (
+    AbortableBarriers,
+    BarrierAborted,
+    gather,
+    is_alone,
+    is_first,
+)
 
 
 class Writer:
     """Writes states in the background; all processes make and use it alike."""
 
     def __init__(self):
-        self._barriers = None if alone() else Barriers("save")
+        self._barriers = None if is_alone() else AbortableBarriers("save")
         self._orbax = (
             ocp.StandardCheckpointer() if self._barriers is None else _Shared(self._barriers)
         )
@@ -28,13 +34,13 @@ class Writer:
         self._orbax.save(str(path), state)
 
     def wait(self) -> None:
-        """Waits until all processes have written; raises what went wrong, or GaveUp for others."""
+        """Waits until all have written; raises this process's error, or BarrierAborted."""
         self._orbax.wait_until_finished()
 
     def give_up(self) -> None:
         """Ends the save under way on every process, because it failed here."""
         if self._barriers is not None:
-            self._barriers.give_up()
+            self._barriers.abort()
 
     def close(self) -> None:
         """Waits for the save under way and ends Orbax's threads."""
@@ -44,7 +50,7 @@ class Writer:
 class _Shared(ocp.StandardCheckpointer):
     """Orbax's writer with those of its waits replaced that outlast another process's failure."""
 
-    def __init__(self, barriers: Barriers):
+    def __init__(self, barriers: AbortableBarriers):
         def wait(*, key: str, timeout_ms: int) -> None:
             del timeout_ms  # What it guards against, a process that hangs, ends that one's writes.
             barriers.wait(key)
@@ -59,10 +65,10 @@ class _Shared(ocp.StandardCheckpointer):
     async def create_temporary_path(self, temporary_path: Any) -> None:
         # Orbax waits on the devices before and after it, which has no end if this raises.
         failure = None
-        if first():
+        if is_first():
             try:
                 await temporary_path.create()
             except Exception as error:
                 failure = error
         if not all(gather("folder", failure is None)):
-            raise failure or GaveUp()
+            raise failure or BarrierAborted()

@@ -1,4 +1,4 @@
-"""Data: sources by the kind of their config, and the batch as a function of the step."""
+"""Data: a source for each kind of config, and batches as a function of the step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from ddpm_jax.data.batches import Batches, batch_indices, epoch_order, local_bat
 from ddpm_jax.data.crops import CroppedSource
 from ddpm_jax.data.digits import open_digits
 from ddpm_jax.data.folder import open_folder
-from ddpm_jax.data.loading import load
+from ddpm_jax.data.loading import materialize
 from ddpm_jax.data.picture import open_picture, resolve
 from ddpm_jax.data.pixels import random_flip, to_pixels, to_unit
 from ddpm_jax.data.points import open_points
@@ -43,34 +43,34 @@ SOURCES: dict[str, Callable[[Any], Source]] = {
 
 
 def open_source(config: DataConfig) -> Source:
-    """Returns the source that a data config describes, decoded if it fits in memory.
+    """Returns the source of a data config, decoded if it fits in memory.
 
-    Its examples have `config.example_shape`. Raises UserError when the data isn't there, is damaged
-    or empty, with how to mend it.
+    Its examples have `config.example_shape`. Raises UserError if the data is missing, damaged or
+    empty, and says what to do.
     """
     cropped = getattr(config, "crop_from", None) is not None
     source = SOURCES[config.kind](config)
     if len(source) == 0:
-        raise UserError(f"data: {config} has no examples")
+        raise UserError(f"data: {config} has no examples; choose other data")
     if isinstance(source, StreamSource):
-        source = load(source)
+        source = materialize(source)
     if cropped:
         height, width, _ = config.example_shape
         source = CroppedSource(source, (height, width))
     if source.shape != config.example_shape:
         kind = config.kind
         raise ValueError(
-            f"{kind} gives examples {source.shape}, its config says {config.example_shape}"
+            f"{kind} gives examples {source.shape}, but its config says {config.example_shape}"
         )
     return source
 
 
 def count_examples(config: DataConfig) -> int:
-    """Returns how many examples the data has, decoding them only where some may be unreadable.
+    """Returns the number of examples; decodes them only if some may be unreadable.
 
     Raises UserError as `open_source` does.
     """
     source = SOURCES[config.kind](config)
     if isinstance(source, StreamSource) and source.tolerance is not None:
-        return len(load(source))
+        return len(materialize(source))
     return len(source)

@@ -1,4 +1,4 @@
-"""Arrays in a file of NumPy's as a data set: images, or points of the plane."""
+"""A NumPy file of arrays as a data set: images, or points in the plane."""
 
 import math
 import zipfile
@@ -20,10 +20,10 @@ _CHUNK_BYTES = 2**26
 def open_arrays(config: ArraysData) -> ArraySource | StreamSource:
     """Returns the examples of a .npy or .npz, uint8 `[H, W, C]` or float32 points `[2]`.
 
-    Images of numbers other than uint8 are brought from `config.range` to 0 … 255 and rounded.
-    Labels may be any whole numbers or words: the classes are their distinct values in order.
-    Nothing is unpickled. Raises UserError if the file is missing or damaged, or if what it holds
-    is neither images nor points, has labels of another number, or values outside its range.
+    Images that are not uint8 are scaled from `config.range` to 0 … 255 and rounded. Labels may be
+    any whole numbers or words; the classes are their distinct values in order. Nothing is
+    unpickled. Raises UserError if the file is missing or damaged, holds neither images nor points,
+    has another number of labels, or has values outside its range.
     """
     path, examples, labels, names = read_arrays(config)
     if config.holds == "points":
@@ -51,8 +51,8 @@ def open_arrays(config: ArraysData) -> ArraySource | StreamSource:
     )
 
 
-class Arrays(NamedTuple):
-    """What a file holds: examples as they are, and int32 labels `[N]` or None with no classes."""
+class ArrayFile(NamedTuple):
+    """The content of a file: unchanged examples, and int32 labels `[N]` or None without classes."""
 
     path: Path
     examples: np.ndarray
@@ -60,10 +60,10 @@ class Arrays(NamedTuple):
     class_names: tuple[str, ...]
 
 
-def read_arrays(config: ArraysData) -> Arrays:
-    """Returns the arrays of the file that the config names.
+def read_arrays(config: ArraysData) -> ArrayFile:
+    """Returns the content of the file that the config names.
 
-    A .npy that is larger than IN_MEMORY_BYTES is mapped, not loaded. Raises UserError.
+    A .npy larger than IN_MEMORY_BYTES is memory-mapped. Raises UserError if the file is unusable.
     """
     if not config.path:
         raise UserError("data.path is not set; give a .npz or .npy of arrays: --data.path FILE")
@@ -76,16 +76,18 @@ def read_arrays(config: ArraysData) -> Arrays:
     else:
         examples = _read_npy(path, "data.path")
         if config.examples is not None:
-            mend = "leave out data.examples"
-            raise UserError(f"data.examples: {path} is one array, without names; {mend}")
+            advice = "leave out data.examples"
+            raise UserError(f"data.examples: {path} is a single array, which has no name; {advice}")
         if config.labels is None:
             labels = None
         else:
             labels = _read_npy(Path(config.labels).expanduser(), "data.labels")
     if examples.ndim == 0 or examples.size == 0:
-        mend = "give one array of all of them"
-        raise UserError(f"data.path: {path} has no examples in its {examples.shape}; {mend}")
-    return Arrays(path, examples, *_classes(path, labels, len(examples)))
+        advice = "give one array that holds all examples"
+        raise UserError(
+            f"data.path: {path} has no examples: its shape is {examples.shape}; {advice}"
+        )
+    return ArrayFile(path, examples, *_classes(path, labels, len(examples)))
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -102,7 +104,7 @@ def _read_npy(path: Path, setting: str) -> np.ndarray:
                 file.seek(0)
                 return np.lib.format.read_array(file, allow_pickle=False)
         return np.load(path, allow_pickle=False, mmap_mode="r")
-    # NumPy raises the errors of whatever the bytes lead it into.
+    # Damaged bytes can make NumPy raise any error.
     except Exception as error:
         raise _damaged(path, setting, error) from None
 
@@ -127,8 +129,8 @@ def _read_npz(path: Path, config: ArraysData) -> tuple[np.ndarray, np.ndarray | 
 
 def _only(names: list[str], path: Path) -> str:
     if not names:
-        mend = "pictures in a zip are read with configs/folder.py"
-        raise UserError(f"data.path: {path} has no arrays of examples in it; {mend}")
+        advice = "for pictures in a zip use configs/folder.py"
+        raise UserError(f"data.path: {path} has no array of examples; {advice}")
     if len(names) > 1:
         choices = ", ".join(names)
         raise UserError(f"data.path: {path} has the arrays {choices}; name one: --data.examples")
@@ -138,10 +140,10 @@ def _only(names: list[str], path: Path) -> str:
 def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     entry = archive.getinfo(f"{name}.npy")
     if entry.file_size > loading.IN_MEMORY_BYTES:
-        mend = "save it alone with numpy.save, as a .npy is read in place"
+        advice = "save it alone as a .npy with numpy.save, which needs no memory"
         size = f"{entry.file_size / 2**30:.1f} GiB"
-        raise UserError(f"data.path: {archive.filename} has {size} in {name}; {mend}")
-    # No more than the promised bytes are ever unpacked, and their checksum is compared.
+        raise UserError(f"data.path: {name} in {archive.filename} has {size}; {advice}")
+    # zipfile unpacks no more than the stated bytes, and compares their checksum.
     with archive.open(entry) as file:
         _check_header(file, entry.file_size)
     with archive.open(entry) as file:
@@ -149,32 +151,32 @@ def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 
 def _check_header(file: IO[bytes], size: int) -> None:
-    """Raises ValueError for an array of Python objects, or one that the file is too short for."""
+    """Raises ValueError for an array of Python objects, or a file that is too short."""
     try:
         version = np.lib.format.read_magic(file)
     except ValueError:
-        raise ValueError("it begins like no array of NumPy's") from None
+        raise ValueError("it does not begin like a NumPy array") from None
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }
     if version not in readers:
-        raise ValueError(f"its format {version[0]}.{version[1]} is for names that data has not")
+        raise ValueError(f"its format {version[0]}.{version[1]} is for structured arrays")
     shape, _, dtype = readers[version](file)
     if dtype.hasobject:
-        raise ValueError("it holds Python objects, which are never unpickled")
+        raise ValueError("it holds Python objects, which are not unpickled")
     count = int(np.prod([int(side) for side in shape], dtype=object))
     if count * dtype.itemsize > size:
-        raise ValueError(f"its {shape} of {dtype} are more than its {size:,} bytes")
+        raise ValueError(f"its {shape} of {dtype} need more than its {size:,} bytes")
 
 
 def _damaged(path: Path, setting: str, error: Exception) -> UserError:
     why = " ".join(str(error).split()) or type(error).__name__
-    mend = "save it with numpy.save or numpy.savez, of plain numbers"
-    return UserError(f"{setting}: {path} can't be read ({why}); {mend}")
+    advice = "save plain numbers with numpy.save or numpy.savez"
+    return UserError(f"{setting}: {path} can't be read ({why}); {advice}")
 
 
-# --- what they hold -------------------------------------------------------------------------------
+# --- their content --------------------------------------------------------------------------------
 
 
 def _classes(
@@ -182,43 +184,43 @@ def _classes(
 ) -> tuple[np.ndarray | None, tuple[str, ...]]:
     if labels is None:
         return None, ()
-    if labels.ndim == 2 and labels.shape[1] == 1:  # a column, as some sets keep them
+    if labels.ndim == 2 and labels.shape[1] == 1:  # some data sets keep labels as a column
         labels = labels[:, 0]
     if labels.shape != (count,):
-        what = f"data.labels: {path} has {count} examples and labels of the shape {labels.shape}"
-        raise UserError(f"{what}; give one for each")
+        what = f"data.labels: {path} has {count} examples and labels of shape {labels.shape}"
+        raise UserError(f"{what}; give one label per example")
     if labels.dtype.kind not in "iubUS":
-        mend = "give whole numbers or words"
-        raise UserError(f"data.labels: {path} has labels of {labels.dtype}; {mend}")
+        advice = "give whole numbers or words"
+        raise UserError(f"data.labels: {path} has labels of type {labels.dtype}; {advice}")
     words = labels.astype(np.str_) if labels.dtype.kind == "S" else labels
     classes, numbers = np.unique(words, return_inverse=True)
     return numbers.astype(np.int32), tuple(str(name) for name in classes)
 
 
 def as_points(path: Path, points: np.ndarray) -> np.ndarray:
-    """Returns float32 `[N, 2]`; raises UserError for anything else, or if one is not finite."""
+    """Returns float32 `[N, 2]`; raises UserError for other arrays, or if not finite."""
     if points.ndim != 2 or points.shape[1] != 2 or points.dtype.kind not in "fiu":
         what = f"{points.shape} of {points.dtype}"
-        raise UserError(f"data.path: {path} holds {what}; points are numbers [N, 2]")
+        raise UserError(f"data.path: {path} holds {what}; points must be numbers [N, 2]")
     if not np.isfinite(points).all():
-        raise UserError(f"data.path: {path} has points that are not finite; leave them out")
+        raise UserError(f"data.path: {path} has points that are not finite; remove them")
     return points.astype(np.float32)
 
 
 def as_images(path: Path, images: np.ndarray) -> np.ndarray:
-    """Returns `[N, H, W, C]`, C = 1, 3 or 4; raises UserError for anything else."""
+    """Returns `[N, H, W, C]`, C = 1, 3 or 4; raises UserError for other arrays."""
     shape = images.shape
     if images.dtype.kind not in "fiub":
         what = "of Python objects" if images.dtype.hasobject else f"of {images.dtype}"
-        raise UserError(f"data.path: {path} holds an array {what}; images are numbers")
+        raise UserError(f"data.path: {path} holds an array {what}; images must be numbers")
     if images.ndim == 3:
         return images[..., None]
     if images.ndim == 4 and shape[3] not in (1, 3, 4) and shape[1] in (1, 3, 4):
-        mend = "move the channels last: numpy.moveaxis(x, 1, -1)"
-        raise UserError(f"data.path: {path} holds {shape}, channels first; {mend}")
+        advice = "move the channels last: numpy.moveaxis(x, 1, -1)"
+        raise UserError(f"data.path: {path} holds {shape}, with channels first; {advice}")
     if images.ndim != 4 or shape[3] not in (1, 3, 4):
-        mend = "images are [N, H, W] or [N, H, W, 1|3|4]; points need --data.holds points"
-        raise UserError(f"data.path: {path} holds an array {shape}; {mend}")
+        advice = "images must be [N, H, W] or [N, H, W, 1|3|4]; points need --data.holds points"
+        raise UserError(f"data.path: {path} holds an array {shape}; {advice}")
     return images
 
 
@@ -231,21 +233,21 @@ def _check_values(path: Path, images: np.ndarray, span: tuple[float, float] | No
         return
     low, high = _value_range(images)
     if math.isnan(low):
-        raise UserError(f"data.path: {path} has values that are NaN; mend them, or leave them out")
+        raise UserError(f"data.path: {path} has values that are NaN; fix or remove them")
     if span is None:
-        mend = "say which are black and white: --data.range 0 1, or as it is"
+        advice = "give the values of black and white, for example --data.range 0 1"
         what = f"{images.dtype} from {low:g} to {high:g}"
-        raise UserError(f"data.range is None, and {path} holds {what}; {mend}")
+        raise UserError(f"data.range is None, but {path} holds {what}; {advice}")
     if low < min(span) or high > max(span):
-        mend = "widen it, or mend the values"
-        raise UserError(f"data.range is {span}, and {path} has {low:g} to {high:g}; {mend}")
+        advice = "widen it, or fix the values"
+        raise UserError(f"data.range is {span}, but {path} has {low:g} to {high:g}; {advice}")
 
 
 def _value_range(array: np.ndarray) -> tuple[float, float]:
-    """Returns the least and the greatest number, both NaN if one is; a part at a time."""
+    """Returns the least and the greatest value, both NaN if any is; reads a part at a time."""
     rows = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes))
     parts = [array[at : at + rows] for at in range(0, len(array), rows)]
-    # NumPy's least and greatest are NaN if anything is; Python's depend on where it stands.
+    # NumPy's min and max are NaN if a value is; Python's depend on the order of the values.
     low, high = np.array([(part.min(), part.max()) for part in parts], np.float64).T
     return float(low.min()), float(high.max())
 

@@ -1,7 +1,7 @@
-"""The batch of step n, from the seed and n alone: nothing is consumed, so nothing is to resume.
+"""The batch of step n as a function of the seed and n, so that a resumed run needs no data state.
 
-The examples of a run are one endless sequence: all indices in the shuffled order of epoch 0, then
-of epoch 1, and so on. Step n takes positions n·B … (n+1)·B - 1 of it, for a batch of B examples
+The examples of a run form one endless sequence: all indices in the shuffled order of epoch 0, then
+of epoch 1, and so on. Step n takes positions n·B … (n+1)·B - 1 of it, where B is the batch size
 over all processes.
 """
 
@@ -16,28 +16,28 @@ from ddpm_jax.typing import Batch
 
 _FOREVER = 2**60
 
-Rows = slice | np.ndarray
-"""Places in a batch: int64 `[R]`, or a slice."""
+RowSelection = slice | np.ndarray
+"""Rows of a batch: indices, int64 `[R]`, or a slice."""
 
 
 @functools.lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
     """Returns the permutation of 0 … n-1 that is the order of an epoch, int64 `[n]`, read-only.
 
-    It sorts the raw bits of Philox4x64-10 keyed by (seed, epoch). Those are fixed by their paper,
-    where the shuffles of a NumPy Generator may change with NumPy. Seed and epoch are in
+    It sorts the raw bits of Philox4x64-10 with the key (seed, epoch). A paper defines these bits,
+    while the shuffles of a NumPy Generator may change with NumPy's version. Seed and epoch are in
     0 … 2^64 - 1. Source: Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3.
     """
     bits = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(n)
     order = np.argsort(bits, kind="stable").astype(np.int64)
-    order.setflags(write=False)  # it is shared through the cache
+    order.setflags(write=False)  # the cache shares it
     return order
 
 
 def batch_indices(seed: int, step: int, batch_size: int, n: int) -> np.ndarray:
-    """Returns which of the n examples are in the batch of a step, int64 `[batch_size]`.
+    """Returns the indices of the examples in the batch of a step, int64 `[batch_size]` in 0 … n-1.
 
-    A batch may straddle the edge of two epochs, or hold several.
+    A batch may span the end of an epoch, or several epochs.
     """
     indices = np.empty(batch_size, np.int64)
     start = step * batch_size
@@ -56,26 +56,25 @@ def local_batch(
     seed: int,
     step: int,
     batch_size: int,
-    rows: Rows = slice(None),
+    rows: RowSelection = slice(None),
 ) -> Batch:
-    """Returns this process's rows of the batch of a step, in NumPy.
+    """Returns this process's rows of the batch of a step, as NumPy arrays.
 
-    `batch_size` counts over all processes. `rows` are the places in the batch that this process
-    needs, in the order in which it wants them; they alone are read.
+    `batch_size` counts the examples of all processes. `rows` selects the rows of this process, in
+    order; no others are read.
     """
     indices = batch_indices(seed, step, batch_size, len(source))[rows]
     if isinstance(source, CroppedSource):
-        corners = crop_corners(seed, step, batch_size, source.room)[rows]
+        corners = crop_corners(seed, step, batch_size, source.margin)[rows]
         return source.cut(indices, corners)
     return source.gather(indices)
 
 
 class Batches:
-    """Calls with a step return `local_batch` of that step; close it when done.
+    """A callable: `batches(step)` returns `local_batch` of that step. Close it when done.
 
-    Of a source that decodes on demand, Grain prepares the next steps' batches meanwhile; it needs
-    no state of its own, as a batch is a function of the step. Any step may be asked for at any
-    time. What goes wrong in the background is raised by the call that asks for that step.
+    If the source decodes on demand, Grain prepares the batches of the next steps in the background.
+    Steps may come in any order. An error in the background is raised by the call for its step.
     """
 
     def __init__(
@@ -84,7 +83,7 @@ class Batches:
         *,
         seed: int,
         batch_size: int,
-        rows: Rows = slice(None),
+        rows: RowSelection = slice(None),
     ):
         self._batch = functools.partial(
             local_batch,
@@ -107,16 +106,16 @@ class Batches:
         return next(self._ahead)
 
     def _from(self, step: int) -> Any:
-        import grain  # two seconds, which data in memory need not wait for
+        import grain  # takes two seconds, and data in memory doesn't need it
 
         steps = grain.MapDataset.range(step, _FOREVER)
-        # The source decodes in threads of its own; this one only keeps it busy.
+        # The source has its own decoding threads; this thread only feeds them.
         reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
         batches = steps.map(lambda n: self._batch(step=n)).to_iter_dataset(reading)
         return iter(batches)
 
     def close(self) -> None:
-        """Ends the background work; may be called twice."""
+        """Stops the background work; may be called twice."""
         if self._ahead is not None:
             self._ahead.close()
             self._ahead = None

@@ -1,7 +1,7 @@
-"""What was decoded once, kept on disk: one file a source, believed only if all of it checks.
+"""Decoded arrays on disk: one file per source, used only if it is intact and up to date.
 
-A file says which state of its source it was made from, and a zip's checksums cover each array: a
-changed source, a torn file or a flipped bit is noticed, and the arrays are made anew.
+A file records the state of its source, and the checksums of the zip format cover each array. If the
+source has changed, or the file is cut short or has a flipped bit, the source is decoded again.
 """
 
 import hashlib
@@ -17,37 +17,37 @@ from ddpm_jax.files import cache_folder, replacing
 _log = logging.getLogger(__name__)
 
 _STATE = "state"
-# Raised when decoding changes what it gives for the same picture.
+# Increase this when a change of the decoder changes the pixels of a picture.
 _DECODER = 1
 
 
 class Origin(NamedTuple):
-    """Where arrays come from: `source` names it, and `state` is another text if it changed."""
+    """Where arrays come from: `source` is a name, and `state` changes with the source."""
 
     source: str
     state: str
 
 
-def recall(origin: Origin) -> dict[str, np.ndarray] | None:
-    """Returns the arrays that were kept of a source in this very state, or None."""
+def read_cache(origin: Origin) -> dict[str, np.ndarray] | None:
+    """Returns the cached arrays of a source in exactly this state, or None."""
     path = _path(origin)
     if path is None or not path.is_file():
         return None
     try:
-        # Opened here: what np.load opens it leaves open if it fails.
+        # np.load does not close a file that it opened if it fails, so open it here.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             if str(file[_STATE]) != _state(origin):
                 return None
             return {name: file[name] for name in file.files if name != _STATE}
-    # zipfile, zlib and NumPy each raise their own for a damaged file, and all mean the same here.
+    # zipfile, zlib and NumPy each raise their own errors for a damaged file.
     except Exception as error:
-        why = " ".join(str(error).split())
-        _log.warning("%s is damaged and is made again (%s)", path, why)
+        reason = " ".join(str(error).split())
+        _log.warning("%s is damaged (%s); decoding again", path, reason)
         return None
 
 
-def keep(origin: Origin, arrays: dict[str, np.ndarray]) -> None:
-    """Keeps arrays in place of those of an older state; a cache that can't be written is no error.
+def write_cache(origin: Origin, arrays: dict[str, np.ndarray]) -> None:
+    """Caches arrays, replacing those of an older state; a failure is a warning, not an error.
 
     A kill at any moment leaves the old file or the new one.
     """
@@ -56,10 +56,10 @@ def keep(origin: Origin, arrays: dict[str, np.ndarray]) -> None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as beside, beside.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **{_STATE: np.array(_state(origin))}, **arrays)
     except (OSError, UserError) as error:
-        _log.warning("what was decoded is not kept for the next start: %s", error)
+        _log.warning("the decoded data is not cached for the next start: %s", error)
 
 
 def _path(origin: Origin) -> Path | None:

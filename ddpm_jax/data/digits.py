@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: real images that come with the package, no download."""
+"""scikit-learn's handwritten digits: real images that need no download."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from ddpm_jax.data.source import ArraySource
 def open_digits(config: DigitsData) -> ArraySource:
     """Returns the 1,797 digits, uint8 `[8, 8, 1]`, labels 0 … 9.
 
-    Their grey levels 0 … 16 become round(level · 255/16), so that 0 stays 0 and 16 is 255.
+    The grey levels 0 … 16 become round(level · 255/16), so 0 stays 0 and 16 becomes 255.
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI (1998).
     """
     from sklearn.datasets import load_digits

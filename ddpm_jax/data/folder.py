@@ -1,4 +1,4 @@
-"""A folder of pictures, or a zip of one, as a data set."""
+"""A folder or a zip of pictures as a data set."""
 
 import logging
 from pathlib import Path
@@ -18,9 +18,9 @@ _log = logging.getLogger(__name__)
 def open_folder(config: FolderData) -> StreamSource:
     """Returns the pictures in `config.path` in the order of their names, uint8 `[H, W, C]`.
 
-    Where every picture lies in a subfolder, the first-level subfolders are the classes; otherwise
-    there are no labels. A folder that is alone at its level only wraps the others, as in a zip of
-    one folder. Raises UserError if the folder or zip is missing or has no pictures.
+    If every picture lies in a subfolder, the first-level subfolders are the classes; otherwise
+    there are no labels. A single folder that contains everything is skipped, as in a zip of one
+    folder. Raises UserError if the folder or zip is missing or has no pictures.
     """
     if not config.path:
         raise UserError("data.path is not set; give a folder of pictures: --data.path FOLDER")
@@ -30,12 +30,14 @@ def open_folder(config: FolderData) -> StreamSource:
     if labels is None and any("/" in name for name in names):
         loose = sum("/" not in name for name in names)
         if loose:
-            _log.warning("%d pictures lie in %s itself: its subfolders are no classes", loose, root)
+            _log.warning(
+                "%d pictures lie in %s itself, so its subfolders are not classes", loose, root
+            )
 
     def decode(index: int, shape: tuple[int, ...]) -> np.ndarray:
         try:
             return decode_picture(read_bytes(names[index]), shape)
-        # Decoders raise whatever a damaged file leads them into.
+        # A damaged file can make a decoder raise any error.
         except Exception as error:
             raise Unreadable(names[index], error) from error
 
@@ -45,8 +47,8 @@ def open_folder(config: FolderData) -> StreamSource:
             for index in indices
         ]
 
-    def look(index: int) -> None:
-        # The smallest size lets a JPEG decode at an eighth.
+    def check(index: int) -> None:
+        # The smallest size makes a JPEG decode at an eighth.
         decode(index, (1, 1, config.channels))
 
     return StreamSource(
@@ -54,13 +56,13 @@ def open_folder(config: FolderData) -> StreamSource:
         length=len(names),
         shape=config.stored_shape,
         class_names=classes,
-        tolerance=Tolerance(f"pictures in {root}", look, config.strict),
+        tolerance=Tolerance(f"pictures in {root}", check, config.strict),
         origin=Origin(f"pictures {root.resolve()}", state),
     )
 
 
 def find_classes(names: list[str]) -> tuple[tuple[str, ...], np.ndarray | None]:
-    """Returns the classes of sorted names and the class of each, int32; () and None without.
+    """Returns the classes of sorted names and the label of each, int32; () and None without.
 
     The names `pets/cat/1.png` and `pets/dog/2.png` have the classes cat and dog.
     """

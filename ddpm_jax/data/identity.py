@@ -1,4 +1,4 @@
-"""What a run remembers of its data, to notice when it goes on with others."""
+"""What a run records about its data, to notice if it later continues with other data."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,15 +6,15 @@ from typing import Any
 from ddpm_jax.data.source import Source
 
 
-def described(source: Source) -> dict[str, Any]:
-    """Returns what is remembered of a source, as JSON takes it."""
+def describe_source(source: Source) -> dict[str, Any]:
+    """Returns what a run records about a source, as JSON."""
     return {"examples": len(source), "classes": list(source.class_names)}
 
 
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Returns what differs between two descriptions, by name: the old value and the new one.
+def source_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Returns the differences of two descriptions: the old and the new value by name.
 
-    Of the classes that is their number or, where it is the same, the first that has another name.
+    For classes that is their number or, if it is the same, the first class with another name.
     """
     pairs = {"data.examples": (old["examples"], new["examples"])}
     before, after = old["classes"], new["classes"]

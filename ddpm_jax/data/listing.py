@@ -1,4 +1,4 @@
-"""Named byte streams: the pictures of a folder, or of a zip of one, read in place alike."""
+"""The pictures of a folder or a zip, listed by name and read in place."""
 
 import hashlib
 import logging
@@ -15,18 +15,18 @@ from ddpm_jax.errors import UserError
 _log = logging.getLogger(__name__)
 
 LARGEST_FILE = 2**29
-"""Bytes of one picture's file; what is larger is not read into memory."""
+"""Bytes of one picture's file; a larger file is not read."""
 
-# A flat bitmap shrinks to a thousandth and is harmless; beyond a few megabytes only bombs do.
+# A small flat bitmap may shrink a thousandfold. Above a few megabytes, only zip bombs do.
 _LARGEST_RATIO, _ANY_RATIO_BYTES = 200, 2**24
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 
 
 class Listing(NamedTuple):
-    """The pictures of a folder or a zip, by names relative to it, `/` between their parts, sorted.
+    """The pictures of a folder or a zip: sorted names relative to it, with `/` between parts.
 
-    `read` gives a picture's bytes, from several threads at once; it raises OSError, ValueError or
-    what zipfile raises if it can't. `state` is another text if a name, a size or a time changed.
+    `read` returns a picture's bytes and is thread-safe; it raises OSError, ValueError or errors of
+    zipfile. `state` changes whenever a name, a size or a time of change does.
     """
 
     names: list[str]
@@ -35,10 +35,10 @@ class Listing(NamedTuple):
 
 
 def list_pictures(root: Path) -> Listing:
-    """Returns the pictures below a folder or in a zip; hidden ones are other programs' business.
+    """Returns the pictures below a folder or in a zip, except hidden ones.
 
-    Nothing is ever extracted. Raises UserError if there is no such folder or zip, if it has no
-    pictures, or if it is a bomb.
+    Nothing is extracted. Raises UserError if the folder or zip is missing, has no pictures, or is a
+    zip bomb.
     """
     if root.is_dir():
         listing, others = _list_folder(root)
@@ -50,9 +50,9 @@ def list_pictures(root: Path) -> Listing:
     inside = f"; unpack the {archives} archives in it" if archives else ""
     if not listing.names:
         kinds = ", ".join(suffix[1:] for suffix in SUFFIXES)
-        raise UserError(f"data.path: {root} has no pictures; supported are {kinds}{inside}")
+        raise UserError(f"data.path: {root} has no pictures; supported formats are {kinds}{inside}")
     if archives:
-        _log.warning("%s: %d archives in it are left out; unpack them to use them", root, archives)
+        _log.warning("%s: %d archives in it are skipped; unpack them to use them", root, archives)
     return listing
 
 
@@ -60,11 +60,11 @@ def _not_pictures(root: Path) -> UserError:
     if not root.exists():
         return UserError(f"data.path: {root} does not exist; give a folder of pictures, or a zip")
     if root.suffix.lower() in (".npz", ".npy"):
-        mend = "train it with configs/arrays.py, whose data is ArraysData"
-        return UserError(f"data.path: {root} holds arrays, not pictures; {mend}")
+        advice = "use configs/arrays.py, whose data is ArraysData"
+        return UserError(f"data.path: {root} holds arrays, not pictures; {advice}")
     if root.suffix.lower() == ".zip":
-        mend = "it may have been cut short; copy or download it again"
-        return UserError(f"data.path: {root} is no zip that can be read; {mend}")
+        advice = "it may have been cut short; copy or download it again"
+        return UserError(f"data.path: {root} can't be read as a zip; {advice}")
     return UserError(f"data.path: {root} is a file, not a folder; give a folder of pictures")
 
 
@@ -88,10 +88,10 @@ def _list_folder(root: Path) -> tuple[Listing, list[str]]:
     seen: set[str] = set()
 
     def warn(error: OSError) -> None:
-        _log.warning("%s can't be listed (%s) and is left out", error.filename, error.strerror)
+        _log.warning("%s can't be listed (%s) and is skipped", error.filename, error.strerror)
 
     for folder, subfolders, files in os.walk(root, onerror=warn, followlinks=True):
-        # Links are followed, as data sets are often linked into place, but never in a circle.
+        # Data sets are often linked into place, so links are followed, but never in a circle.
         real = os.path.realpath(folder)
         if real in seen:
             subfolders.clear()
@@ -110,7 +110,7 @@ def _list_folder(root: Path) -> tuple[Listing, list[str]]:
     names = sorted(found)
 
     def read(name: str) -> bytes:
-        # Not the size of the listing: the file may have grown, or be one of those in /proc.
+        # The listed size can't be trusted: the file may have grown, or lie in /proc.
         with (root / name).open("rb") as file:
             picture = file.read(LARGEST_FILE + 1)
         if len(picture) > LARGEST_FILE:
@@ -125,10 +125,10 @@ def _is_picture(name: str) -> bool:
 
 
 def _size_and_time(path: Path) -> tuple[int, int] | None:
-    """Size and time of change of a file; None for a pipe or a device, which may never end."""
+    """Returns a file's size and time of change; None for a pipe or a device."""
     try:
         found = path.stat()
-    # A link that leads nowhere is listed, to be named when it is read.
+    # A broken link is listed, so that reading it reports its name.
     except OSError:
         return (-1, 0)
     return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
@@ -142,25 +142,25 @@ def _list_zip(root: Path) -> tuple[Listing, list[str]]:
         size, time = root.stat().st_size, root.stat().st_mtime_ns
         archive = zipfile.ZipFile(root)
     except Exception as error:
-        mend = "copy or download it again"
-        raise UserError(f"data.path: {root} is no zip that can be read ({error}); {mend}") from None
+        advice = "copy or download it again"
+        raise UserError(f"data.path: {root} can't be read as a zip ({error}); {advice}") from None
     entries = [entry for entry in archive.infolist() if not entry.is_dir()]
     _refuse_bomb(root, entries, size)
     found: dict[str, zipfile.ZipInfo] = {}
     others, outside = [], []
     for entry in entries:
-        # Some programs of Windows write backslashes.
+        # Some Windows programs write backslashes.
         name = entry.filename.replace("\\", "/")
         if _leads_out(name):
             outside.append(name)
         elif not _is_hidden(name):
             if _is_picture(name):
-                found[name] = entry  # of two with one name the later counts, as when unpacking
+                found[name] = entry  # the later of two equal names counts, as in unpacking
             else:
                 others.append(name)
     if outside:
         count, first = len(outside), outside[0]
-        _log.warning("%s: %d names lead out of the zip and are left out (%s)", root, count, first)
+        _log.warning("%s: %d names lead out of the zip and are skipped (%s)", root, count, first)
 
     def read(name: str) -> bytes:
         entry = found[name]
@@ -169,8 +169,10 @@ def _list_zip(root: Path) -> tuple[Listing, list[str]]:
         ratio = entry.file_size / max(1, entry.compress_size)
         bomb = ratio > _LARGEST_RATIO and entry.file_size > _ANY_RATIO_BYTES
         if bomb or entry.file_size > LARGEST_FILE:
-            raise ValueError(f"it unpacks to {entry.file_size:,} bytes, {ratio:,.0f} times its own")
-        # No more than the promised bytes are ever unpacked, and their checksum is compared.
+            raise ValueError(
+                f"it unpacks to {entry.file_size:,} bytes, {ratio:,.0f} times its size"
+            )
+        # zipfile unpacks no more than the stated bytes, and compares their checksum.
         return archive.read(entry)
 
     return Listing(sorted(found), read, _state([(size, time)])), others
@@ -182,13 +184,13 @@ def _leads_out(name: str) -> bool:
 
 
 def _refuse_bomb(root: Path, entries: list[zipfile.ZipInfo], size: int) -> None:
-    """Raises UserError for a zip whose entries share their bytes, or unpack to absurdly many."""
+    """Raises UserError for a zip whose entries overlap, or unpack to far too many bytes."""
     packed = sum(entry.compress_size for entry in entries)
     unpacked = sum(entry.file_size for entry in entries)
     if packed > size:
-        why = f"its entries claim {packed:,} bytes of its {size:,}, so they overlap"
+        why = f"its entries claim {packed:,} bytes, but it has {size:,}, so they overlap"
     elif unpacked > _LARGEST_RATIO * size and unpacked > 2 * LARGEST_FILE:
-        why = f"it unpacks to {unpacked:,} bytes, {unpacked / size:,.0f} times its own"
+        why = f"it unpacks to {unpacked:,} bytes, {unpacked / size:,.0f} times its size"
     else:
         return
-    raise UserError(f"data.path: {root} is a zip bomb ({why}); make one from the pictures anew")
+    raise UserError(f"data.path: {root} is a zip bomb ({why}); make a new zip from the pictures")

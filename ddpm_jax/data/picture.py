@@ -1,4 +1,4 @@
-"""One picture as a data set: a table of length 1, of which a batch holds several copies."""
+"""One picture as a data set of length 1; a batch holds several copies of it."""
 
 import dataclasses
 import io
@@ -15,23 +15,23 @@ from ddpm_jax.errors import UserError
 def open_picture(config: PictureData) -> ArraySource:
     """Returns the picture as the only example, uint8 `[H, W, C]`, without labels.
 
-    It is scaled and cropped to the config's size where that is not its own. Raises UserError if
-    the picture is missing or can't be read, or its size was left out (see `resolve`).
+    It is scaled and cropped if the config's size is not its own. Raises UserError if the picture is
+    missing or can't be read, or if the config has no size (see `resolve`).
     """
     shape = config.example_shape
     try:
         pixels = decode_picture(read_picture(config), shape)
-    # Decoders raise whatever a damaged file leads them into.
+    # A damaged file can make a decoder raise any error.
     except Exception as error:
         raise _unreadable(config, error) from error
     return ArraySource(pixels[None])
 
 
 def resolve(config: Config) -> Config:
-    """Returns the config with the picture's own size in place of None; any other as it is.
+    """Returns the config with the picture's own size instead of None; other configs are unchanged.
 
-    From here on the config says what its network saw, without the picture. Raises UserError if
-    the picture can't be read, or the network can't take the size.
+    The result describes the network's input without the picture. Raises UserError if the picture
+    can't be read, or if the network can't take its size.
     """
     data = config.data
     if not isinstance(data, PictureData) or data.image_size is not None:
@@ -49,7 +49,7 @@ def _own_size(config: PictureData) -> tuple[int, int]:
 
 
 def read_picture(config: PictureData) -> bytes:
-    """Returns the encoded picture; raises UserError if there is none."""
+    """Returns the encoded picture; raises UserError if the file is missing."""
     if config.path is None:
         return _flower()
     path = Path(config.path).expanduser()
@@ -60,7 +60,7 @@ def read_picture(config: PictureData) -> bytes:
 
 
 def _flower() -> bytes:
-    """scikit-learn's flower.jpg, 427×640 in colour, wherever it keeps it."""
+    """Returns scikit-learn's flower.jpg, 427×640 in colour, as an encoded picture."""
     from PIL import Image
     from sklearn.datasets import load_sample_image
 

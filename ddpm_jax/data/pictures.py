@@ -1,4 +1,4 @@
-"""One picture of any kind, from its bytes or its pixels, to the pixels of an example."""
+"""Decodes and scales one picture to the pixels of an example."""
 
 import functools
 import io
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
-# Pillow goes by the contents and not by the name, and knows formats that start other programs
-# (EPS, Ghostscript): a file may be what its name can say, or scikit-learn's flower, and no more.
+# Pillow detects a format by content, and some formats start other programs (EPS: Ghostscript).
+# So only the formats of SUFFIXES are allowed, and PPM for scikit-learn's flower.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _EXIF_ORIENTATION = 0x0112
@@ -22,21 +22,21 @@ _EXIF_ORIENTATION = 0x0112
 def decode_picture(picture: bytes, shape: tuple[int, ...]) -> np.ndarray:
     """Returns the picture as uint8 `[H, W, C]` of the given shape, C = 1 (grey), 3 or 4 (alpha).
 
-    It is turned as its EXIF says, scaled with antialiasing until it just covers H×W, and cropped
-    around its centre. 16-bit pictures keep their upper range; where C has no alpha, transparent
-    places show white; of an animation the first frame is taken. Raises ValueError for too many
-    pixels, and what Pillow raises (OSError, SyntaxError and others) when it can't be read.
+    It is rotated as its EXIF says, scaled with antialiasing until it just covers H×W, and cropped
+    around its centre. 16-bit levels are divided by 257. If C has no alpha, transparent pixels are
+    drawn on white. Of an animation, the first frame is taken. Raises ValueError for too many
+    pixels, and Pillow's errors (OSError, SyntaxError and others) if it can't be read.
     """
     with open_picture_file(picture) as image:
-        # A JPEG decodes at 1/2, 1/4 or 1/8 for a fraction of the time; twice the target's size
-        # leaves the scaling below enough to average over. Other formats ignore this.
+        # A JPEG can decode at 1/2, 1/4 or 1/8 in a fraction of the time. Twice the target's size is
+        # enough for the antialiased scaling below. Other formats ignore this.
         enough = 2 * max(shape[:2])
         image.draft(None, (enough, enough))
         return _fit(upright(image), shape)
 
 
 def fit_pixels(pixels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns uint8 pixels `[h, w]` or `[h, w, 1|3|4]` as `decode_picture` does a picture's."""
+    """Scales and crops uint8 pixels `[h, w]` or `[h, w, 1|3|4]` as `decode_picture` does."""
     from PIL import Image
 
     flat = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
@@ -44,18 +44,18 @@ def fit_pixels(pixels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def open_picture_file(picture: bytes) -> "Image.Image":
-    """Returns the picture with only its header read; close it when done.
+    """Returns the picture after reading only its header; close it when done.
 
-    Raises ValueError if it is no picture, or has more pixels than Pillow's `MAX_IMAGE_PIXELS` (89
-    million), and what Pillow raises if its header is damaged.
+    Raises ValueError if it is not a picture or has more pixels than Pillow's `MAX_IMAGE_PIXELS` (89
+    million), and Pillow's errors if its header is damaged.
     """
     from PIL import Image, UnidentifiedImageError
 
-    _silence()
+    _silence_warning()
     try:
         image = Image.open(io.BytesIO(picture), formats=_FORMATS)
     except UnidentifiedImageError:
-        raise ValueError("it is no picture" if picture else "it is empty") from None
+        raise ValueError("it is not a picture" if picture else "it is empty") from None
     except Image.DecompressionBombError:
         image = None
     most = Image.MAX_IMAGE_PIXELS
@@ -65,10 +65,10 @@ def open_picture_file(picture: bytes) -> "Image.Image":
 
 
 def upright(image: "Image.Image") -> "Image.Image":
-    """Returns the picture, decoded, as its EXIF says that it is to be seen."""
+    """Returns the decoded picture, rotated and mirrored as its EXIF orientation says."""
     from PIL.Image import Transpose
 
-    # Pillow turns a TIFF itself as it loads it, and says so from then on.
+    # Pillow rotates a TIFF while loading it, and then reports no orientation.
     image.load()
     turn = {
         2: Transpose.FLIP_LEFT_RIGHT,
@@ -83,17 +83,17 @@ def upright(image: "Image.Image") -> "Image.Image":
 
 
 @functools.cache
-def _silence() -> None:
+def _silence_warning() -> None:
     from PIL.Image import DecompressionBombWarning
 
-    # Between its limit and twice that Pillow only warns; here all beyond the limit is refused.
+    # Pillow only warns up to twice its limit; we refuse everything above the limit ourselves.
     warnings.filterwarnings("ignore", category=DecompressionBombWarning)
 
 
 def _orientation(image: "Image.Image") -> int:
     try:
         return image.getexif().get(_EXIF_ORIENTATION, 1)
-    # Cameras and editors write EXIF that is broken in every way, around pictures that are not.
+    # Intact pictures often have broken EXIF data, which can raise any error.
     except Exception:
         return 1
 
@@ -112,7 +112,7 @@ def _convert(image: "Image.Image", channels: int) -> "Image.Image":
     from PIL import Image
 
     if image.mode.startswith("I"):
-        # 16 bits (as "I;16", or "I" where Pillow widens them): 65535 / 255 = 257.
+        # 16 bits, as "I;16" or widened to "I": 65535 / 255 = 257.
         levels = np.clip(np.asarray(image, np.float64), 0, 65535)
         image = Image.fromarray(np.rint(levels / 257).astype(np.uint8))
     if image.mode == "F":

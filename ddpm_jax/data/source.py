@@ -1,4 +1,4 @@
-"""A source: a random-access table of examples and labels, in memory or decoded on demand."""
+"""Sources: random-access tables of examples and labels, in memory or decoded on demand."""
 
 import logging
 import os
@@ -14,26 +14,25 @@ from ddpm_jax.typing import Batch
 
 _log = logging.getLogger(__name__)
 
-# How many neighbours are tried in place of an example that was lost on the way.
+# How many neighbours are tried in place of an example that became unreadable.
 _NEIGHBOURS = 8
 
 
 class Source(Protocol):
-    """What the data layer asks of a data set; indices are in 0 … len-1, in any order.
+    """The interface of a data set; indices are in 0 … len-1, in any order.
 
-    `gather` returns NumPy arrays: examples uint8 `[n, H, W, C]` or float32 `[n, 2]`, and labels
-    int32 `[n]`, or None exactly where `class_names` is empty. The same index always gives the
-    same example.
+    `gather` returns NumPy arrays: examples, uint8 `[n, H, W, C]` or float32 `[n, 2]`, and labels,
+    int32 `[n]`, or None exactly if `class_names` is empty. An index always gives the same example.
     """
 
     @property
     def streams(self) -> bool:
-        """Whether `gather` reads or decodes, so that a batch is worth preparing ahead."""
+        """Whether `gather` reads files or decodes, so that preparing batches ahead saves time."""
         ...
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes by label; empty if the data has no labels."""
+        """The name of each label; empty if the data has no labels."""
         ...
 
     @property
@@ -47,7 +46,7 @@ class Source(Protocol):
 
 
 class ArraySource:
-    """A data set in one array, `[N, *shape]`, gathered by one fancy indexing a batch."""
+    """A data set in one array, `[N, *shape]`; a batch is one fancy indexing."""
 
     def __init__(
         self,
@@ -56,7 +55,7 @@ class ArraySource:
         class_names: tuple[str, ...] = (),
     ):
         self.examples, self.labels, self.class_names = examples, labels, class_names
-        # An array that is mapped, not loaded, is read from the disk as it is gathered.
+        # A memory-mapped array is read from disk when it is gathered.
         self.streams = isinstance(examples, np.memmap)
 
     @property
@@ -72,39 +71,38 @@ class ArraySource:
 
 
 class Unreadable(Exception):
-    """One example can't be read: its name, and why."""
+    """One example can't be read; it has a name and a reason."""
 
     def __init__(self, name: str, reason: object):
-        said = isinstance(reason, OSError) and reason.strerror  # without the path once more
+        text = isinstance(reason, OSError) and reason.strerror  # without the path
         self.name = _line(name)
-        self.reason = _line(said or str(reason)) or type(reason).__name__
+        self.reason = _line(text or str(reason)) or type(reason).__name__
         super().__init__(f"{self.name}: {self.reason}")
 
 
 def _line(text: str) -> str:
-    """Text in one line without what would steer a terminal: names and errors may hold anything."""
+    """Returns one line of printable text: names and errors may contain control characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 class Tolerance(NamedTuple):
-    """How a source does without examples that can't be read.
+    """How a source handles examples that can't be read.
 
-    `what` names all of them in messages; `look` reads one as cheaply as it can be checked and
-    raises Unreadable; `strict` makes any such example an error.
+    `what` names the examples in messages. `check` reads one as cheaply as possible and raises
+    Unreadable if that fails. `strict` makes an unreadable example an error.
     """
 
     what: str
-    look: Callable[[int], object]
+    check: Callable[[int], object]
     strict: bool
 
 
 class StreamSource:
-    """A data set of images that are read and decoded whenever they are gathered.
+    """A data set of images that are read and decoded when they are gathered.
 
-    `read` takes a few indices and returns as many pairs of an image, uint8 `[H, W, C]`, and its
-    label, 0 where the data has none. It is called from several threads at once: decoders release
-    the interpreter's lock. With a `tolerance` it may raise Unreadable. `origin` says under which
-    name what was decoded is kept on disk; None keeps nothing.
+    `read` takes indices and returns a pair for each: an image, uint8 `[H, W, C]`, and its label (0
+    if the data has none). Several threads call it at once, because decoders release the GIL. With a
+    `tolerance` it may raise Unreadable. `origin` is the key of the disk cache; None disables it.
     """
 
     streams: bool = True
@@ -123,18 +121,18 @@ class StreamSource:
         self.read, self.length, self.shape, self.class_names = read, length, shape, class_names
         self.tolerance, self.origin = tolerance, origin
         self.pool = ThreadPoolExecutor(self.workers, thread_name_prefix="ddpm-decode")
-        self._lost: set[int] = set()
+        self._missing: set[int] = set()
 
     def __len__(self) -> int:
         return self.length
 
     def gather(self, indices: np.ndarray) -> Batch:
-        """Returns the examples; one that was lost since the source was opened is another's copy.
+        """Returns the examples; replaces one that became unreadable by the next index.
 
-        A file that vanishes at step 90,000 must not end a run of days, so the next index stands in
-        for it, with a warning: a batch is then still a function of its step and of what can be
-        read, and on resume the listing simply lacks that file. Raises UserError if the source is
-        strict, or if the neighbours can't be read either: then a disk is gone, not a picture.
+        A file that vanishes at step 90,000 must not end a run of days, so this only warns. A batch
+        still depends only on its step and the readable files; after a restart the file is no longer
+        listed. Raises UserError if the source is strict, or if the neighbours can't be read either,
+        because then the disk is the likely cause.
         """
         examples = np.empty((len(indices), *self.shape), np.uint8)
         labels = np.empty(len(indices), np.int32) if self.class_names else None
@@ -145,7 +143,7 @@ class StreamSource:
                 if labels is not None:
                     labels[row] = label
 
-        # Several parts a worker even out pictures that take unequal time.
+        # Several parts per worker balance pictures that take unequal time.
         parts = min(len(indices), 4 * self.workers)
         rows = np.array_split(np.arange(len(indices)), parts) if parts else []
         for _ in self.pool.map(fill, rows):
@@ -153,7 +151,7 @@ class StreamSource:
         return Batch(examples, labels)
 
     def without(self, indices: Sequence[int]) -> "StreamSource":
-        """Returns the source less some of its examples; the others keep their order."""
+        """Returns the source without some examples; the others keep their order."""
         kept = np.delete(np.arange(self.length), indices)
         return StreamSource(
             lambda some: self.read(kept[some]),
@@ -184,12 +182,12 @@ class StreamSource:
             return found
         raise UserError(
             f"data: {first} (it was readable at the start); restore it, or mount its disk again, "
-            "and resume"
+            "and run the same command again"
         ) from first
 
-    def _report(self, index: int, lost: Unreadable) -> None:
-        if index not in self._lost:
-            self._lost.add(index)
+    def _report(self, index: int, error: Unreadable) -> None:
+        if index not in self._missing:
+            self._missing.add(index)
             what = self.tolerance.what if self.tolerance else "examples"
-            count = f"{len(self._lost)} of {self.length} {what}"
-            _log.warning("%s; another stands in for it (%s lost since the start)", lost, count)
+            count = f"{len(self._missing)} of {self.length} {what}"
+            _log.warning("%s; its neighbour replaces it (%s lost since the start)", error, count)

@@ -1,6 +1,6 @@
-"""Image sets of tensorflow-datasets: read without TensorFlow and without a network.
+"""Image sets of tensorflow-datasets, read without TensorFlow and without network access.
 
-TensorFlow is needed once a data set, by `prepare`, to write the files that are read here.
+Only `prepare` needs TensorFlow: once per data set, it writes the files that are read here.
 """
 
 import importlib.util
@@ -17,15 +17,15 @@ from ddpm_jax.data.pictures import decode_picture
 from ddpm_jax.data.source import StreamSource
 from ddpm_jax.errors import UserError, nearest
 
-# NAME, NAME/CONFIG, each with :VERSION behind it or without.
+# NAME or NAME/CONFIG, optionally followed by :VERSION.
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 class Records(NamedTuple):
-    """A prepared set whose pictures are still encoded: each record has an `image`, in bytes.
+    """A prepared set with encoded pictures: each record has an `image`, in bytes.
 
-    `class_names` are those of its `label`; empty if it has none.
+    `class_names` are the classes of its `label`; empty if it has none.
     """
 
     folder: Path
@@ -41,7 +41,7 @@ def open_records(config: TfdsData) -> Records:
     try:
         builder = tfds.builder_from_directory(folder)
         features = _features(builder)
-    # TFDS raises the errors of whatever library stumbled over the files.
+    # Damaged files can make TFDS raise errors of many libraries.
     except Exception as error:
         raise _damaged(folder, config, error) from error
     image, label = features.get("image"), features.get("label")
@@ -49,7 +49,7 @@ def open_records(config: TfdsData) -> Records:
         named = ", ".join(features)
         raise UserError(f"data.name: {config.name} has no `image` of pixels; its features: {named}")
     names = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
-    # Every picture stays encoded: those that are not asked for would cost the most.
+    # All pictures stay encoded, so that unused ones are not decoded.
     pictures = [name for name, kind in features.items() if isinstance(kind, tfds.features.Image)]
     records = _records(builder, config, dict.fromkeys(pictures, tfds.decode.SkipDecoding()))
     return Records(folder, records, names)
@@ -59,7 +59,7 @@ def open_tfds(config: TfdsData) -> StreamSource:
     """Returns the images of a prepared TFDS set, uint8 `[H, W, C]`, in the order of its files.
 
     Labels are its `label` feature, if that is a class. Raises UserError if the set is unknown, not
-    prepared, damaged, has no images, or has no such split.
+    prepared or damaged, or has no images or no such split.
     """
     folder, records, names = open_records(config)
 
@@ -73,8 +73,8 @@ def open_tfds(config: TfdsData) -> StreamSource:
             return [(image, 0) for image in images]
         labels = [int(record["label"]) for record in found]
         if min(labels) < 0:
-            mend = "choose another with --data.split"
-            raise UserError(f"data.split: {config.split} of {config.name} is unlabelled; {mend}")
+            advice = "choose another split with --data.split"
+            raise UserError(f"data.split: {config.split} of {config.name} has no labels; {advice}")
         return list(zip(images, labels, strict=True))
 
     return StreamSource(
@@ -89,39 +89,41 @@ def open_tfds(config: TfdsData) -> StreamSource:
 def prepare(
     name: str, data_dir: str | None = None, manual_dir: str | os.PathLike[str] | None = None
 ) -> Path:
-    """Downloads a TFDS set and writes it in the form that `open_tfds` reads; returns its folder.
+    """Downloads a TFDS set, writes it in the form that `open_tfds` reads, and returns its folder.
 
-    Original files that lie in `manual_dir` under the names that TFDS registers are taken from
-    there, their checksums verified. Needs the `prepare` extra. Raises UserError if that is
+    Original files in `manual_dir`, under the names that TFDS registers, are used instead of
+    downloads; their checksums are verified. Needs the `prepare` extra. Raises UserError if that is
     missing, the name is unknown, or the download fails.
     """
     needed = ("tensorflow", "importlib_resources")
     if not all(importlib.util.find_spec(module) for module in needed):
         raise UserError(
-            f"preparing {name} needs TensorFlow, this once: pip install 'ddpm_jax[prepare]'"
+            f"preparing {name} needs TensorFlow, only once: pip install 'ddpm_jax[prepare]'"
         )
     import tensorflow_datasets as tfds
 
     root = _root(data_dir)
     _require_known(name)
     if manual_dir is not None and not Path(manual_dir).expanduser().is_dir():
-        raise UserError(f"{manual_dir} is not a folder; --from names one with the original files")
+        raise UserError(
+            f"{manual_dir} is not a folder; give --from a folder with the original files"
+        )
     try:
         builder = tfds.builder(name, data_dir=root)
         download = tfds.download.DownloadConfig(manual_dir=manual_dir)
         builder.download_and_prepare(download_config=download, file_format="array_record")
-    # Networks, mirrors and checksums fail in as many ways as TFDS has downloaders.
+    # Networks, mirrors and checksums can fail in many ways.
     except Exception as error:
-        mend = "try again, or give the original files with --from DIR"
-        raise UserError(f"preparing {name} in {root} failed ({_line(error)}); {mend}") from error
+        advice = "try again, or give the original files with --from DIR"
+        raise UserError(f"preparing {name} in {root} failed ({_line(error)}); {advice}") from error
     return Path(builder.data_dir)
 
 
 def _root(data_dir: str | None) -> Path:
     given = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     if "://" in given:
-        mend = "copy it to a disk, or mount it there (gcsfuse)"
-        raise UserError(f"data.data_dir is {given}, and data is read from files; {mend}")
+        advice = "copy it to a disk, or mount it (gcsfuse)"
+        raise UserError(f"data.data_dir is {given}, but data is read from local files; {advice}")
     return Path(given).expanduser()
 
 
@@ -135,24 +137,24 @@ def _require_known(name: str) -> None:
 
 
 def _prepared(name: str, root: Path) -> Path:
-    """Returns the folder of the newest prepared version, or of the one that the name asks for."""
+    """Returns the folder of the version in the name, or of the newest prepared one."""
     match = _NAME.fullmatch(name)
     if match is None:
-        raise UserError(f"data.name is {name!r}; it must be NAME or NAME/CONFIG, and :VERSION")
+        raise UserError(f"data.name is {name!r}; it must be NAME[/CONFIG][:VERSION]")
     folder = root / match["name"] / (match["config"] or "")
     versions = _versions(folder)
     if not versions and not match["config"]:
         configs = sorted(path for path in root.glob(f"{match['name']}/*") if _versions(path))
         if len(configs) > 1:
             choices = ", ".join(f"{match['name']}/{path.name}" for path in configs)
-            raise UserError(f"data.name: {name} is prepared as {choices}; name one of them")
+            raise UserError(f"data.name: {name} is prepared as {choices}; choose one of them")
         versions = [version for path in configs for version in _versions(path)]
-    wanted = [path for path in versions if match["version"] in (None, path.name)]
-    if not wanted:
+    matching = [path for path in versions if match["version"] in (None, path.name)]
+    if not matching:
         if not versions:
             _require_known(name)
         raise UserError(f"data.name: {name} is not prepared in {root}; run: {_command(name, root)}")
-    return wanted[-1]
+    return matching[-1]
 
 
 def _versions(folder: Path) -> list[Path]:
@@ -180,27 +182,27 @@ def _records(builder: Any, config: TfdsData, decoders: dict[str, Any]) -> Any:
         count = splits[config.split].num_examples
     except Exception as error:
         named = ", ".join(splits)
-        mend = f"its splits are {named}, and slices of them like train[:90%]"
-        raise UserError(f"data.split: {config.split!r} ({_line(error)}); {mend}") from error
+        advice = f"its splits are {named}, and slices of them like train[:90%]"
+        raise UserError(f"data.split: {config.split!r} ({_line(error)}); {advice}") from error
     if count == 0:
         raise UserError(f"data.split: {config.split!r} of {config.name} is empty; widen its slice")
     try:
         return builder.as_data_source(split=config.split, decoders=decoders)
     except NotImplementedError:
         folder = builder.data_dir
-        mend = f"delete that folder and run: {_command(config.name, _root(config.data_dir))}"
-        what = "is not in array_record, the form that reads without TensorFlow"
-        raise UserError(f"data.name: {folder} {what}; {mend}") from None
+        advice = f"delete that folder and run: {_command(config.name, _root(config.data_dir))}"
+        what = "is not in array_record, the only format that needs no TensorFlow"
+        raise UserError(f"data.name: {folder} {what}; {advice}") from None
     except Exception as error:
         raise _damaged(builder.data_dir, config, error) from error
 
 
 def _damaged(folder: str | os.PathLike[str], config: TfdsData, error: Exception) -> UserError:
-    mend = f"delete that folder and run: {_command(config.name, _root(config.data_dir))}"
-    return UserError(f"data.name: the files in {folder} are damaged ({_line(error)}); {mend}")
+    advice = f"delete that folder and run: {_command(config.name, _root(config.data_dir))}"
+    return UserError(f"data.name: the files in {folder} are damaged ({_line(error)}); {advice}")
 
 
 def _line(error: Exception) -> str:
-    """The error's first line, as it may bring a page with it."""
+    """Returns the first line of an error, which may have a page of text."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0] if len(lines[0]) <= 200 else f"{lines[0][:200]}…"

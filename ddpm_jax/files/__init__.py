@@ -1,9 +1,9 @@
-"""Where files go: the one place that knows a local folder from a bucket.
+"""Paths: only this package distinguishes a local folder from a bucket.
 
-`storage_path` makes a path of what the user gave: a `pathlib.Path`, or a `Remote` for gs://BUCKET/PATH,
-which answers to the same names. Whatever opens, lists or removes something of a run folder does it
-through these, so that nothing above asks which of the two it has, but for two things that a bucket
-lacks: it can't rename a folder (`training.commit`), and it can't add to a file (`Spool`).
+`storage_path` turns the user's text into a `pathlib.Path`, or into a `Remote` for gs://BUCKET/PATH.
+Both have the same methods, and all code that opens, lists or removes files of a run uses these. Two
+operations differ, because a bucket can neither rename a folder (`checkpoints.commit`) nor append to
+a file (`Spool`).
 """
 
 from ddpm_jax.files.remote import Remote, StoreError

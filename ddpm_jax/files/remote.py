@@ -1,7 +1,7 @@
-"""A path in a bucket of Google Cloud Storage, with pathlib's names.
+"""A path in a bucket of Google Cloud Storage, with the methods of pathlib.
 
-A bucket has no folders, only objects with slashes in their names: a folder is there while an object
-lies in it. An object appears whole or not at all. Nothing is remembered between two questions.
+A bucket has no folders, only objects with slashes in their names: a folder exists while it contains
+an object. An object appears whole or not at all. Nothing is cached between two requests.
 """
 
 import errno
@@ -18,48 +18,48 @@ from typing import Any
 from ddpm_jax.errors import UserError
 
 _READ = 16 * 2**20
-"""Bytes that are fetched at once of an object that is read in parts."""
+"""Bytes of one request when an object is read in parts."""
 
 
 class StoreError(UserError, OSError):
-    """The store could not be asked, or refused.
+    """The store can't be reached, or refuses access.
 
-    A mistake of the user's where it ends a command, and an OSError for those who warn and go on.
+    It ends a command as a UserError does. Code that warns and continues catches it as an OSError.
     """
 
 
 @functools.cache
 def _store() -> Any:
-    # Orbax comes to buckets through etils.epath: TensorFlow, where it is installed for preparing
-    # data, would be taken before gcsfs, and newer ones can't read gs:// at all.
+    # Orbax reaches buckets through etils.epath, which prefers TensorFlow to gcsfs if it is
+    # installed. Newer versions of TensorFlow can't read gs://.
     os.environ.setdefault("EPATH_USE_TF", "false")
-    # Else each bucket is asked over gRPC first whether it is of a kind that JSON can't do more for.
+    # Otherwise gcsfs first asks over gRPC whether the bucket is of a kind with real folders.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     try:
         import fsspec.config
-        import gcsfs  # noqa: F401 (fsspec would name it, and not how to get it)
+        import gcsfs  # noqa: F401 (fsspec's own error doesn't say how to install it)
     except ImportError:
         raise UserError("gs:// needs gcsfs: pip install 'ddpm_jax[gs]'") from None
-    # What another process wrote or removed must be seen, here and in Orbax's own instance.
+    # Changes by other processes must be visible, here and in Orbax's own instance.
     for protocol in ("gs", "gcs"):
         fsspec.config.conf.setdefault(protocol, {}).setdefault("use_listings_cache", False)
-    # It logs a traceback for each error that it raises as well.
+    # gcsfs also logs a traceback for each error that it raises.
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
-    # As etils.epath asks for it: Orbax then gets this one, and its login.
+    # The arguments of etils.epath, so that Orbax gets this instance and its login.
     return fsspec.filesystem("gcs", finalize_on_close=True)
 
 
 class Remote:
-    """gs://BUCKET/PATH. Every method raises StoreError if the bucket is missing or can't be asked.
+    """gs://BUCKET/PATH; every method raises StoreError if the bucket is missing or unreachable.
 
-    No `os.PathLike`: `open` would make a local file of it.
+    It is not an `os.PathLike`, because `open` would then create a local file.
     """
 
     def __init__(self, url: str):
-        """Raises UserError if the URL names no bucket of a store that checkpoints can lie in."""
+        """Raises UserError if the URL is not gs://BUCKET or a path in one."""
         scheme, _, rest = url.partition("://")
         if scheme != "gs":
-            raise UserError(f"{url}: a folder is a local one, or gs://BUCKET/PATH")
+            raise UserError(f"{url}: a folder must be local, or gs://BUCKET/PATH")
         self._path = PurePosixPath(*(part for part in rest.split("/") if part))
         if not self._path.parts:
             raise UserError(f"{url} names no bucket; write gs://BUCKET/PATH")
@@ -94,136 +94,136 @@ class Remote:
 
     @property
     def name(self) -> str:
-        """The last part."""
+        """The last part of the path."""
         return self._path.name
 
     @property
     def stem(self) -> str:
-        """The name without its ending."""
+        """The name without its suffix."""
         return self._path.stem
 
     @property
     def suffix(self) -> str:
-        """The name's ending, with its dot."""
+        """The suffix of the name, with its dot."""
         return self._path.suffix
 
     @property
     def parent(self) -> "Remote":
-        """The folder that it is in; a bucket is its own."""
+        """The folder that contains it; a bucket is its own parent."""
         return self if len(self._path.parts) == 1 else self._at(self._path.parent)
 
     def with_name(self, name: str) -> "Remote":
-        """Returns its neighbour of that name."""
+        """Returns the path with another name."""
         return self._at(self._path.with_name(name))
 
     def with_suffix(self, suffix: str) -> "Remote":
-        """Returns the path with another ending."""
+        """Returns the path with another suffix."""
         return self._at(self._path.with_suffix(suffix))
 
     def relative_to(self, folder: "Remote") -> PurePosixPath:
-        """Returns the way from a folder to it."""
+        """Returns the path relative to a folder."""
         return self._path.relative_to(folder._path)
 
     def absolute(self) -> "Remote":
-        """Returns itself, as `resolve` does."""
+        """Returns itself; `resolve` does the same."""
         return self
 
     resolve = absolute
 
-    # --- questions ---
+    # --- queries ---
 
     def is_file(self) -> bool:
-        """Whether it is an object."""
+        """Whether the path is an object."""
         return self._kind() == "file"
 
     def is_dir(self) -> bool:
-        """Whether objects lie below it."""
+        """Whether the path contains objects."""
         return self._kind() == "directory"
 
     def exists(self) -> bool:
-        """Whether it is either."""
+        """Whether it is an object or a folder."""
         return self._kind() is not None
 
     def _kind(self) -> str | None:
         if len(self._path.parts) == 1:
-            self.reach()
+            self.check_access()
             return "directory"
-        with suppress(FileNotFoundError), self._asked() as store:
+        with suppress(FileNotFoundError), self._request() as store:
             return store.info(str(self))["type"]
         return None
 
     def iterdir(self) -> Iterator["Remote"]:
-        """Yields what lies in it; raises FileNotFoundError if nothing does."""
-        with self._asked() as store:
+        """Yields the contents of the folder; raises FileNotFoundError if there are none."""
+        with self._request() as store:
             found = store.ls(str(self), detail=False)
         return (self._at(PurePosixPath(name)) for name in found)
 
     def glob(self, pattern: str) -> Iterator["Remote"]:
-        """Yields what lies in it under such a name (no slashes), in any order."""
+        """Yields the contents whose names match the pattern (no slashes), in any order."""
         with suppress(FileNotFoundError):
             yield from (item for item in self.iterdir() if fnmatchcase(item.name, pattern))
 
     def files(self) -> list["Remote"]:
         """Returns every object below it."""
-        with self._asked() as store:
+        with self._request() as store:
             return [self._at(PurePosixPath(name)) for name in store.find(str(self))]
 
     # --- content ---
 
     def read_bytes(self) -> bytes:
-        """Raises FileNotFoundError if it isn't there."""
-        with self._asked() as store:
+        """Returns the content; raises FileNotFoundError if there is no such object."""
+        with self._request() as store:
             return store.cat_file(str(self))
 
     def read_text(self, errors: str = "strict") -> str:
-        """Raises FileNotFoundError if it isn't there."""
+        """Returns the decoded content; raises FileNotFoundError if there is no such object."""
         return self.read_bytes().decode(errors=errors)
 
     def open(self, mode: str = "rb") -> io.BufferedReader:
-        """Opens it for reading bytes, a part at a time."""
+        """Opens the object to read bytes, a part at a time."""
         if mode != "rb":
-            raise ValueError(f"{self} can't be opened as {mode!r}: an object is put whole")
-        with self._asked() as store:
+            raise ValueError(f"{self} can't be opened as {mode!r}: an object is only written whole")
+        with self._request() as store:
             size = store.info(str(self))["size"]
         return io.BufferedReader(_Parts(self, size), _READ)
 
-    def part(self, start: int, end: int) -> bytes:
+    def read_range(self, start: int, end: int) -> bytes:
         """Returns bytes `start` … `end` - 1."""
-        with self._asked() as store:
+        with self._request() as store:
             return store.cat_file(str(self), start=start, end=end)
 
     def write_bytes(self, data: bytes) -> None:
-        """Puts the object, whole, in place of an older one."""
-        with self._asked() as store:
+        """Writes the whole object; replaces an older one."""
+        with self._request() as store:
             store.pipe_file(str(self), data)
 
     def write_text(self, text: str) -> None:
-        """Puts the object, whole, in place of an older one."""
+        """Writes the whole object; replaces an older one."""
         self.write_bytes(text.encode())
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Removes the object."""
-        with suppress(*([FileNotFoundError] if missing_ok else [])), self._asked() as store:
+        with suppress(*([FileNotFoundError] if missing_ok else [])), self._request() as store:
             store.rm_file(str(self))
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
-        """Makes nothing, as folders come with their objects; but the bucket must be there."""
+        """Only checks that the bucket exists: a bucket has no folders to make."""
         del parents, exist_ok
-        self.reach()
+        self.check_access()
 
     def remove_all(self) -> None:
         """Removes every object below it."""
         names = [str(item) for item in self.files()]
-        with self._asked() as store:
+        with self._request() as store:
             if names:
                 store.rm(names)
 
-    # --- what can go wrong ---
+    # --- errors ---
 
-    def reach(self) -> None:
-        """Raises StoreError if the bucket does not exist, or this account may not list it."""
+    def check_access(self) -> None:
+        """Raises StoreError if the bucket is missing or this account may not list it."""
         try:
-            with self._translated():
+            with self._translated_errors():
                 _store().call("GET", "b/{}/o", self.bucket, maxResults=1)
         except FileNotFoundError:
             raise StoreError(
@@ -232,61 +232,61 @@ class Remote:
             ) from None
 
     @contextmanager
-    def _asked(self) -> Iterator[Any]:
+    def _request(self) -> Iterator[Any]:
         try:
-            with self._translated():
+            with self._translated_errors():
                 yield _store()
         except FileNotFoundError:
-            self.reach()  # The store says the same of an object and of a bucket.
+            self.check_access()  # The store's answer is the same for a missing bucket.
             missing = errno.ENOENT
             raise FileNotFoundError(missing, os.strerror(missing), str(self)) from None
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         try:
             yield
         except (FileNotFoundError, UserError):
             raise
-        except Exception as error:  # gcsfs, aiohttp, requests and google.auth have kinds of theirs.
-            raise StoreError(self.why(error)) from None
+        except Exception as error:  # Each of gcsfs, aiohttp, requests and google.auth has its own.
+            raise StoreError(self.explain(error)) from None
 
-    def why(self, error: Exception) -> str:
-        """Returns in one line what gcsfs or TensorStore met, and what to do.
+    def explain(self, error: Exception) -> str:
+        """Returns one line about an error of gcsfs or TensorStore: what happened and what to do.
 
-        What a login says is not quoted: it may tell keys.
+        Errors of a login are not quoted, because they may contain keys.
         """
         where = f"gs://{self.bucket}"
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        message = (str(error).strip() or type(error).__name__).splitlines()[0]
         code = getattr(error, "code", None)
-        if code == 403 or said.startswith(("Forbidden", "PERMISSION_DENIED")):
+        if code == 403 or message.startswith(("Forbidden", "PERMISSION_DENIED")):
             return (
-                f"{where} refuses this account; let it in: gcloud storage buckets "
+                f"{where} refuses this account; give it access: gcloud storage buckets "
                 f"add-iam-policy-binding {where} --member=user:NAME "
                 "--role=roles/storage.objectUser"
             )
         login = type(error).__module__.startswith("google.auth")
-        if code == 401 or login or said.startswith("UNAUTHENTICATED"):
+        if code == 401 or login or message.startswith("UNAUTHENTICATED"):
             return (
-                f"{where} wants another login: gcloud auth application-default login, or set "
-                "GOOGLE_APPLICATION_CREDENTIALS to the file of a service account's key"
+                f"{where} needs a login: run gcloud auth application-default login, or set "
+                "GOOGLE_APPLICATION_CREDENTIALS to the key file of a service account"
             )
-        return f"{where} can't be reached ({said[:200]}); try again later"
+        return f"{where} can't be reached ({message[:200]}); try again later"
 
 
 class _Parts(io.RawIOBase):
-    """The bytes of an object, as a file that is read from its beginning."""
+    """The bytes of an object as a file, read from the beginning."""
 
     def __init__(self, path: Remote, size: int):
-        self._path, self._size, self._place = path, size, 0
+        self._path, self._size, self._position = path, size, 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        end = min(self._place + len(buffer), self._size)
-        if end == self._place:
+        end = min(self._position + len(buffer), self._size)
+        if end == self._position:
             return 0
-        part = self._path.part(self._place, end)
+        part = self._path.read_range(self._position, end)
         buffer[: len(part)] = part
-        self._place += len(part)
+        self._position += len(part)
         return len(part)

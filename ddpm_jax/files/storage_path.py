@@ -1,4 +1,4 @@
-"""What a path is, and writing so that a kill leaves the old file or the new one, never half."""
+"""Paths, and writing files so that a kill leaves the old file or the new one, never half of one."""
 
 import fcntl
 import os
@@ -16,21 +16,21 @@ StoragePath = Path | Remote
 
 
 def storage_path(given: str | StoragePath) -> StoragePath:
-    """Returns what a path given as text is. Raises UserError for a URL that is none of a bucket."""
+    """Returns the path that a text names; raises UserError for a URL other than gs://BUCKET."""
     if not isinstance(given, str):
         return given
     return Remote(given) if "://" in given else Path(given)
 
 
 def files_below(folder: StoragePath) -> list[StoragePath]:
-    """Returns all files in a folder and in its folders, in no order."""
+    """Returns all files in a folder and its subfolders, in any order."""
     if isinstance(folder, Remote):
         return [*folder.files()]
     return [item for item in folder.rglob("*") if item.is_file()]
 
 
 def remove(folder: StoragePath) -> None:
-    """Removes a folder with all that is in it; raises OSError if it can't."""
+    """Removes a folder and its contents; raises OSError if that fails."""
     if isinstance(folder, Remote):
         folder.remove_all()
     else:
@@ -38,7 +38,7 @@ def remove(folder: StoragePath) -> None:
 
 
 def cache_folder() -> Path | None:
-    """Returns $DDPM_JAX_CACHE, None if that is empty; else ddpm_jax in the user's cache."""
+    """Returns $DDPM_JAX_CACHE, or None if it is empty; by default ddpm_jax in the user's cache."""
     given = os.environ.get("DDPM_JAX_CACHE")
     if given is not None:
         return Path(given).expanduser() if given else None
@@ -47,34 +47,34 @@ def cache_folder() -> Path | None:
 
 @contextmanager
 def replacing(path: str | StoragePath) -> Iterator[Path]:
-    """Gives a local path to write to, and puts what was written there in the place of `path`.
+    """Yields a local path to write to; on exit, the file written there replaces `path`.
 
-    What leaves nothing there only tries whether something could be put. Raises UserError, leaving
-    an older file as it was, if it can't.
+    If nothing was written, this only checks that `path` is writable. Raises UserError if it is not,
+    and keeps an older file unchanged.
     """
     path = storage_path(path)
     try:
-        with _uploaded(path) if isinstance(path, Remote) else _renamed(path) as beside:
-            yield beside
+        with _uploaded(path) if isinstance(path, Remote) else _renamed(path) as temporary:
+            yield temporary
     except StoreError:
         raise
     except OSError as error:
         reason = error.strerror or str(error)
-        mend = "choose a folder that exists and is writable"
-        raise UserError(f"{path} can't be written ({reason}); {mend}") from None
+        advice = "choose a folder that exists and is writable"
+        raise UserError(f"{path} can't be written ({reason}); {advice}") from None
 
 
 @contextmanager
 def _renamed(path: Path) -> Iterator[Path]:
-    # The suffix stays last: writers choose the format by it.
-    beside = path.with_name(_beside(path))
+    # The suffix stays last because writers choose the format by it.
+    temporary = path.with_name(_temporary_name(path))
     try:
-        yield beside
-        if beside.exists():
-            os.replace(beside, path)
+        yield temporary
+        if temporary.exists():
+            os.replace(temporary, path)
     finally:
         with suppress(OSError):
-            beside.unlink()
+            temporary.unlink()
 
 
 @contextmanager
@@ -85,31 +85,31 @@ def _uploaded(path: Remote) -> Iterator[Path]:
         if written.exists():
             path.write_bytes(written.read_bytes())
         else:
-            trial = path.with_name(_beside(path))
+            trial = path.with_name(_temporary_name(path))
             trial.write_bytes(b"")
             trial.unlink()
 
 
-def _beside(path: StoragePath) -> str:
+def _temporary_name(path: StoragePath) -> str:
     return f".{path.stem}.{os.getpid()}{path.suffix}"
 
 
 @contextmanager
 def exclusive(folder: StoragePath, *, needed: bool = True) -> Iterator[None]:
-    """Makes a folder and holds it for this process alone; `needed` is False for all but the first.
+    """Creates a folder and locks it for this process; does nothing unless `needed`.
 
-    The hold ends with the process, however it ends. Raises UserError if another process of this
-    machine holds it, or if it can't be made. A bucket is not held: an object that says so would
-    outlive a process that is killed, and shut out the one that is started in its place.
+    The lock ends when the process ends, in any way. Raises UserError if another process on this
+    machine holds the lock, or if the folder can't be created. A bucket is not locked: a lock object
+    would outlive a killed process and block the process that replaces it.
     """
     if not needed or isinstance(folder, Remote):
         yield
         return
     lock = folder / ".lock"
-    with ExitStack() as held:
+    with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            file = held.enter_context(lock.open("w"))
+            file = stack.enter_context(lock.open("w"))
         except OSError as error:
             reason = error.strerror or str(error)
             raise UserError(

@@ -1,12 +1,12 @@
-"""NumPy in, PNG or GIF out: every figure of a run, from arrays alone.
+"""NumPy in, PNG or GIF out: every figure of a run, drawn from arrays.
 
-Each function takes the output's path first, draws the whole file beside it and then renames it, so
-that a kill never leaves half a picture. All raise `UserError` for a path that can't be written or
-has another suffix, and `ValueError` for arrays of another shape.
+Each function takes the output's path first. It writes a temporary file and renames it, so that a
+kill never leaves half a picture. All raise `UserError` if the path can't be written or has a wrong
+suffix, and `ValueError` if the arrays have a wrong shape.
 """
 
 from ddpm_jax.plots.curves import loss, schedules
-from ddpm_jax.plots.examples import film, grid, strip
+from ddpm_jax.plots.examples import animation, grid, trajectory
 from ddpm_jax.plots.style import check_path
 
-__all__ = ["check_path", "film", "grid", "loss", "schedules", "strip"]
+__all__ = ["animation", "check_path", "grid", "loss", "schedules", "trajectory"]

@@ -1,8 +1,8 @@
-"""Examples as figures: grids, strips and films of pictures or of points.
+"""Figures of examples: grids, trajectories and animations of pictures or of points.
 
-Pictures are `[..., H, W, C]` on [-1, 1] (C = 1 grey, 3 colour, 4 with transparency; what lies
-outside is clipped, NaN is black), points `[..., N, 2]`; the last axis tells which. Pictures keep
-their pixels: they are enlarged and reduced by whole factors only.
+Pictures are `[..., H, W, C]` in [-1, 1], where C = 1 is grey, 3 colour and 4 colour with
+transparency; values outside are clipped, and NaN is black. Points are `[..., N, 2]`; the last axis
+distinguishes them. Pictures are scaled by whole factors only, so that their pixels stay sharp.
 """
 
 import math
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 Label = str | int
 
 _TILE = 48  # pixels: smaller pictures are enlarged to at least this
-_WIDEST = {".png": 2560, ".gif": 768}  # pixels: larger boards are reduced
+_WIDEST = {".png": 2560, ".gif": 768}  # pixels: wider boards are reduced
 _GAP, _MARGIN = 2, 10  # pixels
-_FILM_PICTURES, _FILM_POINTS, _FILM_FRAMES, _FILM_SHADES = 64, 2000, 60, 64
+_MAX_PICTURES, _MAX_POINTS, _MAX_FRAMES, _COLOURS_IN_GIF = 64, 2000, 60, 64
 
 
 def _caption(label: Label) -> str:
@@ -34,7 +34,7 @@ def _caption(label: Label) -> str:
 
 
 def _are_points(examples: np.ndarray, *, pictures: int, points: int) -> bool:
-    """Whether these are points, having checked that they have as many axes as their kind needs."""
+    """Whether these are points; raises ValueError for a number of axes that fits neither kind."""
     channels = (0, *examples.shape)[-1]
     axes = points if channels == 2 else pictures
     if channels not in (1, 2, 3, 4) or examples.ndim != axes or 0 in examples.shape:
@@ -45,7 +45,7 @@ def _are_points(examples: np.ndarray, *, pictures: int, points: int) -> bool:
 
 
 def _pixels(pictures: np.ndarray, widest: int) -> np.ndarray:
-    """uint8 of `[n, H, W, C]`, larger or smaller by a whole factor, so that they stay crisp."""
+    """Returns `[n, H, W, C]` as uint8, enlarged or reduced by a whole factor."""
     levels = np.clip(np.nan_to_num(pictures.astype(np.float32), nan=-1.0), -1, 1) * 127.5 + 127.5
     side = max(levels.shape[1:3])
     grow, shrink = math.ceil(_TILE / side), math.ceil(side / max(widest, _TILE))
@@ -59,7 +59,7 @@ def _pixels(pictures: np.ndarray, widest: int) -> np.ndarray:
 
 
 def _tile(pictures: np.ndarray, columns: int) -> np.ndarray:
-    """One uint8 board `[H, W, C]` of `[n, h, w, C]`, in rows from the top left, a gap between."""
+    """Returns pictures `[n, h, w, C]` as one uint8 board `[H, W, C]`, in rows with gaps between."""
     n, height, width, channels = pictures.shape
     rows = math.ceil(n / columns)
     shape = (rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, channels)
@@ -86,9 +86,9 @@ def _mosaic(
     names: Sequence[str] = (),
     title: str = "",
 ) -> "Figure":
-    """A figure of uint8 pictures `[n, h, w, C]` at their own pixels, and words that fit around.
+    """Returns a figure of uint8 pictures `[n, h, w, C]`, unscaled, with space for all texts.
 
-    `captions` stand above each picture, `heads` above each column, `names` before each row.
+    `captions` are above each picture, `heads` above each column, `names` before each row.
     """
     n, height, width, _ = pictures.shape
     rows = math.ceil(n / columns)
@@ -108,7 +108,7 @@ def _mosaic(
     total_h = top + rows * cell_h - _GAP + _MARGIN
 
     board = np.full((total_h, total_w, 4), 255, np.uint8)
-    # A hundredth of a pixel more, lest rounding in inches lose the last one.
+    # A hundredth of a pixel more, so that rounding in inches does not lose the last pixel.
     figure = new_figure((total_w + 0.01) / DPI, (total_h + 0.01) / DPI)
 
     def word(x: float, y: float, text: str, size: float, ha: str, va: str) -> None:
@@ -138,7 +138,7 @@ def _mosaic(
 
 
 def _cloud(axes: "Axes", points: np.ndarray, reach: float, size: float, **options: Any) -> Any:
-    """Scatters points `[N, 2]` in a square of ±reach without ticks."""
+    """Draws points `[N, 2]` in a square of ±reach without ticks."""
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
     axes.grid(False)
     axes.spines[["top", "right"]].set_visible(True)
@@ -147,12 +147,12 @@ def _cloud(axes: "Axes", points: np.ndarray, reach: float, size: float, **option
 
 
 def _size(n: int) -> float:
-    """The area of a point of n in square points: the more, the smaller."""
+    """Returns the area of a marker, in square points; more points give smaller markers."""
     return float(np.clip(4000 / n, 1.0, 20.0))
 
 
 def _reach(points: np.ndarray) -> float:
-    """The half width that shows all but stray points (one in a thousand at most)."""
+    """Returns the half width that shows at least 999 of 1,000 coordinates."""
     finite = np.abs(points[np.isfinite(points)])
     return 1.15 * float(np.quantile(finite, 0.999)) + 1e-6 if finite.size else 1.0
 
@@ -160,7 +160,7 @@ def _reach(points: np.ndarray) -> float:
 def _panels(
     points: np.ndarray, *, heads: Sequence[str], names: Sequence[str], title: str
 ) -> "Figure":
-    """A figure of clouds `[R, K, N, 2]`, one panel each, all on one scale."""
+    """Returns a figure of point clouds `[R, K, N, 2]`, one per panel, all on one scale."""
     rows, columns = points.shape[:2]
     height = 1.45 * rows + 0.25 * bool(heads) + 0.3 * bool(title)
     figure = new_figure(max(1.5 * columns + 0.3 * bool(names), 3.0), height, layout="constrained")
@@ -190,9 +190,9 @@ def grid(
 ) -> None:
     """Draws samples as a PNG: pictures `[N, H, W, C]` in a grid, points `[N, 2]` as one scatter.
 
-    `labels` `[N]` are written above each picture, or colour the points; `names[label]` stands for
-    its number where given. The grid is about square unless `columns` says otherwise, and full
-    where a number of columns near that divides N.
+    `labels` `[N]` are written above the pictures, or colour the points; `names[label]` replaces the
+    number. By default the grid is about square, with a number of columns that divides N if there is
+    one near the square root.
     """
     path, samples = check_path(path, ".png"), np.asarray(samples)
     points, n = _are_points(samples, pictures=4, points=2), len(samples)
@@ -220,12 +220,12 @@ def grid(
 
 
 def _full_rows(n: int) -> int:
-    """The least number of columns from √n to 2√n that divides n; the first where none does."""
+    """Returns the least number of columns in √n … 2√n that divides n, or √n if none does."""
     square = math.ceil(math.sqrt(n))
-    return next((it for it in range(square, 2 * square) if n % it == 0), square)
+    return next((count for count in range(square, 2 * square) if n % count == 0), square)
 
 
-def strip(
+def trajectory(
     path: PathLike,
     frames: np.ndarray,
     *,
@@ -233,11 +233,11 @@ def strip(
     rows: Sequence[Label] | None = None,
     title: str = "",
 ) -> None:
-    """Draws rows × columns of examples as a PNG: forward and reverse processes, x_t above x̂_0.
+    """Draws rows × columns of examples as a PNG, such as a reverse process or x_t above x̂_0.
 
-    `frames` are pictures `[K, H, W, C]` or `[R, K, H, W, C]`, or clouds `[K, N, 2]` or
-    `[R, K, N, 2]`. A label is a word, which may hold `$mathematics$`, or a number, which is a time
-    and reads "t = 7".
+    `frames` are pictures `[K, H, W, C]` or `[R, K, H, W, C]`, or point clouds `[K, N, 2]` or
+    `[R, K, N, 2]`. A label is a text, which may contain `$mathematics$`, or a time: 7 is drawn as
+    "t = 7".
     """
     path, frames = check_path(path, ".png"), np.asarray(frames)
     if frames.ndim == (3 if frames.shape[-1:] == (2,) else 4):
@@ -257,35 +257,37 @@ def strip(
             save(path, _mosaic(flat, across, **words))
 
 
-def film(path: PathLike, frames: np.ndarray, *, seconds: float = 4.0, hold: float = 1.5) -> None:
-    """Draws a trajectory as a looping GIF that stays on its last frame for `hold` seconds more.
+def animation(
+    path: PathLike, frames: np.ndarray, *, seconds: float = 4.0, hold: float = 1.5
+) -> None:
+    """Draws a trajectory as a looping GIF, which shows its last frame for `hold` seconds more.
 
-    `frames` are pictures `[F, N, H, W, C]`, of which the first 64 examples are shown as a grid, or
-    clouds `[F, N, 2]`, of which the first 2,000 points are. Of long trajectories 60 frames are
-    taken, evenly, the first and the last among them.
+    `frames` are pictures `[F, N, H, W, C]`, of which a grid shows the first 64, or point clouds
+    `[F, N, 2]`, of which the first 2,000 points are shown. Of more than 60 frames, 60 evenly spaced
+    ones are drawn, with the first and the last.
     """
     path, frames = check_path(path, ".gif"), np.asarray(frames)
-    draw = _film_points if _are_points(frames, pictures=5, points=3) else _film_pictures
-    kept = np.linspace(0, len(frames) - 1, min(len(frames), _FILM_FRAMES)).round().astype(int)
+    draw = _point_frames if _are_points(frames, pictures=5, points=3) else _picture_frames
+    kept = np.linspace(0, len(frames) - 1, min(len(frames), _MAX_FRAMES)).round().astype(int)
     with styled():
         images = list(draw(frames[kept]))
-    # One palette for all, so that nothing flickers; the last frame counts most.
+    # One palette for all frames avoids flicker. The last frame counts twice.
     chosen = [images[0], images[len(images) // 2], images[-1], images[-1]]
     stack = np.concatenate([np.asarray(image) for image in chosen])
-    palette = Image.fromarray(stack).quantize(_FILM_SHADES - 1, Image.Quantize.MEDIANCUT)
-    # White is the thin gaps' colour, and too rare to be chosen.
-    palette.putpalette([*(palette.getpalette() or [])[: 3 * (_FILM_SHADES - 1)], 255, 255, 255])
+    palette = Image.fromarray(stack).quantize(_COLOURS_IN_GIF - 1, Image.Quantize.MEDIANCUT)
+    # The thin gaps are white, which is too rare to be chosen.
+    palette.putpalette([*(palette.getpalette() or [])[: 3 * (_COLOURS_IN_GIF - 1)], 255, 255, 255])
     first, *others = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
-    # GIF counts in hundredths of a second, and viewers slow down what is under two of them.
+    # GIF counts in hundredths of a second, and viewers slow down frames shorter than two.
     each = max(20, round(100 * seconds / len(images)) * 10)
     times = [each] * len(others) + [each + round(100 * hold) * 10]
     options = {"save_all": True, "append_images": others, "duration": times, "loop": 0}
     write(path, lambda file: first.save(file, "GIF", **options))
 
 
-def _film_pictures(frames: np.ndarray) -> Iterator[Image.Image]:
-    """Each of `[F, N, H, W, C]` as one RGB board."""
-    frames = frames[:, :_FILM_PICTURES]
+def _picture_frames(frames: np.ndarray) -> Iterator[Image.Image]:
+    """Yields one RGB board for each frame of `[F, N, H, W, C]`."""
+    frames = frames[:, :_MAX_PICTURES]
     columns = _full_rows(frames.shape[1])
     for pictures in frames:
         board = _image(_tile(_pixels(pictures, _WIDEST[".gif"] // columns), columns))
@@ -294,9 +296,9 @@ def _film_pictures(frames: np.ndarray) -> Iterator[Image.Image]:
         yield backdrop.convert("RGB")
 
 
-def _film_points(frames: np.ndarray) -> Iterator[Image.Image]:
-    """Each of `[F, N, 2]` as one RGB scatter, all on one scale."""
-    frames = frames[:, :_FILM_POINTS]
+def _point_frames(frames: np.ndarray) -> Iterator[Image.Image]:
+    """Yields one RGB scatter plot for each frame of `[F, N, 2]`, all on one scale."""
+    frames = frames[:, :_MAX_POINTS]
     figure = new_figure(4, 4)
     cloud = _cloud(figure.add_axes((0.02, 0.02, 0.96, 0.96)), frames[0], _reach(frames), 3.0)
     canvas: Any = figure.canvas

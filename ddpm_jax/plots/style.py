@@ -1,4 +1,4 @@
-"""How every figure looks and how its file is written: the one place for both."""
+"""The style of all figures, and how their files are written."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,7 +46,7 @@ DPI = 100
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Within it, matplotlib draws in this style whatever the user's own settings are."""
+    """Makes matplotlib draw in this style, whatever the user's own settings are."""
     import matplotlib
 
     with matplotlib.rc_context(_STYLE):
@@ -54,7 +54,7 @@ def styled() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float, **options: Any) -> "Figure":
-    """An empty figure of width × height inches on the Agg canvas, outside pyplot's state."""
+    """Returns an empty figure of width × height inches on an Agg canvas, independent of pyplot."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -66,26 +66,28 @@ def new_figure(width: float, height: float, **options: Any) -> "Figure":
 def check_path(path: PathLike, suffix: str) -> StoragePath:
     """Returns the path if a file with this suffix (".png") can be written there.
 
-    Ask before hours of sampling; every function here asks before it draws. Raises `UserError`.
+    Call it before hours of sampling. Every figure calls it before drawing. Raises `UserError`.
     """
     path = storage_path(path)
     if path.suffix.lower() != suffix:
         right = path.with_suffix(suffix) if path.name else f"figure{suffix}"
-        raise UserError(f"{path}: this figure is a {suffix} file; call it {right}")
+        raise UserError(f"{path}: this figure is a {suffix} file; name it {right}")
     if path.is_dir():
-        raise UserError(f"{path}: is a folder; name a file in it, as {path / f'figure{suffix}'}")
+        raise UserError(
+            f"{path} is a folder; name a file in it, such as {path / f'figure{suffix}'}"
+        )
     write(path, None)
     return path
 
 
-def write(path: StoragePath, put: Callable[[IO[bytes]], object] | None) -> None:
-    """Puts what `put` writes in place of the path, all or nothing; None only tries the folder."""
-    with replacing(path) as beside:
-        with open(beside, "wb") as file:
-            if put is not None:
-                put(file)
-        if put is None:
-            beside.unlink()
+def write(path: StoragePath, content: Callable[[IO[bytes]], object] | None) -> None:
+    """Replaces a file by what `content` writes, all or nothing; None only tries to write."""
+    with replacing(path) as temporary:
+        with open(temporary, "wb") as file:
+            if content is not None:
+                content(file)
+        if content is None:
+            temporary.unlink()
 
 
 def save(path: StoragePath, figure: "Figure") -> None:

@@ -16,7 +16,7 @@ from ddpm_jax.data.batches import Batches
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.reports.info import count_parameters, forward_flops, planned_bytes
-from ddpm_jax.runtime.mesh import fitting_mesh, put_batch
+from ddpm_jax.runtime.mesh import fitting_mesh, shard_batch
 from ddpm_jax.sampling.chain import SampleProgram, override
 from ddpm_jax.training.step import batch_layout, check_batch, jit_init, jit_train_step, state_layout
 
@@ -162,7 +162,7 @@ class Feed:
         if self._layout.labels is None:
             rows = [row._replace(labels=None) for row in rows]
         batch = jax.tree.map(lambda *x: np.stack(x), *rows) if several else rows[0]
-        return put_batch(batch, self._mesh, leading=int(several))
+        return shard_batch(batch, self._mesh, leading=int(several))
 
     def __enter__(self) -> "Feed":
         return self

@@ -157,7 +157,7 @@ def _strip(
     if rows == "examples":
         frames = frames.swapaxes(0, 1)
         labels = {"columns": labels["rows"], "rows": labels.get("columns")}
-    plots.strip(path, frames, **labels)
+    plots.trajectory(path, frames, **labels)
 
 
 # --- figures --------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.reports.communication import Collective, sent
 from ddpm_jax.reports.hardware import HARDWARE, Hardware
 from ddpm_jax.reports.info import forward_flops
-from ddpm_jax.runtime.mesh import bytes_per_device, planned_mesh
+from ddpm_jax.runtime.mesh import abstract_mesh, bytes_per_device
 from ddpm_jax.training.step import batch_layout, check_batch, state_layout
 
 SHARE_OF_PEAK = 0.4
@@ -75,7 +75,7 @@ def predict(config: Config, devices: int) -> dict[str, Any]:
     if devices < 1:
         raise UserError(f"--devices is {devices}; it must be at least 1")
     config = resolve(config)
-    mesh = planned_mesh(config.mesh.fsdp, devices)
+    mesh = abstract_mesh(config.mesh.fsdp, devices)
     check_batch(config, mesh)
     experiment = build(config)
     layout = state_layout(experiment, mesh)
@@ -200,7 +200,7 @@ def _residual_bytes(experiment: Experiment, examples: int) -> int:
     params = jax.eval_shape(experiment.init_params, jax.random.key(0))
     train = replace(experiment.config.train, batch_size=examples, gradient_accumulation_steps=1)
     few = build(replace(experiment.config, train=replace(train, steps_per_dispatch=1)))
-    drawn = jax.eval_shape(few.draw, batch_layout(few, planned_mesh(1, 1)), 0)
+    drawn = jax.eval_shape(few.draw, batch_layout(few, abstract_mesh(1, 1)), 0)
 
     def backward(params: Any, drawn: Any) -> Any:
         def loss(params: Any) -> jax.Array:

@@ -1,1 +1,1 @@
-"""What a program runs on: devices as a mesh, compilation, random streams, several processes."""
+"""What a program runs on: a mesh of devices, compilation, random streams, several processes."""

@@ -1,4 +1,4 @@
-"""What XLA is told for the machine it compiles for, and where its programs are kept."""
+"""Options of the XLA compiler for a device, and the folder of compiled programs."""
 
 import functools
 import hashlib
@@ -9,24 +9,23 @@ from typing import Any
 
 from ddpm_jax.files import cache_folder
 
-# Which products and sums XLA gives to another library on a CPU. Left to itself it gives that
-# library convolutions too, and a U-Net's training step takes 1.5 times as long.
+# On a CPU, XLA hands sums to another library. By default it hands over convolutions as well, which
+# makes a U-Net's training step 1.5 times as long.
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
 def compiler_options(device: Any) -> dict[str, str]:
-    """Returns what `jax.jit` is to tell XLA for programs on such a device; never what the user set.
+    """Returns the `compiler_options` of `jax.jit` for a device, without those in $XLA_FLAGS.
 
-    An option is XLA's own business, and comes and goes with its versions: one that this XLA does
-    not know is left out.
+    Options come and go with XLA's versions, so an option that this XLA does not know is left out.
     """
     if device.platform != "cpu":
         return {}
-    said = os.environ.get("XLA_FLAGS", "")
+    flags = os.environ.get("XLA_FLAGS", "")
     return {
         name: value
         for name, value in _CPU_OPTIONS.items()
-        if name not in said and _is_known(name, value)
+        if name not in flags and _is_known(name, value)
     }
 
 
@@ -41,22 +40,22 @@ def _is_known(name: str, value: str) -> bool:
     return True
 
 
-def keep_programs() -> None:
-    """Lets JAX keep what it compiles for the next start; to be called before JAX is imported.
+def enable_compilation_cache() -> None:
+    """Makes JAX keep compiled programs for the next start; call it before JAX is imported.
 
-    In the user's cache folder, unless the environment already says where, or that there is none.
+    The folder is in the user's cache, unless the environment names another one or turns it off.
     """
     folder = cache_folder()
     if folder is None:
         return
-    # Programs for a CPU are machine code for its very kind, and home folders are shared.
+    # A CPU's programs fit one kind of processor only, and several machines may share a home folder.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / f"programs-{_machine()}"))
-    # JAX's own limit of a second leaves out what sampling is started from.
+    # JAX's default limit, one second, would leave out the small programs that start sampling.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
 def _machine() -> str:
-    """A short name of this machine's kind of processor."""
+    """Returns a short name of this machine's kind of processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         kind = sorted({line for line in lines if line.startswith(("flags", "Features"))})

@@ -1,7 +1,7 @@
-"""Devices as a mesh with a data axis and an fsdp axis, and what lies where on it.
+"""Devices as a mesh with a data axis and an fsdp axis, and how arrays are sharded over it.
 
 The batch is split over all devices. Parameters, their average and the optimizer's moments are
-split over the fsdp axis and copied along the data axis; with fsdp = 1 every device holds them
+split over the fsdp axis and replicated along the data axis. With fsdp = 1, every device holds them
 whole. The same program runs on one CPU and on a pod: only the mesh differs.
 """
 
@@ -19,12 +19,12 @@ from ddpm_jax.errors import UserError
 _AXES = ("data", "fsdp")
 _AUTO = (AxisType.Auto, AxisType.Auto)
 
-# Splitting a bias saves nothing and costs a message.
+# Splitting a small array, such as a bias, saves no memory worth a message.
 _SMALLEST_SPLIT = 2**14
 
 
 def make_mesh(fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
-    """Arranges all devices of all processes, or those given, as (data, fsdp).
+    """Returns a (data, fsdp) mesh of the given devices, by default all devices of all processes.
 
     Raises UserError if `fsdp` does not divide the number of devices.
     """
@@ -32,8 +32,8 @@ def make_mesh(fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     return jax.make_mesh(_shape(len(devices), fsdp), _AXES, axis_types=_AUTO, devices=devices)
 
 
-def planned_mesh(fsdp: int, count: int) -> AbstractMesh:
-    """The mesh that `make_mesh` makes of `count` devices, where there are none: for shapes alone.
+def abstract_mesh(fsdp: int, count: int) -> AbstractMesh:
+    """Returns the mesh that `make_mesh` makes of `count` devices, without devices: for shapes only.
 
     Raises UserError if `fsdp` does not divide `count`.
     """
@@ -47,35 +47,35 @@ def _shape(count: int, fsdp: int) -> tuple[int, int]:
 
 
 def fitting_mesh(fsdp: int, devices: Sequence[Any] | None = None) -> Mesh:
-    """The mesh of `fsdp` where it divides the number of devices, else one without fsdp.
+    """Returns the mesh with `fsdp` if it divides the number of devices, else with fsdp = 1.
 
-    Trained on a pod, a run is looked at and sampled at a desk.
+    So a run that was trained on a pod can be sampled on any machine.
     """
     devices = jax.devices() if devices is None else devices
     return make_mesh(fsdp if len(devices) % fsdp == 0 else 1, devices)
 
 
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
-    """The sharding of what every device holds whole."""
+    """Returns the sharding of an array that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh | AbstractMesh, *, leading: int = 0) -> NamedSharding:
-    """The sharding of a batch over all devices; `leading` whole axes may stand before it."""
+    """Returns the sharding of a batch over all devices; `leading` axes before it are not split."""
     return NamedSharding(mesh, PartitionSpec(*[None] * leading, ("data", "fsdp")))
 
 
 def state_shardings(state: Any, mesh: Mesh | AbstractMesh) -> Any:
-    """Returns a sharding a leaf: large arrays split along their longest axis that fsdp divides.
+    """Returns a sharding per leaf: large arrays are split on the longest axis that fsdp divides.
 
-    `state` is a tree of arrays or of `jax.ShapeDtypeStruct`s; shapes alone decide, so that the
-    moments and the average of a parameter always lie where the parameter lies.
+    `state` is a tree of arrays or of `jax.ShapeDtypeStruct`s. Only shapes decide, so the moments
+    and the average of a parameter are always sharded like the parameter.
     """
-    ways = mesh.shape["fsdp"]
+    parts = mesh.shape["fsdp"]
 
     def rule(leaf: Any) -> NamedSharding:
-        axes = [axis for axis, length in enumerate(leaf.shape) if length % ways == 0]
-        if ways == 1 or not axes or math.prod(leaf.shape) < _SMALLEST_SPLIT:
+        axes = [axis for axis, length in enumerate(leaf.shape) if length % parts == 0]
+        if parts == 1 or not axes or math.prod(leaf.shape) < _SMALLEST_SPLIT:
             return replicated(mesh)
         longest = max(axes, key=lambda axis: leaf.shape[axis])
         return NamedSharding(mesh, PartitionSpec(*[None] * longest, "fsdp"))
@@ -84,7 +84,7 @@ def state_shardings(state: Any, mesh: Mesh | AbstractMesh) -> Any:
 
 
 def with_shardings(shapes: Any, mesh: Mesh | AbstractMesh) -> Any:
-    """Returns shapes of a state with their shardings: what a restore or a compilation aims at."""
+    """Returns the shapes of a state with their shardings, for a restore or a compilation."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -93,7 +93,7 @@ def with_shardings(shapes: Any, mesh: Mesh | AbstractMesh) -> Any:
 
 
 def bytes_per_device(layout: Any) -> int:
-    """Returns the bytes that one device holds of arrays, or of their shapes with shardings."""
+    """Returns the bytes per device of sharded arrays, or of shapes with shardings."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(layout)
@@ -101,26 +101,26 @@ def bytes_per_device(layout: Any) -> int:
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-    """Returns which rows of the global batch this process's devices hold, int64 `[R]`, rising.
+    """Returns the rows of the global batch on this process's devices, int64 `[R]`, in rising order.
 
-    They follow from where its devices stand in the mesh, which need not be in processes' order.
+    The mesh decides; its devices need not be in the order of the processes.
     """
-    places = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
-    found = [np.arange(batch_size)[index] for index in places.values() if index is not None]
+    slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    found = [np.arange(batch_size)[index] for index in slices.values() if index is not None]
     return np.unique(np.concatenate(found))
 
 
-def put_batch(
+def shard_batch(
     batch: Any, mesh: Mesh, *, rows: np.ndarray | None = None, size: int = 0, leading: int = 0
 ) -> Any:
-    """Puts this process's part of the global batch on its devices.
+    """Returns the global batch as sharded arrays; each process gives its own rows.
 
-    `batch` holds the `rows` (rising) of a global batch of `size`; all of it unless they are given.
-    `leading` whole axes stand before the rows.
+    `batch` holds the `rows` (rising) of a global batch of `size`, or all rows if none are given.
+    `leading` axes stand before the rows and are not split.
     """
     sharding = batch_sharding(mesh, leading=leading)
 
-    def put(x: np.ndarray) -> jax.Array:
+    def shard(x: np.ndarray) -> jax.Array:
         if rows is None:
             return _from_callback(x.shape, sharding, lambda index: x[index])
         held, shape = rows, (*x.shape[:leading], size, *x.shape[leading + 1 :])
@@ -132,23 +132,23 @@ def put_batch(
 
         return _from_callback(shape, sharding, part)
 
-    return jax.tree.map(put, batch)
+    return jax.tree.map(shard, batch)
 
 
-def put_rows(array: np.ndarray, mesh: Mesh) -> jax.Array:
-    """Spreads the rows of an array that every process holds whole over all devices."""
+def shard_rows(array: np.ndarray, mesh: Mesh) -> jax.Array:
+    """Splits the rows of an array over all devices; every process gives the whole array."""
     return _from_callback(array.shape, batch_sharding(mesh), lambda index: array[index])
 
 
 def _from_callback(
     shape: tuple[int, ...], sharding: NamedSharding, part: Callable[[Any], np.ndarray]
 ) -> jax.Array:
-    """Asks `part` for what this process's devices hold, and puts it there."""
+    """Returns the array whose shards on this process's devices come from `part`."""
     return jax.make_array_from_callback(shape, sharding, part)
 
 
 def fetch(array: jax.Array) -> np.ndarray:
-    """Returns the whole of a sharded array on every process; all of them must call it."""
+    """Returns a whole sharded array on every process; all processes must call it."""
     if array.is_fully_addressable:
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))

@@ -1,7 +1,7 @@
 """Randomness as a function of (seed, stream, step): no key is ever stored.
 
-Every draw of a run has a stream of its own, so that turning one on or off (dropout, flips) leaves
-the others as they are, and step n draws the same numbers whether or not the run was ever stopped.
+Every kind of draw has its own stream. So turning one on or off (dropout, flips) does not change the
+others, and step n draws the same numbers whether or not the run was interrupted.
 """
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 
 from ddpm_jax.typing import Keys
 
-# The numbers are part of every run's identity: add rows, never change one.
+# The numbers determine every run's results: add rows, but never change one.
 STREAMS = {
     "init": 0,
     "timestep": 1,
@@ -23,11 +23,11 @@ STREAMS = {
 
 
 def stream_key(seed: int | jax.Array, stream: str, step: int | jax.Array = 0) -> jax.Array:
-    """Returns the key of one stream at one step, which may be traced."""
+    """Returns the key of one stream at one step; seed and step may be traced."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), STREAMS[stream]), step)
 
 
 def sample_keys(seed: int | jax.Array, indices: jax.Array | np.ndarray) -> Keys:
-    """Returns the key of each sample `[B]`, from its index alone: sample i never depends on B."""
+    """Returns a key `[B]` per sample. It follows from the seed and the index, never from B."""
     root = stream_key(seed, "sample")
     return jax.vmap(jax.random.fold_in, (None, 0))(root, jnp.asarray(indices, jnp.uint32))

@@ -29,7 +29,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.files import StoragePath, replacing
 from ddpm_jax.runtime.compilation import compiler_options
-from ddpm_jax.runtime.mesh import batch_sharding, fetch, put_rows
+from ddpm_jax.runtime.mesh import batch_sharding, fetch, shard_rows
 from ddpm_jax.runtime.random import sample_keys
 from ddpm_jax.typing import Conditioning, Denoiser, Examples, Labels, Prediction, Timesteps
 
@@ -148,11 +148,11 @@ class SampleProgram:
         for batch in range(batches):
             # The last batch is filled up, so that one compiled shape serves all.
             places = np.arange(batch * size, (batch + 1) * size, dtype=np.uint32)
-            indices = put_rows(places + np.uint32(first), self.mesh)
+            indices = shard_rows(places + np.uint32(first), self.mesh)
             rows = None
             if drawn_labels is not None:
                 padded = drawn_labels[np.minimum(places, num - 1)]
-                rows = put_rows(padded, self.mesh)
+                rows = shard_rows(padded, self.mesh)
             key = np.uint32(seed)
             carry = self._start(key, indices)
             filming = num_trajectories if batch == 0 else 0
@@ -229,7 +229,7 @@ def write_samples(path: StoragePath, drawn: Samples) -> None:
     elif path.suffix == ".gif":
         if drawn.frames is None:
             raise ValueError("a film needs samples drawn with num_trajectories")
-        plots.film(path, drawn.frames)
+        plots.animation(path, drawn.frames)
     else:
         plots.grid(path, drawn.samples, columns=class_columns(drawn.labels))
 

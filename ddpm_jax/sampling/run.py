@@ -15,7 +15,7 @@ from ddpm_jax.config import Config, SampleConfig
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.files import StoragePath, storage_path
-from ddpm_jax.runtime.distributed import first_says
+from ddpm_jax.runtime.distributed import broadcast_from_first
 from ddpm_jax.runtime.mesh import fitting_mesh, with_shardings
 from ddpm_jax.sampling.chain import SampleProgram, Samples, override
 
@@ -104,7 +104,7 @@ def load(
     """
     folder = storage_path(folder)
     checkpoints = Checkpoints(folder, report=report)
-    step = first_says(lambda: checkpoints.newest_good(checkpoint))
+    step = broadcast_from_first(lambda: checkpoints.newest_good(checkpoint))
     if step is None:
         if folder.is_file():
             raise UserError(f"{folder} is a file; name the folder of a run, as runs/digits")

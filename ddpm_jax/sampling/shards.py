@@ -50,12 +50,12 @@ def sample_shards(
         raise UserError(f"the number of samples is {num}; it must be at least 1")
     about = _about(run, chosen, num, seed, labels)
     distributed.compare({**about, "--output": str(folder), **distributed.versions()})
-    distributed.first_says(lambda: _claim(folder, about))
+    distributed.broadcast_from_first(lambda: _claim(folder, about))
     size = chosen.batch_size
     # Before anyone writes: all must share out the same list.
     there = {path.name for path in folder.glob("samples-*.npz")}
     lacking = [k for k in range(math.ceil(num / size)) if _path(folder, k).name not in there]
-    lacking = distributed.first_says(lambda: lacking)
+    lacking = distributed.broadcast_from_first(lambda: lacking)
     process, count = distributed.rank()
     own = lacking[process::count]
     for done, k in enumerate(own):

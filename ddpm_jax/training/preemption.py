@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
-from ddpm_jax.runtime.distributed import Appointment, alone
+from ddpm_jax.runtime.distributed import StopAgreement, is_alone
 
 
 class PreemptionHandler:
@@ -23,13 +23,13 @@ class PreemptionHandler:
         # none; into this queue it may put whatever it interrupted.
         self._wishes: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._voice = threading.Thread(target=self._speak, daemon=True)
-        self._appointment = None if alone() else Appointment(self._heard)
+        self._agreement = None if is_alone() else StopAgreement(self._heard)
 
     def reached(self) -> bool:
         """Whether it is time to save and end; every process asks at the same places of its way."""
-        if self._appointment is None:
+        if self._agreement is None:
             return self.signal is not None
-        return self._appointment.reached()
+        return self._agreement.reached_stop_point()
 
     @property
     def exit_code(self) -> int:
@@ -39,10 +39,10 @@ class PreemptionHandler:
         if number == signal.SIGINT:
             # The next one is the system's: Python's own would wait for a compilation to end.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if self._appointment is None:
+        if self._agreement is None:
             self._heard(number)
         else:
-            self._appointment.want(number)
+            self._agreement.request(number)
 
     def _heard(self, number: int) -> None:
         self.signal = number

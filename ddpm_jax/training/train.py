@@ -37,14 +37,14 @@ def train(config: Config, workdir: str | StoragePath) -> int:
     program = SampleProgram(experiment, mesh, config.sample)
     checkpoints = Checkpoints(run, report=print)
     distributed.compare(_what_must_agree(config, run, source))
-    step = distributed.first_says(lambda: checkpoints.newest_good() or 0)
+    step = distributed.broadcast_from_first(lambda: checkpoints.newest_good() or 0)
     other_data = {}
     if step:
         _check_shared(checkpoints, step)
         _check_resume(config, checkpoints, step)
         other_data = _check_data(config, checkpoints, step, source)
     _check_labels(config, source)
-    speaks = distributed.first()
+    speaks = distributed.is_first()
     with exclusive(run, needed=speaks):
         changes = _describe(config, run) if speaks else {}
         if speaks:
@@ -72,7 +72,7 @@ def train(config: Config, workdir: str | StoragePath) -> int:
 
 def _what_must_agree(config: Config, run: StoragePath, source: Source) -> dict[str, Any]:
     """What every process must have the same of, or they would train different networks."""
-    data = {f"data.{name}": value for name, value in identity.described(source).items()}
+    data = {f"data.{name}": value for name, value in identity.describe_source(source).items()}
     return {**configs.flatten(config), "--workdir": str(run), **distributed.versions(), **data}
 
 
@@ -111,7 +111,7 @@ def _check_data(
     before = checkpoints.data(step)
     if before is None:  # It is older than this entry.
         return {}
-    changes = identity.changes(before, identity.described(source))
+    changes = identity.source_changes(before, identity.describe_source(source))
     for name, (old, new) in changes.items():
         if config.model.num_classes and name != "data.examples":
             raise UserError(

@@ -20,11 +20,11 @@ import numpy as np
 from ddpm_jax import plots
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.data.batches import Batches
-from ddpm_jax.data.identity import described
+from ddpm_jax.data.identity import describe_source
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime.distributed import first, first_says
-from ddpm_jax.runtime.mesh import local_rows, put_batch
+from ddpm_jax.runtime.distributed import broadcast_from_first, is_first
+from ddpm_jax.runtime.mesh import local_rows, shard_batch
 from ddpm_jax.sampling.chain import SampleProgram, animation_size, write_samples
 from ddpm_jax.training.diagnosis import Diagnosis, diagnose
 from ddpm_jax.training.logging.run_logger import RunLogger
@@ -135,7 +135,7 @@ class Trainer:
 
     def _put(self, batch: Any, *, leading: int = 0) -> Any:
         size = self.config.train.batch_size
-        return put_batch(batch, self.mesh, rows=self._rows, size=size, leading=leading)
+        return shard_batch(batch, self.mesh, rows=self._rows, size=size, leading=leading)
 
     def _compile(self) -> Any:
         begun = time.monotonic()
@@ -173,7 +173,7 @@ class Trainer:
             f"{bad} bad step(s) in a row from step {first}: going back to step {back}, "
             f"and passing over all up to step {to}"
         )
-        at = first_says(lambda: self.checkpoints.newest_good(at_most=back) or 0)
+        at = broadcast_from_first(lambda: self.checkpoints.newest_good(at_most=back) or 0)
         if at < back:
             self.journal.say(f"step {back} is not on disk: training it again from step {at}")
         self.journal.rewind(at)
@@ -189,11 +189,11 @@ class Trainer:
             events = self.journal.events()
             return [row["step"] for row in events if row.get("event") == "rollback"]
 
-        return {*first_says(before), *self._passed.values()}
+        return {*broadcast_from_first(before), *self._passed.values()}
 
     def _give_up(self, found: Diagnosis, bad: int) -> None:
         many = f", nor at the {bad - 1} after it" if bad > 1 else ""
-        newest = first_says(lambda: max(self.checkpoints.steps(), default=None))
+        newest = broadcast_from_first(lambda: max(self.checkpoints.steps(), default=None))
         where = "there is no checkpoint" if newest is None else f"the newest checkpoint is {newest}"
         what = "gradient" if np.isfinite(found.loss) and not found.data else "loss"
         raise UserError(
@@ -229,7 +229,7 @@ class Trainer:
                 self.config,
                 keep=keep,
                 keep_every=train.keep_every,
-                data=described(self.source),
+                data=describe_source(self.source),
                 along=self.journal.put,
             )
         self._saved = step
@@ -249,7 +249,7 @@ class Trainer:
         try:
             self.checkpoints.wait()
         except UserError as error:
-            newest = first_says(lambda: max(self.checkpoints.steps(), default=None))
+            newest = broadcast_from_first(lambda: max(self.checkpoints.steps(), default=None))
             have = "there is none" if newest is None else f"the newest there is of step {newest}"
             why = f"stopped at step {step} with its state unsaved, and {have}"
             raise UserError(f"{why}: {error}") from None
@@ -259,7 +259,7 @@ class Trainer:
             drawn = self.program(
                 state.ema, self.config.sample.num, seed=self.config.seed, progress=self._interrupt
             )
-            if first():
+            if is_first():
                 path = self.run / "samples" / f"{step:08}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_samples(path, drawn)
@@ -282,7 +282,7 @@ class Trainer:
             )
         except _Interrupted:
             return
-        if first():
+        if is_first():
             write_samples(self.run / "samples.png", drawn)
             write_samples(self.run / "denoising.gif", drawn)
             plots.loss(self.run / "loss.png", self.journal.rows())

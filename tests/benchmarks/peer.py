@@ -213,12 +213,12 @@ class Ours:
 
     def _gather(self, step: int) -> Any:
         """Returns the batches of a dispatch, on the device."""
-        from ddpm_jax.runtime.mesh import put_batch
+        from ddpm_jax.runtime.mesh import shard_batch
 
         each = self.config.train.steps_per_dispatch
         rows = [self.batch(n) for n in range(step, step + each)]
         batch = rows[0] if each == 1 else self._jax.tree.map(lambda *x: np.stack(x), *rows)
-        return put_batch(batch, self.mesh, leading=int(each > 1))
+        return shard_batch(batch, self.mesh, leading=int(each > 1))
 
     def train(self, steps: int) -> None:
         each = self.config.train.steps_per_dispatch

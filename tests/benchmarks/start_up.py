@@ -21,8 +21,8 @@ import time
 SAMPLE = """
 import sys, time
 from ddpm_jax import cli
-from ddpm_jax.runtime.compilation import keep_programs
-keep_programs()
+from ddpm_jax.runtime.compilation import enable_compilation_cache
+enable_compilation_cache()
 from ddpm_jax.sampling.chain import SampleProgram
 call, ticks = SampleProgram.__call__, []
 def clocked(self, *args, progress, **options):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.data.batches import Batches, batch_indices, epoch_order, local_batch
-from ddpm_jax.data.loading import load
+from ddpm_jax.data.loading import materialize
 from ddpm_jax.data.source import ArraySource, Source
 
 
@@ -88,7 +88,7 @@ def test_processes_read_their_rows_of_each_batch_over_an_epochs_edge(count):
 @pytest.fixture(params=["streamed", "in memory"])
 def source(request, numbered) -> Source:
     stream = numbered(23)
-    return stream if request.param == "streamed" else load(stream)
+    return stream if request.param == "streamed" else materialize(stream)
 
 
 def test_resumed_batches_are_the_same(source):
@@ -102,7 +102,7 @@ def test_resumed_batches_are_the_same(source):
 
 
 def test_only_a_source_that_decodes_is_read_ahead(numbered):
-    with Batches(load(numbered(5)), seed=0, batch_size=2) as batches:
+    with Batches(materialize(numbered(5)), seed=0, batch_size=2) as batches:
         batches(0)
         assert batches._ahead is None
     asked = []

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddpm_jax.data.cache import Origin, keep, recall
+from ddpm_jax.data.cache import Origin, read_cache, write_cache
 from ddpm_jax.files import cache_folder
 
 ORIGIN = Origin("pictures x", "as they were")
@@ -13,15 +13,15 @@ ARRAYS = {"examples": np.arange(600, dtype=np.uint8).reshape(100, 2, 3), "broken
 
 
 def kept(cache: Path) -> Path:
-    keep(ORIGIN, ARRAYS)
+    write_cache(ORIGIN, ARRAYS)
     (file,) = cache.iterdir()
     return file
 
 
 def test_what_is_kept_comes_back(cache):
-    assert recall(ORIGIN) is None
+    assert read_cache(ORIGIN) is None
     kept(cache)
-    found = recall(ORIGIN)
+    found = read_cache(ORIGIN)
     assert found is not None
     assert set(found) == set(ARRAYS)
     for name, array in ARRAYS.items():
@@ -30,10 +30,10 @@ def test_what_is_kept_comes_back(cache):
 
 def test_another_state_or_source_is_not_taken_for_it(cache):
     kept(cache)
-    assert recall(ORIGIN._replace(state="changed")) is None
-    assert recall(ORIGIN._replace(source="pictures y")) is None
-    keep(ORIGIN._replace(state="changed"), ARRAYS)
-    assert recall(ORIGIN) is None
+    assert read_cache(ORIGIN._replace(state="changed")) is None
+    assert read_cache(ORIGIN._replace(source="pictures y")) is None
+    write_cache(ORIGIN._replace(state="changed"), ARRAYS)
+    assert read_cache(ORIGIN) is None
     assert len(list(cache.iterdir())) == 1
 
 
@@ -47,7 +47,7 @@ def test_no_flipped_bit_gives_other_arrays(cache):
         torn = bytearray(whole)
         torn[place] ^= 1 << (place % 8)
         file.write_bytes(torn)
-        found = recall(ORIGIN)
+        found = read_cache(ORIGIN)
         if found is not None and set(found) == set(ARRAYS):
             # Some bytes are never read, as the times of the zip's entries.
             wrong += any((found[name] != ARRAYS[name]).any() for name in ARRAYS)
@@ -60,9 +60,9 @@ def test_a_torn_file_is_made_again_with_a_warning(cache, caplog, share):
     whole = file.read_bytes()
     file.write_bytes(whole[: int(share * len(whole))])
     with caplog.at_level(logging.WARNING):
-        assert recall(ORIGIN) is None
+        assert read_cache(ORIGIN) is None
     (record,) = caplog.records
-    assert "is damaged and is made again" in record.getMessage()
+    assert "is damaged (" in record.getMessage()
     assert "\n" not in record.getMessage()
     assert kept(cache).read_bytes() == whole
 
@@ -74,15 +74,15 @@ def test_nothing_is_unpickled(cache):
 
     file = kept(cache)
     np.savez(file, state=np.array([Trap()], dtype=object))
-    assert recall(ORIGIN) is None
+    assert read_cache(ORIGIN) is None
     assert list(cache.iterdir()) == [file]
 
 
 def test_the_environment_says_where(monkeypatch, tmp_path):
     monkeypatch.setenv("DDPM_JAX_CACHE", "")
     assert cache_folder() is None
-    keep(ORIGIN, ARRAYS)
-    assert recall(ORIGIN) is None
+    write_cache(ORIGIN, ARRAYS)
+    assert read_cache(ORIGIN) is None
     monkeypatch.delenv("DDPM_JAX_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "ddpm_jax"

@@ -21,7 +21,7 @@ def source() -> CroppedSource:
 def test_a_batch_is_the_parts_at_its_corners(source):
     step, size = 3, 64
     batch = local_batch(source, seed=2, step=step, batch_size=size)
-    indices, corners = batch_indices(2, step, size, N), crop_corners(2, step, size, source.room)
+    indices, corners = batch_indices(2, step, size, N), crop_corners(2, step, size, source.margin)
     for example, label, index, (top, left) in zip(
         batch.examples, np.asarray(batch.labels), indices, corners, strict=True
     ):
@@ -30,19 +30,19 @@ def test_a_batch_is_the_parts_at_its_corners(source):
 
 
 def test_corners_are_even_over_all_places_and_of_their_seed_and_step():
-    room = np.array([3, 4])
-    corners = crop_corners(0, 0, 20_000, room)
+    margin = np.array([3, 4])
+    corners = crop_corners(0, 0, 20_000, margin)
     assert corners.dtype == np.int64
     counts = np.bincount(corners[:, 0] * 5 + corners[:, 1], minlength=20)
     assert len(counts) == 20
     # 1000 a place, within five standard deviations.
     assert (np.abs(counts - 1000) < 5 * np.sqrt(1000)).all()
-    np.testing.assert_array_equal(crop_corners(0, 0, 20_000, room), corners)
+    np.testing.assert_array_equal(crop_corners(0, 0, 20_000, margin), corners)
     for seed, step in ((1, 0), (0, 1), (0, 2**40)):
-        assert (crop_corners(seed, step, 20_000, room) != corners).any(axis=1).mean() > 0.9
+        assert (crop_corners(seed, step, 20_000, margin) != corners).any(axis=1).mean() > 0.9
     # No step's draws are those of a neighbour, moved on.
     assert not np.isin(
-        crop_corners(0, 1, 500, room * 10**6), crop_corners(0, 0, 500, room * 10**6)
+        crop_corners(0, 1, 500, margin * 10**6), crop_corners(0, 0, 500, margin * 10**6)
     ).any()
 
 
@@ -53,7 +53,7 @@ def test_what_asks_for_no_step_gets_the_centre(source):
     assert source.gather(np.array([], int)).examples.shape == (0, 4, 5, 3)
 
 
-def test_no_room_is_the_picture_itself():
+def test_no_margin_is_the_picture_itself():
     whole = CroppedSource(ArraySource(PICTURES), (7, 9))
     batch = local_batch(whole, seed=0, step=0, batch_size=N)
     np.testing.assert_array_equal(batch.examples, PICTURES[batch_indices(0, 0, N, N)])

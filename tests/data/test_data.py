@@ -29,7 +29,7 @@ def test_an_empty_or_misshapen_source_is_refused(monkeypatch):
         open_source(DigitsData())
     assert "\n" not in str(caught.value)
     monkeypatch.setitem(SOURCES, "digits", lambda _: ArraySource(np.zeros((2, 8, 8), np.uint8)))
-    with pytest.raises(ValueError, match=r"\(8, 8\), its config says \(8, 8, 1\)"):
+    with pytest.raises(ValueError, match=r"\(8, 8\), but its config says \(8, 8, 1\)"):
         open_source(DigitsData())
 
 

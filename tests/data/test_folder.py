@@ -178,7 +178,7 @@ def all_broken(path: Path) -> Path:
 MISTAKES = {
     missing: "does not exist; give a folder",
     a_file: "is a file, not a folder; give",
-    empty: "has no pictures; supported are png",
+    empty: "has no pictures; supported formats are png",
     all_broken: r"2 of 2 pictures.*can't be read; the first is a\.png",
 }
 

@@ -6,7 +6,7 @@ import pytest
 
 from ddpm_jax.data import loading
 from ddpm_jax.data.cache import Origin
-from ddpm_jax.data.loading import load
+from ddpm_jax.data.loading import materialize
 from ddpm_jax.data.source import ArraySource, StreamSource, Tolerance, Unreadable
 from ddpm_jax.errors import UserError
 
@@ -14,7 +14,7 @@ from ddpm_jax.errors import UserError
 @pytest.mark.parametrize("count", [0, 1, 7, 200])
 def test_streamed_and_in_memory_give_the_same(numbered, count):
     stream = numbered(200)
-    array = load(stream)
+    array = materialize(stream)
     assert isinstance(array, ArraySource)
     assert (len(array), array.shape, array.class_names) == (200, (2, 2, 1), ("a", "b", "c"))
     indices = np.random.default_rng(0).integers(200, size=count)
@@ -28,10 +28,10 @@ def test_streamed_and_in_memory_give_the_same(numbered, count):
 
 def test_a_set_over_the_limit_is_not_held(numbered, monkeypatch):
     stream = numbered(200)
-    assert isinstance(load(stream, limit=4 * 200), ArraySource)
-    assert load(stream, limit=4 * 200 - 1) is stream
+    assert isinstance(materialize(stream, limit=4 * 200), ArraySource)
+    assert materialize(stream, limit=4 * 200 - 1) is stream
     monkeypatch.setattr(loading, "IN_MEMORY_BYTES", 4 * 200 - 1)
-    assert load(stream) is stream
+    assert materialize(stream) is stream
 
 
 def test_no_labels_stay_none():
@@ -39,13 +39,13 @@ def test_no_labels_stay_none():
         return [(np.zeros((1, 1, 1), np.uint8), 0) for _ in indices]
 
     stream = StreamSource(read, length=3, shape=(1, 1, 1))
-    for source in (stream, load(stream)):
+    for source in (stream, materialize(stream)):
         assert source.gather(np.arange(2)).labels is None
 
 
 def test_a_loaded_part_is_not_out_of_place(numbered, monkeypatch):
     monkeypatch.setattr(loading, "_PART", 7)
-    loaded = load(numbered(100)).gather(np.arange(100))
+    loaded = materialize(numbered(100)).gather(np.arange(100))
     np.testing.assert_array_equal(loaded.examples[:, 0, 0, 0], np.arange(100))
     np.testing.assert_array_equal(loaded.labels, np.arange(100) % 3)
 
@@ -78,7 +78,7 @@ class Counted:
         )
 
     def load(self, limit: int | None = None) -> tuple[list[int], list[int]]:
-        loaded = load(self.source, limit=limit)
+        loaded = materialize(self.source, limit=limit)
         self.reads, self.looks, counts = 0, 0, (self.reads, self.looks)
         batch: Any = loaded.gather(np.arange(len(loaded)))
         self.found = counts
@@ -90,14 +90,14 @@ GOOD = [i for i in range(90) if i not in (3, 50)]
 
 @pytest.mark.parametrize("limit", [None, 0])
 def test_what_the_first_pass_found_is_kept_for_the_next_start(limit, monkeypatch, cache, caplog):
-    monkeypatch.setattr(loading, "WORTH_KEEPING_SECONDS", 0.0)
+    monkeypatch.setattr(loading, "MIN_CACHE_SECONDS", 0.0)
     first, again, changed = Counted(), Counted(), Counted("two", broken=(), add=1)
     with caplog.at_level(logging.WARNING):
         for counted in (first, again):
             assert counted.load(limit) == (GOOD, [i % 2 for i in GOOD])
     # The warning comes each time, whether or not it was looked again.
     assert [record.getMessage().split(":")[0] for record in caplog.records] == [
-        "2 of 90 pictures in x can't be read and are left out (3.png, 50.png)"
+        "2 of 90 pictures in x can't be read and are skipped (3.png, 50.png)"
     ] * 2
     assert max(first.found) >= 90
     assert again.found == (0, 0)
@@ -113,12 +113,12 @@ def test_what_is_decoded_at_once_is_not_kept(cache):
 
 
 def test_a_cache_that_can_not_be_written_is_no_error(monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(loading, "WORTH_KEEPING_SECONDS", 0.0)
+    monkeypatch.setattr(loading, "MIN_CACHE_SECONDS", 0.0)
     (tmp_path / "file").write_text("mine")
     monkeypatch.setenv("DDPM_JAX_CACHE", str(tmp_path / "file" / "below"))
     with caplog.at_level(logging.WARNING):
         assert Counted(broken=()).load()[0] == list(range(90))
-    assert "not kept" in caplog.text
+    assert "not cached" in caplog.text
 
 
 @pytest.mark.parametrize("limit", [None, 0])
@@ -126,11 +126,11 @@ def test_a_cache_that_can_not_be_written_is_no_error(monkeypatch, tmp_path, capl
     ("broken", "strict", "match"),
     [
         (range(90), False, r"90 of 90 pictures in x can't be read; the first is 0\.png: torn"),
-        ((7,), True, r"1 of 90.*7\.png: torn; mend or remove it, or leave out --data\.strict"),
+        ((7,), True, r"1 of 90.*7\.png: torn; fix or remove it, or omit --data\.strict"),
     ],
 )
 def test_none_left_or_strict_is_an_error_at_once(limit, broken, strict, match, monkeypatch):
-    monkeypatch.setattr(loading, "WORTH_KEEPING_SECONDS", 0.0)
+    monkeypatch.setattr(loading, "MIN_CACHE_SECONDS", 0.0)
     for _ in range(2):  # from the source, and from what was kept of it
         with pytest.raises(UserError, match=match) as caught:
             Counted(broken=broken, strict=strict).load(limit)

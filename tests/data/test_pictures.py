@@ -136,7 +136,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch):
 
 def test_only_pictures_are_opened_whatever_they_are_called():
     page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
-    with pytest.raises(ValueError, match="it is no picture"):
+    with pytest.raises(ValueError, match="it is not a picture"):
         decode_picture(page, (1, 1, 1))
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from ddpm_jax.config import PointsData
-from ddpm_jax.data.points import FIGURES, open_points
+from ddpm_jax.data.points import POINT_SETS, open_points
 
-EVERY = pytest.mark.parametrize("figure", FIGURES)
+EVERY = pytest.mark.parametrize("figure", POINT_SETS)
 
 
 def open_all(figure, **settings) -> tuple[Any, Any]:
@@ -55,7 +55,7 @@ def test_every_config_figure_can_be_one_point(figure):
 
 def test_the_tables_names_are_the_configs():
     literal = PointsData.__dataclass_fields__["shape"].type
-    assert set(FIGURES) == set(literal.__args__)
+    assert set(POINT_SETS) == set(literal.__args__)
 
 
 def test_swiss_roll_is_the_spiral_of_its_equation():

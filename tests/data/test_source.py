@@ -43,7 +43,9 @@ def test_what_is_lost_on_the_way_is_replaced_by_the_next_with_one_warning(caplog
 
 @pytest.mark.parametrize(("lost", "strict"), [(set(range(10)), False), ({4}, True)])
 def test_a_lost_disk_or_a_strict_source_ends_with_one_line(lost, strict):
-    with pytest.raises(UserError, match=r"4\.png: No such file.*restore it.*resume") as caught:
+    with pytest.raises(
+        UserError, match=r"4\.png: No such file.*restore it.*same command again"
+    ) as caught:
         losing(lost, strict=strict).gather(np.array([4]))
     assert "\n" not in str(caught.value)
 

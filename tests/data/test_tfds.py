@@ -203,7 +203,7 @@ def test_a_split_without_labels_is_refused(tfds_config, monkeypatch):
         return [dict(record) | {"label": -1} for record in read(self, keys)]
 
     monkeypatch.setattr(BaseDataSource, "__getitems__", unlabelled)
-    refused(tfds_config("mnist", "test[:9]"), "test.* is unlabelled; choose another")
+    refused(tfds_config("mnist", "test[:9]"), "test.* has no labels; choose another")
 
 
 def test_configs_of_a_set_are_chosen_by_name(mnist_copy):
@@ -213,7 +213,7 @@ def test_configs_of_a_set_are_chosen_by_name(mnist_copy):
     folder.rename(root / "small" / folder.name)
     assert count_examples(config) == 2000
     shutil.copytree(root / "small", root / "large")
-    refused(config, "prepared as mnist/large, mnist/small; name one of them")
+    refused(config, "prepared as mnist/large, mnist/small; choose one of them")
 
 
 @pytest.mark.skipif(

@@ -266,8 +266,11 @@ COMMANDS = {
     ("where", "mend"),
     [
         ("gs://nowhere", "make it: gcloud storage buckets create gs://nowhere"),
-        ("gs://closed", "gs://closed refuses this account; let it in: gcloud storage buckets add-"),
-        ("s3://bucket", "a folder is a local one, or gs://BUCKET/PATH"),
+        (
+            "gs://closed",
+            "gs://closed refuses this account; give it access: gcloud storage buckets",
+        ),
+        ("s3://bucket", "a folder must be local, or gs://BUCKET/PATH"),
     ],
 )
 def test_a_bucket_that_can_not_be_used_is_one_line_at_once(
@@ -394,7 +397,7 @@ def test_no_credentials_are_printed_or_written(run, bucket, capfd, tmp_path, mon
 def test_a_login_that_fails_is_not_quoted(bucket):
     from google.auth.exceptions import RefreshError
 
-    said = Remote("gs://bucket/x").why(RefreshError("invalid_grant", {"key": "secret"}))
+    said = Remote("gs://bucket/x").explain(RefreshError("invalid_grant", {"key": "secret"}))
     assert "secret" not in said
     assert "gcloud auth application-default login" in said
 
@@ -409,7 +412,7 @@ def test_without_gcsfs_the_extra_is_named(bucket, monkeypatch, capsys):
 
 def test_no_client_is_imported_for_a_local_folder():
     code = (
-        "import sys, ddpm_jax, ddpm_jax.cli as cli; cli.main(['--help']); cli.place('runs/a');"
+        "import sys, ddpm_jax, ddpm_jax.cli as cli\ncli.main(['--help']); cli.storage_path('a')\n"
         "sys.exit(any(name in sys.modules for name in ('gcsfs', 'fsspec', 'aiohttp', 'etils')))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)

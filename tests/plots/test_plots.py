@@ -36,10 +36,12 @@ DRAW = {
     "grid": lambda path: plots.grid(path, pictures(5, 8, 8, 1)),
     "grid, labels": lambda path: plots.grid(path, pictures(5, 8, 8, 3), labels=[0, 1, 2, 1, 0]),
     "grid, points": lambda path: plots.grid(path, pictures(40, 2), labels=[0, 1] * 20),
-    "strip": lambda path: plots.strip(path, pictures(3, 8, 6, 4), columns=[0, 5, 10]),
-    "strip, points": lambda path: plots.strip(path, pictures(2, 3, 40, 2), rows=["a", "$x_t$"]),
-    "film": lambda path: plots.film(path, pictures(3, 5, 8, 8, 1)),
-    "film, points": lambda path: plots.film(path, pictures(3, 40, 2)),
+    "trajectory": lambda path: plots.trajectory(path, pictures(3, 8, 6, 4), columns=[0, 5, 10]),
+    "trajectory, points": lambda path: plots.trajectory(
+        path, pictures(2, 3, 40, 2), rows=["a", "$x_t$"]
+    ),
+    "animation": lambda path: plots.animation(path, pictures(3, 5, 8, 8, 1)),
+    "animation, points": lambda path: plots.animation(path, pictures(3, 40, 2)),
     "loss": lambda path: plots.loss(path, ROWS),
     "schedules": lambda path: plots.schedules(path, ALPHA_BAR),
 }
@@ -47,7 +49,7 @@ every_figure = pytest.mark.parametrize("name", DRAW)
 
 
 def suffix(name):
-    return ".gif" if name.startswith("film") else ".png"
+    return ".gif" if name.startswith("animation") else ".png"
 
 
 def test_every_public_figure_is_drawn_here():
@@ -133,14 +135,14 @@ def test_a_strip_holds_its_pictures_in_order(tmp_path):
     # Each picture is red of its own strength, which no letter is.
     frames = np.full((2, 3, 8, 8, 3), -1.0)
     frames[..., 0] = np.linspace(-0.5, 0.9, 6).reshape(2, 3, 1, 1)
-    plots.strip(
-        tmp_path / "strip.png",
+    plots.trajectory(
+        tmp_path / "trajectory.png",
         frames,
         columns=[0, 1, 1000],
         rows=["a", "a long name"],
         title="A title wider than all of them " * 2,
     )
-    drawn = read(tmp_path / "strip.png")[..., :3]
+    drawn = read(tmp_path / "trajectory.png")[..., :3]
     corners = []
     for colour in levels(frames[..., 0, 0, :]).reshape(6, 3):
         where = np.argwhere((drawn == colour).all(axis=2))
@@ -180,15 +182,15 @@ def test_a_film_ends_on_its_last_frame_and_holds_it(tmp_path, length):
     frames = pictures(length, 4, 8, 8, 1)
     frames[-1] = -1
     frames[-1, :2] = 1
-    plots.film(tmp_path / "film.gif", frames, seconds=2, hold=1)
-    with GifImagePlugin.GifImageFile(tmp_path / "film.gif") as film:
-        assert film.n_frames == min(length, 60)
-        assert film.info.get("loop", 0) == 0
+    plots.animation(tmp_path / "animation.gif", frames, seconds=2, hold=1)
+    with GifImagePlugin.GifImageFile(tmp_path / "animation.gif") as image:
+        assert image.n_frames == min(length, 60)
+        assert image.info.get("loop", 0) == 0
         times = []
-        for i in range(film.n_frames):
-            film.seek(i)
-            times.append(film.info["duration"])
-        last = np.asarray(film.convert("RGB"))
+        for i in range(image.n_frames):
+            image.seek(i)
+            times.append(image.info["duration"])
+        last = np.asarray(image.convert("RGB"))
     assert times[-1] - 1000 == times[0] or length == 1
     assert sum(times) == pytest.approx(3000, abs=310)
     side = _TILE + _GAP
@@ -197,22 +199,22 @@ def test_a_film_ends_on_its_last_frame_and_holds_it(tmp_path, length):
 
 
 def test_a_film_shows_only_so_many(tmp_path):
-    plots.film(tmp_path / "film.gif", pictures(2, 100, 8, 8, 3))
-    assert read(tmp_path / "film.gif").shape[:2] == (8 * (_TILE + _GAP) - _GAP,) * 2
+    plots.animation(tmp_path / "animation.gif", pictures(2, 100, 8, 8, 3))
+    assert read(tmp_path / "animation.gif").shape[:2] == (8 * (_TILE + _GAP) - _GAP,) * 2
 
 
 @pytest.mark.parametrize("shape", [(), (2,), (8, 8, 1), (3, 8, 8, 5), (0, 8, 8, 1), (0, 2)])
 def test_arrays_of_another_kind_are_refused(tmp_path, shape):
-    for draw in (plots.grid, plots.strip, plots.film):
+    for draw in (plots.grid, plots.trajectory, plots.animation):
         with pytest.raises(ValueError, match="neither pictures"):
-            draw(tmp_path / ("x.gif" if draw is plots.film else "x.png"), np.zeros(shape))
+            draw(tmp_path / ("x.gif" if draw is plots.animation else "x.png"), np.zeros(shape))
 
 
 def test_labels_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match="4 samples and 3 labels"):
         plots.grid(tmp_path / "x.png", pictures(4, 8, 8, 1), labels=[1, 2, 3])
     with pytest.raises(ValueError, match="2 labels for axis 1"):
-        plots.strip(tmp_path / "x.png", pictures(3, 8, 8, 1), columns=[1, 2])
+        plots.trajectory(tmp_path / "x.png", pictures(3, 8, 8, 1), columns=[1, 2])
 
 
 @pytest.mark.parametrize(
@@ -233,7 +235,7 @@ def test_a_loss_curve_takes_what_a_run_logs(tmp_path, rows):
 
 @pytest.mark.parametrize("rows", [[], [{"step": 3}], [{"step": 3, "loss": float("nan")}]])
 def test_no_loss_to_draw_is_one_line(tmp_path, rows):
-    with pytest.raises(UserError, match="no loss is logged yet"):
+    with pytest.raises(UserError, match="no loss was logged yet"):
         plots.loss(tmp_path / "loss.png", rows)
     assert list(tmp_path.iterdir()) == []
 
@@ -277,7 +279,7 @@ def test_drawing_leaves_pyplot_and_settings_alone():
         from ddpm_jax import plots
         modules, before = set(sys.modules), matplotlib.rcParams.copy()
         with tempfile.TemporaryDirectory() as folder:
-            plots.strip(folder + "/a.png", np.zeros((2, 9, 2)))
+            plots.trajectory(folder + "/a.png", np.zeros((2, 9, 2)))
         assert matplotlib.rcParams.copy() == before
         assert "matplotlib.pyplot" not in set(sys.modules) - modules
     """

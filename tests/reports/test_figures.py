@@ -65,7 +65,9 @@ def folders(tmp_path_factory):
 def strips(monkeypatch):
     """Takes what a figure would draw as a strip."""
     taken = []
-    monkeypatch.setattr(plots, "strip", lambda path, frames, **words: taken.append((frames, words)))
+    monkeypatch.setattr(
+        plots, "trajectory", lambda path, frames, **words: taken.append((frames, words))
+    )
     return taken
 
 

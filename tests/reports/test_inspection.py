@@ -51,7 +51,7 @@ def test_a_folder_is_counted_as_it_is(folder):
         "duplicates": 1,
         "duplicates_as": ["cat/1.png = dog/same.tif"],
         "unreadable": 1,
-        "unreadable_as": ["dog/torn.jpg: it is no picture"],
+        "unreadable_as": ["dog/torn.jpg: it is not a picture"],
     }
     assert found.preview.shape == (5, 4, 4, 4)
     assert np.abs(found.preview).max() <= 1

@@ -12,7 +12,7 @@ from ddpm_jax.reports.communication import collectives, sent
 from ddpm_jax.reports.hardware import HARDWARE
 from ddpm_jax.reports.info import count_parameters, planned_bytes
 from ddpm_jax.reports.scaling import exchanges, kept_bytes, lines, parameter_bytes, predict
-from ddpm_jax.runtime.mesh import bytes_per_device, planned_mesh
+from ddpm_jax.runtime.mesh import abstract_mesh, bytes_per_device
 from ddpm_jax.training.step import state_layout
 from tests.reports.test_communication import POINTS, SCALAR, compiled
 from tests.tiny import TINY, changed
@@ -21,7 +21,7 @@ from tests.tiny import TINY, changed
 def test_the_papers_256_model_takes_sixteen_bytes_a_parameter():
     experiment = build(configs.load_file("configs/celebahq256.py"))
     for fsdp in (1, 8, 64):
-        layout = state_layout(experiment, planned_mesh(fsdp, 64))
+        layout = state_layout(experiment, abstract_mesh(fsdp, 64))
         whole, split = parameter_bytes(layout.params)
         assert whole + split == 4 * 113_673_219
         # Parameters, their average and Adam's two moments; and three counters.

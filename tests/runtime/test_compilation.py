@@ -35,8 +35,8 @@ def test_other_devices_are_told_nothing():
 
 
 _PROGRAM = """
-from ddpm_jax.runtime.compilation import keep_programs
-keep_programs()
+from ddpm_jax.runtime.compilation import enable_compilation_cache
+enable_compilation_cache()
 import jax, jax.numpy as jnp
 jax.jit(lambda x: jnp.linalg.qr(x @ x))(jnp.ones((8, 8)))
 """
@@ -58,5 +58,5 @@ def test_programs_are_kept_in_the_users_cache_unless_there_is_none(tmp_path, kep
 def test_the_environment_decides(monkeypatch, tmp_path):
     monkeypatch.setenv("DDPM_JAX_CACHE", str(tmp_path))
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
-    backend.keep_programs()
+    backend.enable_compilation_cache()
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "elsewhere"

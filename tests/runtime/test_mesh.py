@@ -10,8 +10,8 @@ from ddpm_jax.runtime.mesh import (
     fetch,
     local_rows,
     make_mesh,
-    put_batch,
-    put_rows,
+    shard_batch,
+    shard_rows,
     state_shardings,
 )
 from ddpm_jax.training.step import check_batch
@@ -55,10 +55,10 @@ def test_fsdp_divides_the_bytes_a_device_holds():
 def test_rows_go_to_the_mesh_and_come_back_in_order():
     rows = np.arange(48, dtype=np.float32).reshape(16, 3)
     for mesh in (make_mesh(1), make_mesh(4), make_mesh(1, devices=jax.devices()[:1])):
-        placed = put_rows(rows, mesh)
+        placed = shard_rows(rows, mesh)
         assert placed.sharding.shard_shape(rows.shape)[0] == 16 // mesh.size
         np.testing.assert_array_equal(fetch(placed), rows)
-        np.testing.assert_array_equal(fetch(put_batch(rows, mesh)), rows)
+        np.testing.assert_array_equal(fetch(shard_batch(rows, mesh)), rows)
 
 
 def test_a_process_holds_the_rows_that_its_devices_stand_for(monkeypatch):
@@ -86,7 +86,7 @@ def test_rows_given_in_part_lie_where_they_belong(monkeypatch):
     monkeypatch.setattr(jax, "make_array_from_callback", record)
     batch = np.arange(2 * 8 * 3).reshape(2, 8, 3)
     rows = np.arange(4, 8)
-    put_batch(batch[:, rows], make_mesh(1), rows=rows, size=8, leading=1)
+    shard_batch(batch[:, rows], make_mesh(1), rows=rows, size=8, leading=1)
     (parts,) = found.values()
     assert list(found) == [(2, 8, 3)]
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), batch[:, 4:])

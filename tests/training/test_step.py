@@ -11,7 +11,7 @@ from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.experiment import build
 from ddpm_jax.optimizers import make_learning_rate, make_optimizer
 from ddpm_jax.runtime import mesh as meshes
-from ddpm_jax.runtime.mesh import put_batch
+from ddpm_jax.runtime.mesh import shard_batch
 from ddpm_jax.training.state import ema_update
 from ddpm_jax.training.step import (
     batch_layout,
@@ -64,7 +64,7 @@ def test_a_run_goes_on_from_eight_devices_to_one_and_to_four(
             state = it.init()
         assert int(state.step) == step
         ours, alone = (
-            jax.jit(a.experiment.draw)(put_batch(a.batch(step), a.mesh), step)
+            jax.jit(a.experiment.draw)(shard_batch(a.batch(step), a.mesh), step)
             for a in (it, trainer)
         )
         assert_same(ours._replace(dropout=None), alone._replace(dropout=None))
@@ -82,7 +82,7 @@ def test_any_mesh_draws_exactly_the_noise_of_one_device(trainer, devices, fsdp):
     other = StepLoop(changed(TINY, mesh={"fsdp": fsdp}), devices)
     for step in (0, 7):
         alone, shared = (
-            jax.jit(it.experiment.draw)(put_batch(it.batch(step), it.mesh), step)
+            jax.jit(it.experiment.draw)(shard_batch(it.batch(step), it.mesh), step)
             for it in (trainer, other)
         )
         drop_key = {"dropout": None}
@@ -135,7 +135,7 @@ def test_several_steps_a_dispatch_are_the_single_steps(trainer, unbroken):
     config = changed(TINY, train={"steps_per_dispatch": 4})
     several = jit_train_step(build(config), trainer.mesh)
     batches = jax.tree.map(lambda *x: np.stack(x), *[trainer.batch(n) for n in range(4)])
-    state, metrics = several(trainer.init(), put_batch(batches, trainer.mesh, leading=1))
+    state, metrics = several(trainer.init(), shard_batch(batches, trainer.mesh, leading=1))
     np.testing.assert_allclose(metrics["loss"], unbroken[1][:4], rtol=1e-5)
     assert int(state.step) == 4
 
@@ -164,7 +164,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch():
 def test_the_gradient_that_is_logged_is_not_clipped(trainer):
     clipped = StepLoop(changed(TINY, optimizer={"clip": 1e-3}))
     norms = [
-        float(it._step(it.init(), put_batch(it.batch(0), it.mesh))[1]["grad_norm"])
+        float(it._step(it.init(), shard_batch(it.batch(0), it.mesh))[1]["grad_norm"])
         for it in (trainer, clipped)
     ]
     assert norms[0] == pytest.approx(norms[1], rel=1e-6)
@@ -268,5 +268,5 @@ def test_the_layouts_are_what_the_step_takes_and_the_state_is_consumed(trainer):
         .lower(layout, batch_layout(trainer.experiment, trainer.mesh))
         .compile()
     )
-    compiled(state, put_batch(trainer.batch(0), trainer.mesh))
+    compiled(state, shard_batch(trainer.batch(0), trainer.mesh))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))

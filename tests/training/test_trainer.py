@@ -19,7 +19,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
 from ddpm_jax.models.mlp import Mlp
 from ddpm_jax.runtime.compilation import compiler_options
-from ddpm_jax.runtime.mesh import make_mesh, put_batch
+from ddpm_jax.runtime.mesh import make_mesh, shard_batch
 from ddpm_jax.training.logging.run_logger import read_events, read_rows
 from ddpm_jax.training.state import ema_update
 from ddpm_jax.training.step import gradient, state_layout
@@ -120,7 +120,7 @@ def test_where_nothing_is_bad_the_guard_changes_no_bit():
     expected, step = trainer.init(), jax.jit(plain, compiler_options=told)
     for n in range(20):
         batch = trainer.batch(n)._replace(labels=None)
-        expected = step(expected, put_batch(batch, trainer.mesh))
+        expected = step(expected, shard_batch(batch, trainer.mesh))
     assert_same(trainer.run(trainer.init(), 20)[0], expected)
 
 
@@ -132,7 +132,7 @@ def test_after_too_many_bad_steps_the_state_stands_still():
     bad.examples[0, 0] = np.inf
     seen = []
     for batch in (bad, bad, bad, bad, trainer.batch(5)):
-        state, metrics = trainer._step(state, put_batch(batch, trainer.mesh))
+        state, metrics = trainer._step(state, shard_batch(batch, trainer.mesh))
         seen.append((int(state.step), int(state.bad), int(metrics["bad"])))
     assert seen == [(6, 1, 1), (7, 2, 2), (8, 3, 3), (8, 3, 3), (8, 3, 3)]
     assert_same(state._replace(step=before.step, bad=before.bad), before)

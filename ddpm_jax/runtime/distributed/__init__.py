@@ -1,40 +1,41 @@
-"""Several processes as one run: joining, agreeing, and ending together.
+"""Several processes as one run: they join, agree, and end together.
 
-    with joined(place):      # once, before any device is touched
+    with joined(spec):      # once, before any device is touched
         train(config, run)
 
-Inside, every process does the same things in the same order. What depends on one machine alone (a
-folder's content, a disk that is full, a signal) is said by one or agreed on through `first_says`,
-`gather`, `compare`, `Appointment` and `Barriers`; a process that runs alone pays nothing for them.
+Inside, every process does the same things in the same order. Some facts depend on one machine: the
+content of a folder, a full disk, a signal. One process announces such a fact with
+`broadcast_from_first`, or all agree on it with `gather`, `compare`, `StopAgreement` and
+`AbortableBarriers`. In a run of one process these cost nothing.
 """
 
 from ddpm_jax.runtime.distributed.agreement import (
-    Appointment,
-    Barriers,
-    GaveUp,
-    alone,
+    AbortableBarriers,
+    BarrierAborted,
+    StopAgreement,
+    broadcast_from_first,
     compare,
-    first,
-    first_says,
     gather,
+    is_alone,
+    is_first,
     rank,
     versions,
 )
-from ddpm_jax.runtime.distributed.cluster import Options, Place, find
+from ddpm_jax.runtime.distributed.cluster import DistributedOptions, ProcessSpec, find_process
 from ddpm_jax.runtime.distributed.joining import joined
 
 __all__ = [
-    "Appointment",
-    "Barriers",
-    "GaveUp",
-    "Options",
-    "Place",
-    "alone",
+    "AbortableBarriers",
+    "BarrierAborted",
+    "DistributedOptions",
+    "ProcessSpec",
+    "StopAgreement",
+    "broadcast_from_first",
     "compare",
-    "find",
-    "first",
-    "first_says",
+    "find_process",
     "gather",
+    "is_alone",
+    "is_first",
     "joined",
     "rank",
     "versions",

@@ -1,4 +1,4 @@
-"""What the processes of a run agree on; a process that runs alone agrees with itself at once."""
+"""What the processes of a run agree on; in a run of one process every agreement is immediate."""
 
 import functools
 import hashlib
@@ -16,12 +16,12 @@ from ddpm_jax.runtime.distributed.server import Server
 T = TypeVar("T")
 
 
-class Agreed(UserError):
-    """A mistake that is raised on every process alike."""
+class SharedError(UserError):
+    """A mistake of the user that every process raises."""
 
 
 class Group:
-    """What this process has joined."""
+    """The processes that this process has joined."""
 
     def __init__(self):
         self.channel: Channel | None = None
@@ -33,59 +33,62 @@ class Group:
 group = Group()
 
 
-def first() -> bool:
-    """Whether this process is the one that prints, draws and writes."""
+def is_first() -> bool:
+    """Whether this is process 0, which prints, draws and writes."""
     return group.channel is None or group.channel.process == 0
 
 
-def alone() -> bool:
+def is_alone() -> bool:
     """Whether there is no other process."""
     return group.channel is None
 
 
 def rank() -> tuple[int, int]:
-    """This process's number and how many there are: 0 of 1 for a process alone."""
+    """Returns this process's number and the number of processes: (0, 1) for one process."""
     channel = group.channel
     return (0, 1) if channel is None else (channel.process, channel.count)
 
 
 def gather(topic: str, value: Any) -> list[Any]:
-    """Returns what each process gave for a topic, in their order; all must call it.
+    """Returns the values that all processes gave for a topic, in their order; all must call it.
 
-    `value` is what JSON takes. Calls for one topic must come in the same order everywhere; for
-    different topics several threads may wait at once.
+    `value` must be JSON. Calls for one topic must come in the same order on every process. Several
+    threads may wait at once, each for its own topic.
     """
     channel = group.channel
     if channel is None:
         return [value]
     count = group.topics[topic] = group.topics.get(topic, 0) + 1
-    channel.put(f"{topic} {count}", value)
-    return channel.get(f"{topic} {count}")
+    channel.submit(f"{topic} {count}", value)
+    return channel.collect(f"{topic} {count}")
 
 
-def first_says(make: Callable[[], T], topic: str = "first") -> T:
-    """Returns on every process what `make` gave on process 0, which alone calls it.
+def broadcast_from_first(make: Callable[[], T], topic: str = "first") -> T:
+    """Calls `make` on process 0 only, and returns its result on every process.
 
-    What it gives must be what JSON takes. Its UserError is raised on every process.
+    The result must be JSON. If `make` raises UserError, every process raises it.
     """
-    if alone():
+    if is_alone():
         return make()
-    said: Any = None
-    if first():
+    outcome: Any = None
+    if is_first():
         try:
-            said = {"value": make()}
+            outcome = {"value": make()}
         except UserError as error:
-            said = {"error": str(error)}
-    answer = gather(topic, said)[0]
+            outcome = {"error": str(error)}
+    answer = gather(topic, outcome)[0]
     if "error" in answer:
-        raise Agreed(answer["error"])
+        raise SharedError(answer["error"])
     return answer["value"]
 
 
 def compare(settings: dict[str, Any]) -> None:
-    """Raises UserError on every process, naming the first setting that is not the same on all."""
+    """Raises UserError on every process if a setting differs between processes; it names the first.
+
+    All processes must call it.
+    """
     text = json.dumps(settings, sort_keys=True, default=str)
-    # Rarely do they differ: a digest is all that a thousand hosts need to send.
+    # Settings rarely differ, so a thousand hosts send only a digest.
     if len(set(gather("digest", hashlib.sha256(text.encode()).hexdigest()))) == 1:
         return
     rows = gather("settings", json.loads(text))
@@ -96,8 +99,8 @@ def compare(settings: dict[str, Any]) -> None:
             value = json.dumps(row[name]) if name in row else "not set"
             who.setdefault(value, []).append(f"process {process} ({hosts[process]})")
         if len(who) > 1:
-            said = ", and ".join(f"{value} on {_some(names)}" for value, names in who.items())
-            raise Agreed(f"{name} is {said}; start all processes with the same")
+            values = ", and ".join(f"{value} on {_some(names)}" for value, names in who.items())
+            raise SharedError(f"{name} is {values}; start all processes with the same")
 
 
 def _some(names: list[str]) -> str:
@@ -106,9 +109,9 @@ def _some(names: list[str]) -> str:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions, and a digest of this package's source: two of one answer run the same code.
+    """Returns versions and a digest of this package's source: the same result means the same code.
 
-    As they are when first asked for, at a run's start: later the files may be others.
+    The first call, at a run's start, decides: the files may change later.
     """
     digest = hashlib.sha256()
     root = Path(__file__).parents[2]
@@ -121,96 +124,96 @@ def versions() -> dict[str, str]:
 _PACKAGES = ("ddpm_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-class GaveUp(Exception):
-    """Another process gave up what this one works on with it."""
+class BarrierAborted(Exception):
+    """Another process aborted the job that this process shares with it."""
 
     def __init__(self):
-        super().__init__("another process gave up")
+        super().__init__("another process aborted")
 
 
-class Barriers:
-    """Works in the background in which all processes wait for each other, until one gives up.
+class AbortableBarriers:
+    """Barriers of background jobs; a process whose job fails releases all that wait.
 
-    Every process begins the same works in the same order, each when all have ended the last one.
+    Every process begins the same jobs in the same order. A job begins when the last one has ended
+    on all processes.
     """
 
     def __init__(self, topic: str):
         assert group.channel is not None, "a process alone has nobody to wait for"
         self._channel = group.channel
-        # Another thread may call `wait`; and the numbers go on in the next `Barriers` of the topic.
-        self._counts, self._topic = group.topics, f"{topic} given up"
-        self._given_up = 0
-        self._channel.on(self._topic, self._hear)
+        # Another thread may call `wait`. The numbers go on in the topic's next AbortableBarriers.
+        self._counts, self._topic = group.topics, f"{topic} aborted"
+        self._aborted = 0
+        self._channel.subscribe(self._topic, self._on_abort)
 
-    def _hear(self, work: int) -> None:
-        self._given_up = max(self._given_up, work)
+    def _on_abort(self, job: int) -> None:
+        self._aborted = max(self._aborted, job)
 
     @property
-    def _work(self) -> int:
+    def _job(self) -> int:
         return self._counts.get(self._topic, 0)
 
     def begin(self) -> None:
-        """Begins the next work."""
-        self._counts[self._topic] = self._work + 1
+        """Begins the next job."""
+        self._counts[self._topic] = self._job + 1
 
-    def give_up(self) -> None:
-        """Ends this work's waits on every process, those that are still to come too."""
-        self._channel.tell(self._topic, self._work)
+    def abort(self) -> None:
+        """Ends this job's waits on every process, those to come as well."""
+        self._channel.broadcast(self._topic, self._job)
 
     def wait(self, key: str) -> None:
-        """Waits for all at a place of this work; raises GaveUp if one of them won't come."""
-        work = self._work
-        place = f"{self._topic} {work} {key}"
-        self._channel.put(place, None)
-        if not self._channel.met(place, unless=lambda: self._given_up >= work):
-            raise GaveUp
+        """Waits until all processes reach this barrier; raises BarrierAborted if one aborted."""
+        job = self._job
+        barrier = f"{self._topic} {job} {key}"
+        self._channel.submit(barrier, None)
+        if not self._channel.met(barrier, unless=lambda: self._aborted >= job):
+            raise BarrierAborted
 
 
-class Appointment:
-    """A place at which all processes stop, agreed on when one of them wants to.
+class StopAgreement:
+    """Agrees on one point at which all processes stop, when one of them asks for it.
 
-    Every process calls `reached` at the same places in the same order. One that hears that a stop
-    is wanted says the next place that it will come to, and the stop is at the latest of these: no
-    process has passed it, and none waits for its device or for another process, but for the one
-    exchange of messages.
+    Every process calls `reached_stop_point` at the same points in the same order. A process that
+    hears the request proposes its own next point, and all stop at the latest of the proposals. So
+    no process has passed that point, and none waits for another but for one exchange of messages.
     """
 
-    def __init__(self, heard: Callable[[int], None]):
-        """`heard` is told, in the background, what was wanted, the first time."""
-        self._heard = heard
+    def __init__(self, on_request: Callable[[int], None]):
+        """`on_request` is called once, in the background, with the value of the first request."""
+        self._on_request = on_request
         self._changed = threading.Condition()
-        self._place = 0
+        self._point = 0
         self._proposed: int | None = None
         self._agreed: int | None = None
         assert group.channel is not None, "a process alone has nobody to agree with"
         self._channel = group.channel
-        self._channel.on("stop", self._propose)
+        self._channel.subscribe("stop", self._propose)
 
-    def want(self, value: int) -> None:
-        """Says that a stop is wanted, and what for; safe in a signal handler."""
-        self._channel.tell("stop", value)
+    def request(self, value: int) -> None:
+        """Asks all processes to stop; `value` says why. Safe in a signal handler."""
+        self._channel.broadcast("stop", value)
 
     def _propose(self, value: int) -> None:
         with self._changed:
             if self._proposed is not None:
                 return
-            self._proposed = self._place + 1
-        self._heard(value)
-        # Another thread: this one brings the answer.
+            self._proposed = self._point + 1
+        self._on_request(value)
+        # This thread receives the answer, so another one must wait for it.
         threading.Thread(target=self._agree, args=(self._proposed,), daemon=True).start()
 
     def _agree(self, proposed: int) -> None:
-        self._channel.put("place to stop", proposed)
-        agreed = max(self._channel.get("place to stop"))
+        self._channel.submit("stop point", proposed)
+        agreed = max(self._channel.collect("stop point"))
         with self._changed:
             self._agreed = agreed
             self._changed.notify_all()
 
-    def reached(self) -> bool:
-        """Counts one more place; returns whether it is the one to stop at, or a later one."""
+    def reached_stop_point(self) -> bool:
+        """Counts one more point; returns whether it is the agreed point or a later one."""
         with self._changed:
-            self._place += 1
-            if self._proposed is None or self._place < self._proposed:
+            self._point += 1
+            if self._proposed is None or self._point < self._proposed:
                 return False
             self._changed.wait_for(lambda: self._agreed is not None)
-            return self._agreed is not None and self._place >= self._agreed
+            return self._agreed is not None and self._point >= self._agreed

@@ -1,6 +1,7 @@
-"""Where this process stands among those of a run: named on the command line, or detected."""
+"""How a process finds the other processes of its run: from the command line or the environment."""
 
 import importlib.metadata
+import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,33 +13,33 @@ from ddpm_jax.runtime.distributed.connection import split
 
 
 @dataclass(frozen=True)
-class Options:
-    """Where this process stands among those of a run; found by itself on TPU pods and in Slurm."""
+class DistributedOptions:
+    """The address and the number of this process; detected on TPU pods and in Slurm."""
 
     coordinator: str | None = None
-    """HOST:PORT at which process 0 can be reached."""
+    """HOST:PORT of process 0."""
     num_processes: int | None = None
     process_id: int | None = None
-    """From 0."""
+    """From 0 to num_processes - 1."""
     timeout: float = 300
-    """Seconds until all processes must be there."""
+    """Seconds within which all processes must join."""
 
 
-class Place(NamedTuple):
-    """One process's place among several."""
+class ProcessSpec(NamedTuple):
+    """How one process joins the others."""
 
     coordinator: str
     num_processes: int
     process_id: int
     timeout: float
     detected: bool
-    """Whether the environment said so; JAX then asks it too, for the process's devices."""
+    """Whether the environment gave it; JAX then reads the local devices from there too."""
 
 
-def find(options: Options) -> Place | None:
-    """Returns the place that was named, or that the environment tells; None for a lone process.
+def find_process(options: DistributedOptions) -> ProcessSpec | None:
+    """Returns the spec of the options, or of the environment; None if there is one process only.
 
-    Raises UserError for names that make no place.
+    Raises UserError for options that contradict each other, and if the detection fails.
     """
     named = (options.coordinator, options.num_processes, options.process_id)
     if options.timeout <= 0:
@@ -56,16 +57,17 @@ def find(options: Options) -> Place | None:
             f"which is {count - 1}"
         )
     split(coordinator)
-    return None if count == 1 else Place(coordinator, count, process, options.timeout, False)
+    return None if count == 1 else ProcessSpec(coordinator, count, process, options.timeout, False)
 
 
-def _detect(timeout: float) -> Place | None:
-    """Asks JAX's detection, but only where the environment clearly holds several processes."""
+def _detect(timeout: float) -> ProcessSpec | None:
+    """Asks JAX's detection, but only if the environment clearly holds several processes."""
     if not any(several() for several in _SEVERAL.values()):
         return None
-    from jax._src import clusters
-
     try:
+        # JAX has no public name for its detection; the error below covers a version that moves it.
+        from jax._src import clusters
+
         cluster = next(
             each
             for each in clusters.ClusterEnv._cluster_types
@@ -78,10 +80,10 @@ def _detect(timeout: float) -> Place | None:
         address = os.environ.get("JAX_COORDINATOR_ADDRESS") or cluster.get_coordinator_address(
             timeout_secs=int(timeout), override_coordinator_port=port
         )
-        return Place(address, count, cluster.get_process_id(), timeout, True)
-    except Exception as error:  # Whatever a metadata server or a cluster's API may answer.
+        return ProcessSpec(address, count, cluster.get_process_id(), timeout, True)
+    except Exception as error:  # A metadata server or a cluster's API can fail in any way.
         raise UserError(
-            f"this looks like one of several processes, but the others can't be found "
+            f"this looks like one of several processes, but JAX can't find the others "
             f"({' '.join(str(error).split()) or type(error).__name__}); name them with "
             "--distributed.coordinator, .num_processes and .process_id"
         ) from None
@@ -93,14 +95,15 @@ def _more_than_one(name: str) -> bool:
 
 
 def _on_tpu_vm() -> bool:
-    # A sandbox without Google's metadata says so by this variable, and would wait for it for long.
+    # This variable marks a sandbox without Google's metadata server, which JAX would wait for.
     if os.environ.get("TPU_SKIP_MDS_QUERY") or not any(
         Path("/dev").glob(pattern) for pattern in ("accel[0-9]*", "vfio/[0-9]*")
     ):
         return False
-    from jax._src import cloud_tpu_init
+    import jax  # noqa: F401 (it sets the variable if it finds no TPU chip)
 
-    return cloud_tpu_init.running_in_cloud_tpu_vm
+    has_library = "TPU_LIBRARY_PATH" in os.environ or importlib.util.find_spec("libtpu") is not None
+    return has_library and "TPU_SKIP_MDS_QUERY" not in os.environ
 
 
 _SEVERAL: dict[str, Callable[[], bool]] = {
@@ -115,4 +118,4 @@ _SEVERAL: dict[str, Callable[[], bool]] = {
     ),
     "a Cloud TPU VM": _on_tpu_vm,
 }
-"""What the environments that hold several processes have set."""
+"""How each environment shows that it holds several processes."""

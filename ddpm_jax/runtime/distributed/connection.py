@@ -1,4 +1,4 @@
-"""One connection between two processes: lines of JSON, and the news that the other end is gone."""
+"""One connection between two processes: lines of JSON, and notice when the other end is lost."""
 
 import json
 import queue
@@ -12,43 +12,47 @@ from ddpm_jax.errors import UserError
 SILENCE = 30
 """Seconds after which a machine that no longer answers counts as lost."""
 
-PROTOCOL = "ddpm_jax 1"
+PROTOCOL = "ddpm_jax 2"
 _LONGEST = 2**26
 
 
-class Gone(NamedTuple):
+class LostProcess(NamedTuple):
     """A process that ended before the run did."""
 
     process: int
     host: str
     why: str
     code: int
-    """What its end means for the others: 2 for a mistake of the user's, 1 for all else."""
+    """The exit code of the others: 2 for a mistake of the user, 1 for all else."""
+
+    def describe(self) -> str:
+        """Returns what happened, in one line."""
+        return f"process {self.process} on {self.host} {self.why}"
 
 
-class Line:
-    """One connection: `send` puts a message on its way and never waits, `receive` does."""
+class Connection:
+    """A socket that carries messages: `send` queues one and returns at once, `receive` waits."""
 
-    def __init__(self, connection: socket.socket):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        _probe(connection)
-        self._connection = connection
-        self._file = connection.makefile("rb")
-        # A queue that a signal handler may put into, whatever it interrupted.
+    def __init__(self, sock: socket.socket):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _keep_alive(sock)
+        self._socket = sock
+        self._file = sock.makefile("rb")
+        # A signal handler may add to a SimpleQueue, whatever code it interrupted.
         self._waiting: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._sender = threading.Thread(target=self._send_all, daemon=True)
         self._sender.start()
 
     def _send_all(self) -> None:
         while (message := self._waiting.get()) is not None:
-            with suppress(OSError):  # Who reads learns of it.
-                self._connection.sendall(message)
+            with suppress(OSError):  # The reading thread notices the loss.
+                self._socket.sendall(message)
 
     def send(self, **message: Any) -> None:
         self._waiting.put(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> dict[str, Any] | None:
-        """Returns the next message, or None when the other end is gone or speaks no JSON."""
+        """Returns the next message, or None if the other end is lost or sends no JSON."""
         try:
             line = self._file.readline(_LONGEST)
             message = json.loads(line) if line.endswith(b"\n") else None
@@ -60,39 +64,34 @@ class Line:
         return None
 
     def close(self) -> None:
-        """Closes it once what waits has been sent."""
+        """Sends the queued messages, then closes the socket."""
         self._waiting.put(None)
         self._sender.join(5)
         with suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
-        self._connection.close()
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
 
 
-def _probe(connection: socket.socket) -> None:
-    """Has the kernel find out within SILENCE seconds that the other machine is gone."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+def _keep_alive(sock: socket.socket) -> None:
+    """Makes the kernel notice within SILENCE seconds that the other machine is lost."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     each = SILENCE // 6
-    # A Mac has another name for the first one; where the kernel has none, its default must do.
+    # macOS has another name for the first option. If a kernel has neither, its default applies.
     idle = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
     options = {
         idle: 2 * each,
         getattr(socket, "TCP_KEEPINTVL", None): each,
         getattr(socket, "TCP_KEEPCNT", None): 4,
-        # Probes aren't sent while something waits to be acknowledged.
+        # The kernel sends no probes while data waits for an acknowledgement.
         getattr(socket, "TCP_USER_TIMEOUT", None): SILENCE * 1000,
     }
     for option, value in options.items():
         if option is not None:
-            connection.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-def told(gone: Gone) -> str:
-    """What a lost process is to the others, in a line."""
-    return f"process {gone.process} on {gone.host} {gone.why}"
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def split(address: str) -> tuple[str, int]:
-    """Takes HOST:PORT apart; raises UserError if it is something else."""
+    """Splits HOST:PORT into host and port; raises UserError for anything else."""
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise UserError(f"--distributed.coordinator is {address}; it must be HOST:PORT")

@@ -1,4 +1,4 @@
-"""Joining the other processes, and ending with them."""
+"""Joins the other processes of a run, and ends with them."""
 
 import ctypes
 import os
@@ -12,29 +12,29 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime.distributed.agreement import Agreed, first_says, gather, group
+from ddpm_jax.runtime.distributed.agreement import SharedError, broadcast_from_first, gather, group
 from ddpm_jax.runtime.distributed.channel import Channel
-from ddpm_jax.runtime.distributed.cluster import Place
-from ddpm_jax.runtime.distributed.connection import Gone, split, told
+from ddpm_jax.runtime.distributed.cluster import ProcessSpec
+from ddpm_jax.runtime.distributed.connection import LostProcess, split
 from ddpm_jax.runtime.distributed.server import Server
 
-# Main and the news of a lost peer race; this long the one that knows less waits for the other.
+# The main thread and the news of a lost peer race: seconds for which the main thread waits.
 _GRACE = 10
 
 
 @contextmanager
-def joined(place: Place) -> Iterator[None]:
-    """Joins the others, starts `jax.distributed`, and ends with them.
+def joined(spec: ProcessSpec) -> Iterator[None]:
+    """Joins the others and starts `jax.distributed`; at the end, leaves together with them.
 
     Enter it once, before any device is touched. An error inside, or the loss of another process,
-    ends this process: it prints one line (a traceback first, if it was no UserError) and exits
-    with 2 for a mistake of the user's, else 1.
+    ends this process. It prints one line (after a traceback, unless the error is a UserError) and
+    exits with 2 for a mistake of the user, else with 1.
     """
     try:
-        _join(place)
+        _join(spec)
         yield
         gather("end", None)
-        # From here on a closed connection is no loss.
+        # From now on, a closed connection is not a loss.
         group.leaving.set()
         gather("ended", None)
         _shut_down()
@@ -48,32 +48,32 @@ def joined(place: Place) -> Iterator[None]:
     group.channel = group.server = None
 
 
-def _join(place: Place) -> None:
+def _join(spec: ProcessSpec) -> None:
     begun = time.monotonic()
-    if place.process_id == 0:
-        group.server = Server(place.coordinator, place.num_processes)
-    group.channel = Channel(place.coordinator, place.process_id, place.num_processes)
-    group.channel.join(place.timeout)
-    group.channel.listen(_lost)
-    # JAX's coordinator gets a port of its own: this one stays in use for as long as the run lasts.
-    host, _ = split(place.coordinator)
-    port = first_says(_free_port)
+    if spec.process_id == 0:
+        group.server = Server(spec.coordinator, spec.num_processes)
+    group.channel = Channel(spec.coordinator, spec.process_id, spec.num_processes)
+    group.channel.join(spec.timeout)
+    group.channel.listen(_on_loss)
+    # JAX's coordinator gets another port, because the channel uses this one during the whole run.
+    host, _ = split(spec.coordinator)
+    port = broadcast_from_first(_free_port)
     import jax
 
-    # Its notice of SIGTERM would take the signal from `Stop`, which hears SIGINT as well.
+    # JAX's service would take SIGTERM away from `training.preemption`, which also handles SIGINT.
     jax.config.update("jax_enable_preemption_service", False)
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     _on_abort(
-        2, f"JAX's coordinator at {address} is out of reach; open the ports between the hosts"
+        2, f"JAX's coordinator at {address} can't be reached; open the ports between the hosts"
     )
     jax.distributed.initialize(
         address,
-        place.num_processes,
-        place.process_id,
-        cluster_detection_method=None if place.detected else "deactivate",
-        initialization_timeout=max(10, round(place.timeout - (time.monotonic() - begun))),
+        spec.num_processes,
+        spec.process_id,
+        cluster_detection_method=None if spec.detected else "deactivate",
+        initialization_timeout=max(10, round(spec.timeout - (time.monotonic() - begun))),
     )
-    _on_abort(1, "JAX ended this process; what it said stands above")
+    _on_abort(1, "JAX ended this process; see its message above")
 
 
 def _free_port() -> int:
@@ -88,26 +88,26 @@ def _shut_down() -> None:
     _restore(signal.SIGABRT)
 
 
-def _lost(gone: Gone) -> None:
-    """Ends this process because another one ended; called in the background."""
+def _on_loss(lost: LostProcess) -> None:
+    """Ends this process because another one ended; runs in the background."""
     if not group.leaving.is_set():
         group.leaving.set()
-        # A mistake in the command is told as it stands: it may well be everyone's.
-        mend = "" if gone.code == 2 else "; run the same command again to go on"
-        _end(gone.code, f"{told(gone)}{mend}", None)
+        # The user's mistake already says what to fix.
+        advice = "" if lost.code == 2 else "; run the same command again to continue"
+        _end(lost.code, f"{lost.describe()}{advice}", None)
 
 
 def _fail(error: BaseException) -> NoReturn:
     import jax
 
     if isinstance(error, jax.errors.JaxRuntimeError):
-        # A peer's end breaks what was computed together; who it was, the channel will say.
+        # A lost peer breaks collective operations. Give the channel time to say which one it was.
         time.sleep(_GRACE / 2)
     if group.leaving.is_set():
-        time.sleep(_GRACE)  # `_lost` is ending this process.
+        time.sleep(_GRACE)  # `_on_loss` is ending this process.
     group.leaving.set()
-    if isinstance(error, Agreed):
-        # The others are raising it as well.
+    if isinstance(error, SharedError):
+        # The others raise it as well.
         _end(2, " ".join(str(error).splitlines()), None)
     if isinstance(error, UserError):
         line = " ".join(str(error).splitlines())
@@ -120,8 +120,8 @@ def _fail(error: BaseException) -> NoReturn:
 
 
 def _end(code: int, line: str, why: str | None) -> NoReturn:
-    """Says a line and leaves at once: JAX's own way out would wait for those who are gone."""
-    # Not sys.stderr, which another thread may have redirected.
+    """Prints a line and exits at once; JAX's own shutdown would wait for the lost processes."""
+    # Another thread may have redirected sys.stderr.
     print(f"ddpm: {line}", file=sys.__stderr__, flush=True)
     channel, server = group.channel, group.server
     if channel is not None:
@@ -133,14 +133,14 @@ def _end(code: int, line: str, why: str | None) -> NoReturn:
 
 
 def _on_abort(code: int, line: str) -> None:
-    """Says what ended this process when JAX's client aborts it, from a thread of C++.
+    """Prints a line when JAX's client aborts this process from a C++ thread.
 
-    It has no other hook: a callback for it ends in std::bad_cast (jaxlib 0.10).
+    There is no other hook: JAX's own callback fails with std::bad_cast (jaxlib 0.10).
     """
 
     @ctypes.CFUNCTYPE(None, ctypes.c_int)
     def end(_: int) -> None:
-        # Where a peer's loss is the reason, the channel is about to say so.
+        # If a peer was lost, the channel reports that first.
         time.sleep(_GRACE)
         if not group.leaving.is_set():
             _end(code, line, f"ended: {line}")
@@ -154,5 +154,5 @@ _handlers: list[Any] = []
 
 
 def _restore(number: int) -> None:
-    """Restores the system's own answer to a signal; in any thread, unlike Python's."""
+    """Restores the system's default action of a signal; works in any thread, unlike `signal`."""
     ctypes.CDLL(None).signal(number, ctypes.c_void_p(0))

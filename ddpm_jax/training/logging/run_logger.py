@@ -122,7 +122,7 @@ class RunLogger:
     def put(self) -> None:
         """Puts everything into the bucket, if the run lies in one; for another thread to call."""
         if self._spool is not None:
-            self._spool.put()
+            self._spool.upload()
 
     def _try(self, what: str, write: Callable[[], None]) -> None:
         try:
