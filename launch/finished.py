@@ -36,7 +36,8 @@ def finished(folder: str) -> bool | None:
     path: Any = Path(folder)
     try:
         if "://" in folder:
-            from ddpm_jax.files import storage_path  # For a local folder, nothing needs to be installed.
+            # Imported here, because a local folder needs no installation.
+            from ddpm_jax.files import storage_path
 
             path = storage_path(folder)
         steps = json.loads((path / "config.json").read_text())["train"]["steps"]

@@ -1,4 +1,4 @@
-"""Fixtures of the data tests: real TFDS sets where there are any, and a source that decodes."""
+"""Fixtures of the data tests: prepared TFDS sets if there are any, and a source that decodes."""
 
 import os
 from collections.abc import Callable
@@ -15,7 +15,7 @@ SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch) -> Path:
-    """Nothing that a test decodes is kept in the user's own cache."""
+    """Keeps the decoded data of tests out of the user's cache."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("DDPM_JAX_CACHE", str(folder))
     return folder
@@ -23,7 +23,7 @@ def cache(tmp_path_factory, monkeypatch) -> Path:
 
 @pytest.fixture(scope="session")
 def tfds_root() -> Path:
-    """Where prepared TFDS sets lie; skips, saying why, if that is nowhere."""
+    """The folder of prepared TFDS sets; skips the test if there is none."""
     given = os.environ.get("TFDS_DATA_DIR")
     if not given:
         pytest.skip("TFDS_DATA_DIR is not set: no prepared TFDS sets to read")
@@ -32,7 +32,7 @@ def tfds_root() -> Path:
 
 @pytest.fixture(scope="session")
 def tfds_config(tfds_root: Path) -> Callable[..., TfdsData]:
-    """Makes configs of real sets in their own shape; skips where a set is not prepared."""
+    """Makes configs of real sets in their own shape; skips the test if a set is not prepared."""
 
     def make(name: str, split: str = "train[:512]", **changes) -> TfdsData:
         if not (tfds_root / name).is_dir():
@@ -46,12 +46,12 @@ def tfds_config(tfds_root: Path) -> Callable[..., TfdsData]:
 
 @pytest.fixture
 def numbered() -> Callable[..., StreamSource]:
-    """Makes sources of n examples that decode, of which one may fail."""
+    """Makes sources of n examples that decode; one of them may fail."""
     return _numbered
 
 
 def _numbered(length: int, *, fail_at: int | None = None) -> StreamSource:
-    """A source whose example i is 2×2×1 and filled with i, its label i % 3."""
+    """A source whose example i has shape 2×2×1, is filled with i, and has the label i % 3."""
 
     def read(indices: np.ndarray) -> list[tuple[np.ndarray, int]]:
         if fail_at is not None and fail_at in indices:

@@ -60,7 +60,7 @@ def test_a_large_array_is_mapped_and_gives_the_same(tmp_path, monkeypatch, order
     ("dtype", "span"),
     [("float32", (0, 1)), ("float64", (-1, 1)), ("float16", (0, 1)), ("uint16", (0, 65535))],
 )
-def test_numbers_are_brought_from_their_range_to_pixels(tmp_path, monkeypatch, dtype, span, large):
+def test_numbers_are_scaled_from_their_range_to_pixels(tmp_path, monkeypatch, dtype, span, large):
     low, high = span
     path = saved(tmp_path, (PIXELS / 255 * (high - low) + low).astype(dtype))
     if large:
@@ -115,8 +115,8 @@ def test_points_keep_their_scale(tmp_path):
     np.testing.assert_array_equal(whole(source).examples, points.astype(np.float32))
 
 
-def test_samples_that_were_drawn_can_be_trained_on(tmp_path):
-    """What `ddpm sample --output x.npz` writes: floats on the network's scale, and labels."""
+def test_drawn_samples_can_be_trained_on(tmp_path):
+    """`ddpm sample --output x.npz` writes floats in the network's range, and labels."""
     samples = (PIXELS / 127.5 - 1).astype(np.float32)
     np.savez_compressed(tmp_path / "x.npz", samples=samples, labels=np.arange(6, dtype=np.int32))
     source = opened(tmp_path / "x.npz", range=(-1, 1))
@@ -160,7 +160,7 @@ def test_nothing_is_unpickled(tmp_path, monkeypatch, make):
     assert sorted(tmp_path.iterdir()) == [path]
 
 
-def test_a_header_that_lies_takes_no_memory(tmp_path):
+def test_a_header_with_a_false_size_takes_no_memory(tmp_path):
     path = saved(tmp_path, np.zeros((1, 4, 4), np.uint8))
     whole = path.read_bytes()
     path.write_bytes(whole.replace(b"(1, 4, 4), ", b"(9999999999, 4, 4), ")[: len(whole) + 9])

@@ -14,7 +14,7 @@ from ddpm_jax.data.source import ArraySource, Source
 
 
 def philox(counter: int, key: tuple[int, int]) -> list[int]:
-    """One block of Philox4x64-10 from Salmon et al. 2011, section 3.3, in plain integers."""
+    """Returns one block of Philox4x64-10 (Salmon et al. 2011, section 3.3), in plain integers."""
     mask = 2**64 - 1
     x = [(counter >> (64 * i)) & mask for i in range(4)]
     k0, k1 = key
@@ -35,7 +35,7 @@ def test_order_is_the_papers_generator_whatever_numpy_does(seed, epoch):
 
 
 @pytest.mark.parametrize("n", [1, 2, 10, 1000])
-def test_order_is_a_permutation_of_its_own_for_each_seed_and_epoch(n):
+def test_each_seed_and_epoch_has_its_own_permutation(n):
     orders = [epoch_order(seed, epoch, n) for seed in (0, 1) for epoch in (0, 1)]
     for order in orders:
         np.testing.assert_array_equal(np.sort(order), np.arange(n))
@@ -47,7 +47,7 @@ def test_order_is_a_permutation_of_its_own_for_each_seed_and_epoch(n):
 @pytest.mark.parametrize(
     ("n", "batch_size"), [(10, 3), (10, 5), (10, 10), (10, 37), (1, 4), (7, 1)]
 )
-def test_batches_are_the_epochs_one_after_the_other(n, batch_size):
+def test_batches_are_the_epochs_in_sequence(n, batch_size):
     steps = -(-3 * n // batch_size)
     drawn = np.concatenate([batch_indices(5, step, batch_size, n) for step in range(steps)])
     assert drawn.dtype == np.int64
@@ -56,7 +56,7 @@ def test_batches_are_the_epochs_one_after_the_other(n, batch_size):
         np.testing.assert_array_equal(part, epoch_order(5, epoch, n))
 
 
-def test_a_step_far_out_is_found_directly():
+def test_a_late_step_is_found_directly():
     n, batch_size, step = 50_000, 128, 800_000
     epoch, offset = divmod(step * batch_size, n)
     found = batch_indices(0, step, batch_size, n)
@@ -64,7 +64,7 @@ def test_a_step_far_out_is_found_directly():
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_processes_read_their_rows_of_each_batch_over_an_epochs_edge(count):
+def test_processes_read_their_rows_of_each_batch_across_the_end_of_an_epoch(count):
     n, batch_size = 10, 8
     source = ArraySource(np.arange(n)[:, None], np.arange(n, dtype=np.int32), ("x",) * n)
     for step in range(5):
@@ -117,17 +117,17 @@ def test_only_a_source_that_decodes_is_read_ahead(numbered):
     with Batches(stream, seed=0, batch_size=2) as batches:
         for step in range(3):
             batches(step)
-            # Each step is read once, in order, and the one after it without being asked for.
+            # Each step is read once, in order, and the next one is read ahead.
             deadline = time.monotonic() + 10
             while len(asked) < 2 * (step + 2) and time.monotonic() < deadline:
                 time.sleep(0.001)
             for n in range(step + 2):
                 expected = sorted(batch_indices(0, n, 2, 5))
                 np.testing.assert_array_equal(sorted(asked[2 * n : 2 * n + 2]), expected)
-    assert len(asked) <= 2 * 6  # three were asked for, and Grain keeps three ahead at the most
+    assert len(asked) <= 2 * 6  # three were requested, and Grain prepares at most three ahead
 
 
-def test_what_fails_in_the_background_is_raised_for_its_step(numbered):
+def test_an_error_in_the_background_is_raised_by_the_call_for_its_step(numbered):
     order = epoch_order(0, 0, 6)
     with Batches(numbered(6, fail_at=order[2]), seed=0, batch_size=2) as batches:
         batches(0)

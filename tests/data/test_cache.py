@@ -18,7 +18,7 @@ def kept(cache: Path) -> Path:
     return file
 
 
-def test_what_is_kept_comes_back(cache):
+def test_cached_arrays_are_read_back(cache):
     assert read_cache(ORIGIN) is None
     kept(cache)
     found = read_cache(ORIGIN)
@@ -28,7 +28,7 @@ def test_what_is_kept_comes_back(cache):
         np.testing.assert_array_equal(found[name], array)
 
 
-def test_another_state_or_source_is_not_taken_for_it(cache):
+def test_another_state_or_source_is_not_read(cache):
     kept(cache)
     assert read_cache(ORIGIN._replace(state="changed")) is None
     assert read_cache(ORIGIN._replace(source="pictures y")) is None
@@ -40,7 +40,7 @@ def test_another_state_or_source_is_not_taken_for_it(cache):
 def test_no_flipped_bit_gives_other_arrays(cache):
     file = kept(cache)
     whole = file.read_bytes()
-    # Every byte but a few hundred in the middle of the pixels, which are alike.
+    # Every byte, except a few hundred similar ones in the middle of the pixels.
     places = [i for i in range(len(whole)) if i % 7 == 0 or not 400 < i < 900]
     wrong = 0
     for place in places:
@@ -49,13 +49,13 @@ def test_no_flipped_bit_gives_other_arrays(cache):
         file.write_bytes(torn)
         found = read_cache(ORIGIN)
         if found is not None and set(found) == set(ARRAYS):
-            # Some bytes are never read, as the times of the zip's entries.
+            # Some bytes are never read, such as the times of the zip's entries.
             wrong += any((found[name] != ARRAYS[name]).any() for name in ARRAYS)
     assert wrong == 0
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
-def test_a_torn_file_is_made_again_with_a_warning(cache, caplog, share):
+def test_a_torn_file_is_ignored_with_a_warning(cache, caplog, share):
     file = kept(cache)
     whole = file.read_bytes()
     file.write_bytes(whole[: int(share * len(whole))])
@@ -78,7 +78,7 @@ def test_nothing_is_unpickled(cache):
     assert list(cache.iterdir()) == [file]
 
 
-def test_the_environment_says_where(monkeypatch, tmp_path):
+def test_the_environment_names_the_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("DDPM_JAX_CACHE", "")
     assert cache_folder() is None
     write_cache(ORIGIN, ARRAYS)

@@ -6,7 +6,7 @@ from ddpm_jax.data.crops import CroppedSource, crop_corners
 from ddpm_jax.data.source import ArraySource
 
 N = 10
-# Each pixel says which picture it is of, and where it lay.
+# Each pixel's value gives its picture and its position.
 PICTURES = np.stack(
     np.broadcast_arrays(*np.ogrid[:N, :7, :9]),
     axis=-1,
@@ -18,7 +18,7 @@ def source() -> CroppedSource:
     return CroppedSource(ArraySource(PICTURES, np.arange(N, dtype=np.int32), ("x",) * N), (4, 5))
 
 
-def test_a_batch_is_the_parts_at_its_corners(source):
+def test_a_batch_has_the_crops_at_its_corners(source):
     step, size = 3, 64
     batch = local_batch(source, seed=2, step=step, batch_size=size)
     indices, corners = batch_indices(2, step, size, N), crop_corners(2, step, size, source.margin)
@@ -29,31 +29,31 @@ def test_a_batch_is_the_parts_at_its_corners(source):
         np.testing.assert_array_equal(example, PICTURES[index, top : top + 4, left : left + 5])
 
 
-def test_corners_are_even_over_all_places_and_of_their_seed_and_step():
+def test_corners_are_uniform_and_depend_on_seed_and_step():
     margin = np.array([3, 4])
     corners = crop_corners(0, 0, 20_000, margin)
     assert corners.dtype == np.int64
     counts = np.bincount(corners[:, 0] * 5 + corners[:, 1], minlength=20)
     assert len(counts) == 20
-    # 1000 a place, within five standard deviations.
+    # 1000 per position, within five standard deviations.
     assert (np.abs(counts - 1000) < 5 * np.sqrt(1000)).all()
     np.testing.assert_array_equal(crop_corners(0, 0, 20_000, margin), corners)
     for seed, step in ((1, 0), (0, 1), (0, 2**40)):
         assert (crop_corners(seed, step, 20_000, margin) != corners).any(axis=1).mean() > 0.9
-    # No step's draws are those of a neighbour, moved on.
+    # The draws of a step are not a shifted copy of those of its neighbour.
     assert not np.isin(
         crop_corners(0, 1, 500, margin * 10**6), crop_corners(0, 0, 500, margin * 10**6)
     ).any()
 
 
-def test_what_asks_for_no_step_gets_the_centre(source):
+def test_gather_returns_the_centre(source):
     batch = source.gather(np.array([6, 2]))
     np.testing.assert_array_equal(batch.examples, PICTURES[[6, 2], 1:5, 2:7])
     assert source.shape == (4, 5, 3)
     assert source.gather(np.array([], int)).examples.shape == (0, 4, 5, 3)
 
 
-def test_no_margin_is_the_picture_itself():
+def test_without_margin_the_crop_is_the_whole_picture():
     whole = CroppedSource(ArraySource(PICTURES), (7, 9))
     batch = local_batch(whole, seed=0, step=0, batch_size=N)
     np.testing.assert_array_equal(batch.examples, PICTURES[batch_indices(0, 0, N, N)])

@@ -91,13 +91,13 @@ def test_a_linked_class_is_followed_and_a_circle_ends(classes, tmp_path_factory)
 
 
 def damage(path: Path) -> None:
-    """A JPEG that opens and breaks off in its middle."""
+    """A JPEG that opens but is cut off in the middle."""
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(256, size=(64, 64, 3), dtype=np.uint8)).save(path, quality=95)
     path.write_bytes(path.read_bytes()[:2000])
 
 
-def test_broken_pictures_are_left_out_with_one_warning(classes, caplog, monkeypatch):
+def test_broken_pictures_are_skipped_with_one_warning(classes, caplog, monkeypatch):
     (classes / "cat" / "empty.png").write_bytes(b"")
     (classes / "dog" / "page.jpg").write_text("<html>404</html>")
     damage(classes / "dog" / "torn.jpg")
@@ -125,7 +125,9 @@ def test_a_picture_bomb_is_a_broken_picture(classes, caplog, monkeypatch):
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_a_picture_lost_on_the_way_is_replaced_unless_strict(classes, strict, monkeypatch, caplog):
+def test_a_picture_lost_while_running_is_replaced_unless_strict(
+    classes, strict, monkeypatch, caplog
+):
     monkeypatch.setattr(loading, "IN_MEMORY_BYTES", 0)
     source = open_source(dataclasses.replace(config(classes), strict=strict))
     (classes / "dog" / "a.png").unlink()
@@ -150,7 +152,7 @@ CLASSES = {
 
 
 @pytest.mark.parametrize(("names", "expected"), CLASSES.items())
-def test_folders_are_classes_from_where_they_part(names, expected):
+def test_the_first_level_with_several_folders_has_the_classes(names, expected):
     found, labels = find_classes(list(names))
     assert found == expected
     assert (labels is None) == (not expected)

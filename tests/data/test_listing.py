@@ -78,7 +78,7 @@ def test_a_change_of_any_file_changes_the_state(tmp_path, png):
     assert len(states) == 5
 
 
-def test_names_that_lead_out_are_left_out_with_a_line(tmp_path, png, caplog):
+def test_names_that_lead_out_are_skipped_with_a_warning(tmp_path, png, caplog):
     bad = ("../../up.png", "/etc/root.png", "C:/drive.png", "a/../../b.png", "..\\..\\back.png")
     file = zipped(tmp_path / "x.zip", dict.fromkeys((*bad, "good.png"), png))
     with caplog.at_level(logging.WARNING):
@@ -88,7 +88,7 @@ def test_names_that_lead_out_are_left_out_with_a_line(tmp_path, png, caplog):
     assert [path.name for path in tmp_path.iterdir()] == ["x.zip"]
 
 
-def test_archives_in_it_are_left_out_with_a_line(tmp_path, png, caplog):
+def test_archives_inside_are_skipped_with_a_warning(tmp_path, png, caplog):
     inner = zipped(tmp_path / "inner.zip", {"1.png": png}).read_bytes()
     entries = {"1.png": png, "inner.zip": inner, "more.tar.gz": b""}
     with caplog.at_level(logging.WARNING):
@@ -120,7 +120,7 @@ def test_a_bomb_is_not_unpacked(tmp_path, png, monkeypatch):
 
 
 def test_overlapping_entries_are_a_bomb(tmp_path):
-    """Entries that share one stretch of bytes: small in each ratio, endless in sum."""
+    """Entries that share the same bytes: each has a small ratio, but the sum is huge."""
     file = zipped(tmp_path / "x.zip", {f"{i}.png": bytes(100) for i in range(50)}, 0)
     patched(file, CENTRAL, 20, struct.pack("<I", 5000))
     with pytest.raises(UserError, match=r"is a zip bomb .*overlap") as caught:
@@ -128,7 +128,7 @@ def test_overlapping_entries_are_a_bomb(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_more_bytes_than_promised_are_never_unpacked(tmp_path):
+def test_no_more_bytes_than_stated_are_unpacked(tmp_path):
     file = zipped(tmp_path / "x.zip", {"1.png": bytes(2**20)})
     patched(file, CENTRAL, 24, struct.pack("<I", 10))
     with pytest.raises(zipfile.BadZipFile, match="CRC"):
@@ -141,7 +141,7 @@ def test_no_file_is_read_without_end(tmp_path, png, monkeypatch):
     (tmp_path / "zero.png").symlink_to("/dev/zero")
     (tmp_path / "nowhere.png").symlink_to(tmp_path / "gone")
     found = list_pictures(tmp_path)
-    # The pipe and the device are no pictures; the link is one that can't be read, and is named.
+    # The pipe and the device are not listed; the broken link is, so that reading names it.
     assert found.names == ["1.png", "nowhere.png"]
     with pytest.raises(FileNotFoundError):
         found.read("nowhere.png")

@@ -26,7 +26,7 @@ def test_streamed_and_in_memory_give_the_same(numbered, count):
         np.testing.assert_array_equal(batch.labels, indices % 3)
 
 
-def test_a_set_over_the_limit_is_not_held(numbered, monkeypatch):
+def test_data_over_the_limit_stays_a_stream(numbered, monkeypatch):
     stream = numbered(200)
     assert isinstance(materialize(stream, limit=4 * 200), ArraySource)
     assert materialize(stream, limit=4 * 200 - 1) is stream
@@ -43,7 +43,7 @@ def test_no_labels_stay_none():
         assert source.gather(np.arange(2)).labels is None
 
 
-def test_a_loaded_part_is_not_out_of_place(numbered, monkeypatch):
+def test_every_part_is_decoded_to_its_own_rows(numbered, monkeypatch):
     monkeypatch.setattr(loading, "_PART", 7)
     loaded = materialize(numbered(100)).gather(np.arange(100))
     np.testing.assert_array_equal(loaded.examples[:, 0, 0, 0], np.arange(100))
@@ -51,7 +51,7 @@ def test_a_loaded_part_is_not_out_of_place(numbered, monkeypatch):
 
 
 class Counted:
-    """A source of 90 examples, some broken, that counts what is read of it."""
+    """A source of 90 examples, some broken, that counts the reads."""
 
     def __init__(self, state: str = "one", broken=(3, 50), strict: bool = False, add: int = 0):
         self.reads = self.looks = 0
@@ -89,13 +89,13 @@ GOOD = [i for i in range(90) if i not in (3, 50)]
 
 
 @pytest.mark.parametrize("limit", [None, 0])
-def test_what_the_first_pass_found_is_kept_for_the_next_start(limit, monkeypatch, cache, caplog):
+def test_the_first_pass_is_cached_for_the_next_start(limit, monkeypatch, cache, caplog):
     monkeypatch.setattr(loading, "MIN_CACHE_SECONDS", 0.0)
     first, again, changed = Counted(), Counted(), Counted("two", broken=(), add=1)
     with caplog.at_level(logging.WARNING):
         for counted in (first, again):
             assert counted.load(limit) == (GOOD, [i % 2 for i in GOOD])
-    # The warning comes each time, whether or not it was looked again.
+    # The warning comes each time, cached or not.
     assert [record.getMessage().split(":")[0] for record in caplog.records] == [
         "2 of 90 pictures in x can't be read and are skipped (3.png, 50.png)"
     ] * 2
@@ -103,11 +103,11 @@ def test_what_the_first_pass_found_is_kept_for_the_next_start(limit, monkeypatch
     assert again.found == (0, 0)
     assert changed.load(limit)[0] == list(range(1, 91))
     assert max(changed.found) >= 90
-    # The changed set took the old one's place: a folder that grows does not fill the disk.
+    # The new state replaces the old one, so a growing folder does not fill the disk.
     assert len(list(cache.iterdir())) == 1
 
 
-def test_what_is_decoded_at_once_is_not_kept(cache):
+def test_quickly_decoded_data_is_not_cached(cache):
     Counted().load()
     assert list(cache.iterdir()) == []
 
@@ -129,9 +129,9 @@ def test_a_cache_that_can_not_be_written_is_no_error(monkeypatch, tmp_path, capl
         ((7,), True, r"1 of 90.*7\.png: torn; fix or remove it, or omit --data\.strict"),
     ],
 )
-def test_none_left_or_strict_is_an_error_at_once(limit, broken, strict, match, monkeypatch):
+def test_no_example_or_strict_is_an_error_at_once(limit, broken, strict, match, monkeypatch):
     monkeypatch.setattr(loading, "MIN_CACHE_SECONDS", 0.0)
-    for _ in range(2):  # from the source, and from what was kept of it
+    for _ in range(2):  # from the source, then from the cache
         with pytest.raises(UserError, match=match) as caught:
             Counted(broken=broken, strict=strict).load(limit)
         assert "\n" not in str(caught.value)

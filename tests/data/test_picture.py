@@ -15,7 +15,7 @@ NETWORK = SmallUNetConfig(channels=(4, 4))
 
 
 def of(data: PictureData) -> PictureData:
-    """The section as a run sees it."""
+    """Returns the section as a run sees it."""
     resolved = resolve(Config(data=data, model=NETWORK)).data
     assert isinstance(resolved, PictureData)
     return resolved
@@ -38,7 +38,7 @@ def test_the_default_is_the_flower_at_its_own_size():
     np.testing.assert_array_equal(source.gather(np.array([0])).examples[0], expected)
 
 
-def test_every_place_of_every_batch_is_the_picture(saved):
+def test_every_row_of_every_batch_is_the_picture(saved):
     path, pixels = saved
     source = open_source(of(PictureData(path=str(path))))
     for step in (0, 7):
@@ -54,7 +54,7 @@ def test_another_size_is_taken_as_given(saved):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_size_is_that_of_the_picture_as_it_is_looked_at(tmp_path, orientation):
+def test_the_size_is_that_of_the_upright_picture(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.new("RGB", (7, 5)).save(tmp_path / "camera.jpg", exif=exif)
@@ -79,7 +79,7 @@ def test_other_data_resolve_to_themselves():
     assert resolve(config) is config
 
 
-def test_a_network_that_can_not_take_the_size_is_told_when_it_is_known(saved):
+def test_a_size_that_the_network_can_not_take_is_an_error_once_known(saved):
     config = Config(data=PictureData(path=str(saved[0])), model=UNetConfig(attention=()))
     with pytest.raises(UserError, match="5×7 is not divisible by 8"):
         resolve(config)
@@ -98,7 +98,7 @@ def test_an_unresolved_size_says_how_to_resolve_it():
         ("torn.png", "torn.png can't be read"),
     ],
 )
-def test_what_is_no_picture_is_named(tmp_path, name, words):
+def test_a_file_that_is_not_a_picture_is_named(tmp_path, name, words):
     (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     data = PictureData(path=str(tmp_path / name))
     for broken in (data, dataclasses.replace(data, image_size=(4, 4))):

@@ -66,13 +66,13 @@ def test_16_bits_keep_their_range(kind):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_transparent_places_show_white(channels):
+def test_transparent_pixels_become_white(channels):
     pixels = np.array([[[9, 9, 9, 255], [9, 9, 9, 0], [0, 0, 0, 128]]], np.uint8)
     found = decode_picture(encoded(Image.fromarray(pixels)), (1, 3, channels))
     np.testing.assert_array_equal(found[0, :, 0], [9, 255, 127])
 
 
-def test_a_transparent_palette_shows_white():
+def test_a_transparent_palette_becomes_white():
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 200, 100, 50])
     image.putdata([1, 0])
@@ -82,21 +82,21 @@ def test_a_transparent_palette_shows_white():
     np.testing.assert_array_equal(alpha[..., 3], [[255, 0]])
 
 
-def test_a_camera_picture_is_turned_as_its_exif_says():
+def test_a_camera_picture_is_rotated_as_its_exif_says():
     pixels = noise(2, 3, 3)
     exif = Image.Exif()
-    exif[0x0112] = 6  # "rotate by 90° clockwise to show"
+    exif[0x0112] = 6  # rotate by 90° clockwise for display
     found = decode_picture(encoded(Image.fromarray(pixels), exif=exif), (3, 2, 3))
     np.testing.assert_array_equal(found, np.rot90(pixels, k=-1))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_way_to_hold_a_camera_is_turned_back(kind, orientation):
-    # Four quarters of their own, large enough to come through a JPEG.
+def test_every_exif_orientation_is_made_upright(kind, orientation):
+    # Four different quarters, large enough to survive JPEG compression.
     quarters = np.array([[0, 80], [160, 240]], np.uint8)
     shown = quarters.repeat(16, axis=0).repeat(24, axis=1)
-    # EXIF's table: where the stored picture's first row and column lie in the one to be seen.
+    # EXIF's table: where the first stored row and column are in the upright picture.
     stored = {
         1: shown,
         2: shown[:, ::-1],
@@ -115,14 +115,14 @@ def test_every_way_to_hold_a_camera_is_turned_back(kind, orientation):
     assert np.abs(found - shown).max() <= 4
 
 
-def test_broken_exif_leaves_a_picture_as_it_lies():
+def test_broken_exif_leaves_a_picture_unrotated():
     pixels = noise(2, 3, 3)
     picture = encoded(Image.fromarray(pixels), exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\1")
     np.testing.assert_array_equal(decode_picture(picture, (2, 3, 3)), pixels)
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch):
-    # A header alone: what would be unpacked is not even there.
+    # Only a header, without any pixels to unpack.
     bomb = bytearray(encoded(Image.new("L", (1, 1))))
     bomb[16:24] = (20_000).to_bytes(4, "big") * 2
     bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
@@ -134,13 +134,13 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch):
         decode_picture(encoded(Image.new("L", (4, 4))), (1, 1, 1))
 
 
-def test_only_pictures_are_opened_whatever_they_are_called():
+def test_only_pictures_are_opened_whatever_their_names():
     page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
     with pytest.raises(ValueError, match="it is not a picture"):
         decode_picture(page, (1, 1, 1))
 
 
-def test_of_an_animation_the_first_frame():
+def test_the_first_frame_of_an_animation_is_used():
     frames = [Image.new("RGB", (2, 2), colour) for colour in ((255, 0, 0), (0, 255, 0))]
     gif = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     np.testing.assert_array_equal(decode_picture(gif, (1, 1, 3)), [[[255, 0, 0]]])
@@ -148,20 +148,20 @@ def test_of_an_animation_the_first_frame():
 
 @pytest.mark.parametrize("transpose", [False, True])
 def test_the_longer_side_is_cropped_around_the_centre(transpose):
-    # Thirds of a 4×12 picture: only the middle one is left of it.
+    # A 4×12 picture in thirds: only the middle third remains.
     pixels = np.repeat(np.array([[0, 100, 200]], np.uint8), 4, axis=1).repeat(4, axis=0)
     pixels = pixels.T if transpose else pixels
     found = decode_picture(encoded(Image.fromarray(pixels)), (4, 4, 1))
     np.testing.assert_array_equal(found, np.full((4, 4, 1), 100))
 
 
-def test_a_smaller_size_is_averaged_not_picked():
+def test_a_smaller_size_is_averaged_not_subsampled():
     stripes = np.tile(np.array([[0, 255]], np.uint8), (64, 32))
     found = decode_picture(encoded(Image.fromarray(stripes)), (8, 8, 1)).astype(int)
     assert np.abs(found[:, 1:-1] - 127.5).max() < 16
 
 
-def test_a_large_photograph_decodes_as_if_whole():
+def test_reduced_jpeg_decoding_hardly_changes_a_photograph():
     smooth = np.add.outer(np.linspace(0, 120, 512), np.linspace(0, 120, 640))
     image = Image.fromarray(smooth.astype(np.uint8))
     whole = decode_picture(encoded(image), (16, 16, 1)).astype(int)
@@ -169,7 +169,7 @@ def test_a_large_photograph_decodes_as_if_whole():
     assert np.abs(whole - reduced).max() <= 2
 
 
-def test_floating_point_has_no_pixels():
+def test_floating_point_pixels_are_refused():
     image = Image.fromarray(np.zeros((2, 2), np.float32))
     with pytest.raises(ValueError, match="floating-point"):
         decode_picture(encoded(image, "TIFF"), (2, 2, 1))

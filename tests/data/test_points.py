@@ -21,7 +21,7 @@ def test_tables_are_repeatable_and_on_a_moderate_scale(figure):
     assert batch.examples.dtype == np.float32
     np.testing.assert_array_equal(open_all(figure, size=2000)[1].examples, batch.examples)
     assert len(np.unique(batch.examples, axis=0)) == 2000
-    # The tutorial divides its S by 10 and leaves it there: an S of a fifth of the others' size.
+    # The tutorial divides its S by 10, so the S is a fifth of the other shapes' size.
     points = batch.examples * (10 if figure == "s_curve" else 1)
     assert 0.9 < np.abs(points).max() < 2.5
     assert np.abs(points.mean(axis=0)).max() < 0.6
@@ -60,7 +60,7 @@ def test_the_tables_names_are_the_configs():
 
 def test_swiss_roll_is_the_spiral_of_its_equation():
     points = open_all("swiss_roll", size=500, noise=0.0)[1].examples
-    # (t cos t, t sin t) / 10: the radius gives t, and t the direction.
+    # (t cos t, t sin t) / 10: the radius gives t, and t gives the direction.
     t = 10 * np.linalg.norm(points, axis=1)
     assert t.min() >= 1.5 * np.pi - 1e-5
     assert t.max() <= 4.5 * np.pi + 1e-5
@@ -96,7 +96,7 @@ def test_checkerboard_fills_its_black_squares_evenly():
     assert ((column + row) % 2 == 0).all()
     counts = np.bincount(4 * row + column, minlength=16)
     assert (counts > 0).sum() == 8
-    # 1000 a square, within five standard deviations.
+    # 1000 per square, within five standard deviations.
     assert (np.abs(counts[counts > 0] - 1000) < 5 * np.sqrt(1000)).all()
     inside = 2 * points % 1
     np.testing.assert_allclose(inside.mean(axis=0), 0.5, atol=0.02)

@@ -1,4 +1,4 @@
-"""One order of examples, however they are stored, held, and shared out among processes."""
+"""The order of examples does not depend on their storage or on the number of processes."""
 
 import zipfile
 from pathlib import Path
@@ -48,7 +48,7 @@ def configs(root: Path, **settings: Any) -> dict[str, DataConfig]:
 
 
 def run(source: Any, count: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Examples and labels of steps 0 … 500, put together from `count` processes."""
+    """Returns the examples and labels of steps 0 … 500, combined from `count` processes."""
     parts = []
     for index in range(count):
         rows = slice(index * BATCH // count, (index + 1) * BATCH // count)
@@ -61,7 +61,7 @@ def run(source: Any, count: int = 1) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def expected(stored) -> tuple[np.ndarray, np.ndarray]:
-    """Steps 0 … 500 by hand: 108 epochs, most of whose edges lie within a batch."""
+    """Steps 0 … 500 by hand: 108 epochs, most of which end within a batch."""
     held = np.load(stored / "set.npz")
     indices = np.stack([batch_indices(11, step, BATCH, N) for step in range(STEPS)])
     return held["x"][indices], held["labels"][indices]
@@ -90,12 +90,12 @@ def test_processes_share_the_same_501_batches(count, held, stored, expected, mon
         np.testing.assert_array_equal(found, array)
 
 
-def test_random_cuts_are_the_same_in_every_form_and_for_every_number_of_processes(
+def test_random_crops_are_the_same_in_every_form_and_for_every_number_of_processes(
     stored, monkeypatch
 ):
     crops: dict[str, Any] = {"image_size": (3, 4), "crop_from": (5, 6)}
     one = run(open_source(configs(stored, **crops)["npz"]))
-    # Cuts of one picture lie in several places.
+    # The crops of one picture have several positions.
     assert len(np.unique(one[0][one[1] == 0], axis=0)) > 3 * (N // 3)
     monkeypatch.setattr(loading, "IN_MEMORY_BYTES", 0)
     for count in (1, 2, 4):

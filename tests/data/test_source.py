@@ -10,7 +10,7 @@ ROWS = np.array([4, 0, 4, 7])
 
 
 def losing(lost: set[int], *, strict: bool = False) -> StreamSource:
-    """Ten examples, example i filled with i; those in `lost` can't be read."""
+    """Ten examples; example i is filled with i, and those in `lost` can't be read."""
 
     def read(indices):
         for index in indices:
@@ -23,7 +23,7 @@ def losing(lost: set[int], *, strict: bool = False) -> StreamSource:
     return StreamSource(read, length=10, shape=(1, 1, 1), class_names=names, tolerance=tolerance)
 
 
-def test_what_is_lost_on_the_way_is_replaced_by_the_next_with_one_warning(caplog):
+def test_an_example_that_becomes_unreadable_is_replaced_by_the_next_with_one_warning(caplog):
     lost: set[int] = set()
     source = losing(lost)
     np.testing.assert_array_equal(source.gather(ROWS).examples.ravel(), ROWS)
@@ -32,7 +32,7 @@ def test_what_is_lost_on_the_way_is_replaced_by_the_next_with_one_warning(caplog
         for _ in range(3):
             batch = source.gather(ROWS)
             assert np.asarray(batch.examples).ravel().tolist() == [6, 0, 6, 7]
-            # The label goes with the picture.
+            # The label belongs to the picture.
             assert np.asarray(batch.labels).tolist() == [6, 0, 6, 7]
     (record,) = caplog.records
     for part in ("4.png", "No such file", "1 of 10 pictures in somewhere"):
@@ -50,18 +50,18 @@ def test_a_lost_disk_or_a_strict_source_ends_with_one_line(lost, strict):
     assert "\n" not in str(caught.value)
 
 
-def test_the_others_keep_their_order():
+def test_without_keeps_the_order():
     source = losing({2, 5}).without([2, 5])
     batch = source.gather(np.arange(len(source)))
     assert np.asarray(batch.examples).ravel().tolist() == [0, 1, 3, 4, 6, 7, 8, 9]
 
 
-def test_a_message_stays_in_its_line_and_steers_no_terminal():
+def test_a_message_is_one_line_without_control_characters():
     said = str(Unreadable("a\n\x1b[2Jb.png", ValueError("one\ntwo\r\x07")))
     assert said == "a [2Jb.png: one two"
 
 
-def test_only_an_array_that_is_mapped_is_worth_reading_ahead(tmp_path):
+def test_only_a_memory_mapped_array_is_read_ahead(tmp_path):
     np.save(tmp_path / "x.npy", np.arange(6).reshape(3, 2))
     mapped = ArraySource(np.load(tmp_path / "x.npy", mmap_mode="r"))
     assert mapped.streams

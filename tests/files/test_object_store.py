@@ -1,4 +1,4 @@
-"""A run folder in a bucket is as good as a local one: on a local server of its API."""
+"""Runs in a bucket behave as local ones do; a local server plays the bucket."""
 
 import os
 import random
@@ -27,12 +27,9 @@ from ddpm_jax.config import (
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
 from ddpm_jax.files import (
-    Remote,
     StoreError,
     files_below,
     remote,
-    remove,
-    replacing,
     spool,
     storage_path,
 )
@@ -40,7 +37,6 @@ from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.training.logging.run_logger import RunLogger, read_events, read_rows
 from ddpm_jax.training.step import state_layout
 from ddpm_jax.training.train import train
-from tests.bucket import Bucket
 from tests.tiny import assert_same, changed
 
 CONFIG = Config(
@@ -50,20 +46,6 @@ CONFIG = Config(
     train=TrainConfig(steps=12, batch_size=8, log_every=2, save_every=4, preview_every=6, keep=2),
     sample=SampleConfig(clip=False, num=8, batch_size=8),
 )
-
-
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory):
-    with Bucket(tmp_path_factory.mktemp("login")) as bucket, pytest.MonkeyPatch.context() as patch:
-        for name, value in bucket.environment().items():
-            patch.setenv(name, value)
-        yield bucket
-
-
-@pytest.fixture(autouse=True)
-def obliging(bucket):
-    yield
-    bucket.refuses = lambda method, path: False
 
 
 def state_of(run, step):
@@ -79,7 +61,7 @@ def names(folder):
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory):
-    """An unbroken run on a disk."""
+    """A run on a disk, without interruption."""
     folder = tmp_path_factory.mktemp("runs") / "local"
     assert train(CONFIG, folder) == 0
     return folder
@@ -87,7 +69,7 @@ def local(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(bucket, tmp_path_factory):
-    """The same in the bucket, ended as by a kill while it wrote checkpoint 8, and started again."""
+    """The same run in the bucket, killed while it wrote checkpoint 8, and started again."""
     run = storage_path("gs://bucket/a run")
     here = tmp_path_factory.mktemp("here")
     with pytest.MonkeyPatch.context() as patch:
@@ -120,7 +102,7 @@ def test_a_run_in_a_bucket_ends_as_a_local_one_bit_for_bit(run, local):
 
 def test_the_bucket_holds_what_the_disk_holds(run, local):
     def outline(folder):
-        # Names of TensorStore's data files are drawn by chance, those of TensorBoard's by the time.
+        # TensorStore names its data files at random, and TensorBoard names its files by the time.
         cut = {name.split("/state/")[0].split("/events.")[0] for name in names(folder)}
         return cut - {".lock"}
 
@@ -140,18 +122,18 @@ def test_tensorboard_has_every_row_and_picture(run):
                 if value.HasField("image"):
                     pictures.append(event.step)
             data = data[16 + length :]
-    # 6 and 8 were run twice; the second start hid the first one's.
+    # Steps 6 and 8 ran twice; the second start hides the first one's rows.
     assert sorted(scalars) == [2, 4, 6, 6, 8, 8, 10, 12]
     assert sorted(pictures) == [6, 6, 12]
 
 
-def test_rows_are_there_before_the_checkpoint_that_they_lead_to(run, bucket):
+def test_rows_are_uploaded_before_their_checkpoint(run, bucket):
     first = bucket.put.index("a run/checkpoints/4/checksums.json")
     for name in ("metrics.jsonl", "events.jsonl", "tensorboard/events"):
         assert any(put.startswith(f"a run/{name}") for put in bucket.put[:first]), name
 
 
-def test_what_a_kill_left_is_no_checkpoint_and_goes_with_the_next_save(run, tmp_path):
+def test_an_incomplete_checkpoint_does_not_count_and_the_next_save_removes_it(run, tmp_path):
     torn = run / "checkpoints/99"
     (torn / "state/d/abc").write_bytes(b"abc")
     lines = []
@@ -182,7 +164,7 @@ def test_a_changed_object_is_named_and_the_older_checkpoint_used(run, ending):
     assert Checkpoints(run).newest_good() == 12
 
 
-def test_the_mark_is_put_last_and_removed_first(bucket, local):
+def test_checksums_are_written_last_and_removed_first(bucket, local):
     checkpoints, state = Checkpoints("gs://bucket/copy"), state_of(local, 12)
     for step in (4, 8):
         bucket.asked.clear()
@@ -190,13 +172,13 @@ def test_the_mark_is_put_last_and_removed_first(bucket, local):
         checkpoints.wait()
         assert bucket.put[-1] == f"copy/checkpoints/{step}/checksums.json"
     removed = [
-        place
-        for place, (method, path) in enumerate(bucket.asked)
+        index
+        for index, (method, path) in enumerate(bucket.asked)
         if method == "DELETE" and "checkpoints%2F4%2F" in path
     ]
     assert bucket.asked[removed[0]][1].endswith("checksums.json")
     assert len(removed) > 5
-    # It is gone before the others are so much as looked for.
+    # It is removed before the other objects are even listed.
     assert ("GET", "/storage/v1/b/bucket/o") in bucket.asked[removed[0] : removed[1]]
     assert checkpoints.steps() == [8]
     assert checkpoints.newest_good() == 8
@@ -223,7 +205,7 @@ def test_the_commands_work_on_it(run, capsys):
     assert (run.parent / "pictures/loss.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_shards_go_to_a_bucket_and_go_on(run, capsys):
+def test_shards_are_written_to_a_bucket_and_completed_later(run, capsys):
     words = ["sample", str(run), "--num", "20", "--output", "gs://bucket/shards"]
     assert cli.main(words) == 0
     folder = storage_path("gs://bucket/shards")
@@ -263,7 +245,7 @@ COMMANDS = {
 
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize(
-    ("where", "mend"),
+    ("where", "advice"),
     [
         ("gs://nowhere", "make it: gcloud storage buckets create gs://nowhere"),
         (
@@ -274,19 +256,19 @@ COMMANDS = {
     ],
 )
 def test_a_bucket_that_can_not_be_used_is_one_line_at_once(
-    name, where, mend, run, capsys, tmp_path, monkeypatch
+    name, where, advice, run, capsys, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(Path(cli.__file__).parents[1] / "configs")
     assert cli.main([word.format(where) for word in COMMANDS[name]]) == 2
     out, err = capsys.readouterr()
     assert err.count("\n") == 1, err
-    assert mend in err
+    assert advice in err
     assert "compil" not in out + err
     assert [item.name for item in tmp_path.iterdir()] == ["configs"]
 
 
-def test_a_folder_that_is_not_there_is_said_so(bucket, capsys):
+def test_a_missing_folder_is_named(bucket, capsys):
     assert cli.main(["sample", "gs://bucket/none"]) == 2
     assert "gs://bucket/none does not exist; train first" in capsys.readouterr().err
     assert cli.main(["info", "gs://bucket/none"]) == 2
@@ -295,9 +277,7 @@ def test_a_folder_that_is_not_there_is_said_so(bucket, capsys):
         storage_path("gs://")
 
 
-def test_a_bucket_that_refuses_for_a_while_costs_lines_and_nothing_else(
-    bucket, local, capsys, monkeypatch
-):
+def test_a_bucket_that_refuses_for_a_while_costs_only_warnings(bucket, local, capsys, monkeypatch):
     run, row = storage_path("gs://bucket/refused"), RunLogger.row
 
     def shuts_and_opens(self, step, values):
@@ -317,10 +297,10 @@ def test_a_bucket_that_refuses_for_a_while_costs_lines_and_nothing_else(
     assert_same(state_of(run, 12), state_of(local, 12))
 
 
-def test_rows_are_put_now_and_then_and_lost_ones_later(bucket, monkeypatch, capsys):
+def test_rows_are_uploaded_in_the_background_and_failed_ones_later(bucket, monkeypatch, capsys):
     monkeypatch.setattr(spool, "_SECONDS", 0.02)
     run = storage_path("gs://bucket/rows")
-    journal = RunLogger(run, start=0, total=9)
+    logger = RunLogger(run, start=0, total=9)
     values = {"loss": 1.0, "grad_norm": 1.0, "images_per_s": 1.0}
 
     def wait_for(condition):
@@ -329,24 +309,24 @@ def test_rows_are_put_now_and_then_and_lost_ones_later(bucket, monkeypatch, caps
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
-    def there():
+    def uploaded():
         return [row["step"] for row in read_rows(run / "metrics.jsonl")]
 
-    journal.row(1, values)
-    wait_for(lambda: there() == [1])
+    logger.row(1, values)
+    wait_for(lambda: uploaded() == [1])
     bucket.refuses = lambda method, path: method == "POST"
-    journal.row(2, values)
+    logger.row(2, values)
     wait_for(lambda: "can't be written" in capsys.readouterr().err)
-    journal.row(3, values)
+    logger.row(3, values)
     time.sleep(0.1)
     assert "can't be written" not in capsys.readouterr().err
     bucket.refuses = lambda method, path: False
-    wait_for(lambda: there() == [1, 2, 3])
-    journal.close()
-    # The next start takes back what lies beyond its own, and adds to the events.
+    wait_for(lambda: uploaded() == [1, 2, 3])
+    logger.close()
+    # The next start removes the rows after its own step, and appends to the events.
     again = RunLogger(run, start=1, total=9)
     again.close()
-    assert there() == [1]
+    assert uploaded() == [1]
     assert [row["event"] for row in read_events(run / "events.jsonl")] == ["start", "start"]
 
 
@@ -356,12 +336,12 @@ def test_a_store_that_fails_in_restoring_is_one_line(run, bucket):
     bucket.refuses = lambda method, path: "%2Fd%2F" in path
     with pytest.raises(StoreError, match=r"/12 can't be read \(gs://bucket refuses this account"):
         checkpoints.restore(12, layout)
-    # Nor is it damage.
+    # A refusal is not a damaged checkpoint.
     with pytest.raises(StoreError, match="refuses"):
         checkpoints.newest_good()
 
 
-def test_no_failed_pruning_takes_the_new_checkpoint_along(bucket, local):
+def test_a_failed_removal_of_old_checkpoints_keeps_the_new_one(bucket, local):
     checkpoints = Checkpoints("gs://bucket/pruning")
     state = state_of(local, 12)
     checkpoints.save(4, state, CONFIG, keep=1, keep_every=None)
@@ -376,7 +356,7 @@ def test_no_failed_pruning_takes_the_new_checkpoint_along(bucket, local):
 
 
 def test_no_credentials_are_printed_or_written(run, bucket, capfd, tmp_path, monkeypatch):
-    """Of this module's whole login: `strangers` shows that it was used, and needed."""
+    """Checks the login of this module; `strangers` shows that every request needed it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     for words in COMMANDS.values():
@@ -394,14 +374,6 @@ def test_no_credentials_are_printed_or_written(run, bucket, capfd, tmp_path, mon
         assert not any(secret in text for secret in bucket.secrets)
 
 
-def test_a_login_that_fails_is_not_quoted(bucket):
-    from google.auth.exceptions import RefreshError
-
-    said = Remote("gs://bucket/x").explain(RefreshError("invalid_grant", {"key": "secret"}))
-    assert "secret" not in said
-    assert "gcloud auth application-default login" in said
-
-
 def test_without_gcsfs_the_extra_is_named(bucket, monkeypatch, capsys):
     remote._store.cache_clear()
     monkeypatch.setitem(sys.modules, "gcsfs", None)
@@ -416,63 +388,6 @@ def test_no_client_is_imported_for_a_local_folder():
         "sys.exit(any(name in sys.modules for name in ('gcsfs', 'fsspec', 'aiohttp', 'etils')))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
-
-
-# --- paths ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=["disk", "bucket"])
-def folder(request, tmp_path, bucket):
-    return storage_path(str(tmp_path) if request.param == "disk" else "gs://bucket/paths/of ours")
-
-
-def test_paths_answer_alike_on_a_disk_and_in_a_bucket(folder):
-    a, b = folder / "a.txt", folder / "sub" / "b.npz"
-    b.parent.mkdir(parents=True, exist_ok=True)
-    a.write_text("ä")
-    b.write_bytes(bytes(range(256)) * 100)
-    assert (a.name, a.stem, a.suffix, b.parent.name) == ("a.txt", "a", ".txt", "sub")
-    assert a.with_suffix(".png") == a.with_name("a.png") == folder / "a.png"
-    assert str(b) == f"{folder}/sub/b.npz"
-    assert [a.is_file(), a.is_dir(), a.exists()] == [True, False, True]
-    assert [b.parent.is_file(), b.parent.is_dir(), b.parent.exists()] == [False, True, True]
-    missing = folder / "no"
-    assert [missing.is_file(), missing.is_dir(), missing.exists()] == [False, False, False]
-    assert sorted(item.name for item in folder.iterdir()) == ["a.txt", "sub"]
-    assert list(folder.glob("*.txt")) == [a]
-    assert list((folder / "no").glob("*")) == []
-    assert names(folder) == ["a.txt", "sub/b.npz"]
-    assert a.read_text() == "ä"
-    with b.open("rb") as file:
-        assert file.read(3) == b"\0\1\2"
-        assert len(file.read()) == 25_597
-    with pytest.raises(FileNotFoundError, match="no"):
-        missing.read_bytes()
-    with pytest.raises(FileNotFoundError):
-        missing.unlink()
-    missing.unlink(missing_ok=True)
-    remove(folder / "sub")
-    assert names(folder) == ["a.txt"]
-    with replacing(a) as beside:
-        beside.write_text("new")
-        assert a.read_text() == "ä"
-    assert a.read_text() == "new"
-    with pytest.raises(ZeroDivisionError), replacing(a) as beside:
-        beside.write_text(str(1 / 0))
-    with replacing(a):
-        pass
-    assert a.read_text() == "new"
-    assert names(folder) == ["a.txt"]
-
-
-def test_large_objects_are_read_in_parts(bucket, monkeypatch):
-    monkeypatch.setattr(remote, "_READ", 1000)
-    path, data = storage_path("gs://bucket/large"), random.Random(0).randbytes(4321)
-    path.write_bytes(data)
-    bucket.asked.clear()
-    with path.open("rb") as file:
-        assert b"".join(iter(lambda: file.read(700), b"")) == data
-    assert 5 <= len([path for _, path in bucket.asked if "large" in path]) <= 9
 
 
 # --- kills ----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A world of stand-ins: every program that the launch scripts call, recorded and played."""
+"""Stand-ins for every program that the launch scripts call; they record their calls."""
 
 import contextlib
 import json
@@ -16,13 +16,13 @@ ROOT = Path(__file__).parent.parent.parent
 TOOLS = ["gcloud", "sudo", "systemctl", "sbatch", "srun", "scontrol", "kubectl", "ddpm"]
 PYTHONS = ["python3.14", "python3.13", "python3.12", "python3.11"]
 
-# What a shell could split, glob, expand, or lose.
+# Words that a shell could split, glob, expand or lose.
 WORDS = ["a b", "it's", '"quoted"', "$HOME", "$(X)", "`id`", "two\nlines", "*", "~", ""]
 WORDS += ["\\", "é;&|", "a=b", "  two  spaces "]
 
 
 class World:
-    """A folder with stand-ins on its PATH, what they were called with, and what they do next."""
+    """A folder with stand-ins on its PATH, their recorded calls, and their next actions."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -41,7 +41,7 @@ class World:
         self.started: list[subprocess.Popen[str]] = []
 
     def script(self, name: str, *events: str) -> None:
-        """Sets what comes next, an event a call; the last one stays."""
+        """Sets the next events, one per call; the last one repeats."""
         (self.folder / name).write_text("\n".join(events) + "\n")
 
     def stand_for_python3(self) -> None:
@@ -65,7 +65,7 @@ class World:
         return process
 
     def run(self, *words: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-        """Runs a command of the world, and demands an exit code of it."""
+        """Runs a command with the stand-ins and checks its exit code."""
         process = self.start(*words)
         out, err = process.communicate(timeout=15)
         assert process.returncode == code, f"exited {process.returncode}\n{out}\n{err}"
@@ -91,8 +91,8 @@ class World:
             time.sleep(0.01)
 
     def end(self) -> None:
-        """Leaves no process and no pipe behind, whatever a test left."""
-        # A script's children have process groups of their own, but its session; so have services.
+        """Ends every process and closes every pipe that a test left."""
+        # Children and services have their own process groups, but share the script's session.
         services = self.folder / "services"
         sessions = {process.pid for process in self.started}
         sessions |= {int(it) for it in services.read_text().split()} if services.exists() else set()
@@ -123,7 +123,7 @@ def launch():
 
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory):
-    """A repository with this launch/ in it, so that git looks at no one's work."""
+    """A repository with a copy of launch/, so that git does not read the real one."""
     folder = tmp_path_factory.mktemp("checkout")
     shutil.copytree(ROOT / "launch", folder / "launch")
     (folder / "pyproject.toml").write_text("[project]\n")

@@ -1,4 +1,4 @@
-"""Plays the programs that the launch scripts call: what it is depends on the name it is called by.
+"""Plays the programs that the launch scripts call; its name decides which one.
 
 Every call is recorded as a line of JSON. The world it plays lies in the folder `$WORLD`: `bin/`
 with the links that name it, `calls`, the TPU's `queue` and its hosts' homes `worker0`, `worker1`.
@@ -19,7 +19,7 @@ TOOL, ARGV = Path(sys.argv[0]).name, sys.argv[1:]
 
 
 def take(name: str, default: str = "") -> str:
-    """The first line of a script of events; the last one stays."""
+    """Takes the first line of a script of events; the last one repeats."""
     path = WORLD / name
     if not path.exists():
         return default
@@ -54,7 +54,7 @@ def gcloud() -> int:
         for home in homes:
             shutil.copy(ARGV[4], home / ARGV[5].split(":", 1)[1])
         return 0
-    # As gcloud and ssh do it: split at spaces, joined by spaces, and read by the login shell.
+    # As gcloud and ssh do: the words are joined by spaces and read by the login shell.
     line = " ".join(option("command").split(" "))
     return max(subprocess.call(["bash", "-c", line], cwd=it, env=on_host(it)) for it in homes)
 
@@ -88,7 +88,7 @@ def delete() -> int:
 
 
 def sudo() -> int:
-    """Root's part of a host's file system lies in its home."""
+    """Maps a path of root into the host's home."""
     import subprocess
 
     home = os.environ["HOME"]
@@ -134,7 +134,7 @@ def systemctl() -> int:
 
 
 def python() -> int:
-    """A host's Python: judged by its version, asked for environments and packages."""
+    """Plays a host's Python: reports its version, makes environments, installs packages."""
     if ARGV[0].endswith("finished.py"):
         return int(take("finished", "3"))
     if ARGV[0] == "-c":
@@ -152,7 +152,7 @@ def python() -> int:
 
 
 def sbatch() -> int:
-    """Runs a job at once, as Slurm does: a copy of the script, told its options by variables."""
+    """Runs a job at once as Slurm does: a copy of the script, with its options in variables."""
     import shutil
 
     options, words = {}, list(ARGV)
@@ -189,7 +189,7 @@ def kubectl() -> int:
     if ARGV[0] == "patch":
         import site
 
-        site.main()  # Left out until here by -S, for a quick start.
+        site.main()  # -S left this out, for a quick start.
         import yaml
 
         thing = yaml.safe_load(Path(option("filename")).read_text())
@@ -209,7 +209,7 @@ def kubectl() -> int:
 
 
 def ddpm() -> int:
-    """Does the next thing of its script: exits with a code, or waits for a signal to save at."""
+    """Does the next event of its script: exits with a code, or waits for a signal and saves."""
     event, _, rest = take("trainer", "exit 0").partition(" ")
     if event == "wait":
         got = []
@@ -218,7 +218,7 @@ def ddpm() -> int:
         note("ready", "")
         while not got:
             time.sleep(0.01)
-        time.sleep(0.1)  # A second signal would come now.
+        time.sleep(0.1)  # A second signal would arrive now.
         note("signals", got)
         print("saved", flush=True)
         return int(rest or 0)

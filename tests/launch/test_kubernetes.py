@@ -16,7 +16,7 @@ START = ["--image", "registry/ddpm:1", "--hosts", "3", "--chips", "2"]
 
 
 def check(thing):
-    """Raises unless a thing is a JobSet that its API takes; returns its Job and container."""
+    """Raises unless a manifest is a valid JobSet; returns its Job and container."""
     model = JobsetV1alpha2JobSet.from_dict(thing)
     assert model is not None
     assert model.to_dict() == thing
@@ -24,18 +24,18 @@ def check(thing):
     assert replicated["name"] == "train"
     job = replicated["template"]["spec"]
     (container,) = job["template"]["spec"]["containers"]
-    # One process a pod, all at once, all started again together.
+    # One process per pod; all start and restart together.
     assert replicated["replicas"] == 1
     assert job["parallelism"] == job["completions"]
     assert job["completionMode"] == "Indexed"
     assert job["backoffLimit"] == 0
-    # The API takes podFailurePolicy with restartPolicy Never alone.
+    # The API accepts podFailurePolicy only with restartPolicy Never.
     assert job["template"]["spec"]["restartPolicy"] == "Never"
     return job, container
 
 
 def expand(words, variables):
-    """What Kubernetes makes of a container's args: $(NAME) is the variable, $$ a dollar sign."""
+    """Expands a container's args as Kubernetes does: $(NAME) is a variable, $$ a dollar sign."""
 
     def one(match):
         return "$" if match[0] == "$$" else variables.get(match[1], match[0])
@@ -44,11 +44,11 @@ def expand(words, variables):
 
 
 @pytest.mark.parametrize("name", ["tpu", "gpu"])
-def test_a_manifest_is_what_its_api_takes(launch, name):
+def test_a_manifest_is_valid(launch, name):
     thing = yaml.safe_load((launch / f"kubernetes/{name}.yaml").read_text())
     assert (thing["apiVersion"], thing["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     job, container = check(thing)
-    # A mistake of the user's, exit code 2, ends the JobSet; anything else restarts it.
+    # Exit code 2, a mistake of the user, ends the JobSet; any other code restarts it.
     (rule,) = job["podFailurePolicy"]["rules"]
     assert rule == {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [2]}}
     (answer,) = thing["spec"]["failurePolicy"]["rules"]
@@ -96,7 +96,7 @@ def test_start_on_gpus(world, launch, words):
         *["--distributed.num_processes", "3", "--distributed.process_id", "2"],
     ]
     assert {it["name"] for it in container["env"]} == {"COORDINATOR", "PROCESS_ID"}
-    # Two halves of a pipe, which start in any order.
+    # The two sides of a pipe start in any order.
     assert ["create", "--filename=-", "--namespace=team"] in world.argv("kubectl")
 
 

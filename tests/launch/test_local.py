@@ -1,4 +1,4 @@
-"""launch/local.sh: N processes that know of each other, and one exit code."""
+"""launch/local.sh: N processes that know each other, and one exit code."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import signal
 import pytest
 
 
-def test_each_process_gets_its_place(world, launch, words):
+def test_each_process_gets_its_number(world, launch, words):
     world.env["XLA_FLAGS"] = "--a=1 --xla_force_host_platform_device_count=8"
     world.run(launch / "local.sh", "3", "ddpm", "train", *words)
     calls = world.calls("ddpm")
@@ -32,7 +32,7 @@ def test_output_is_labelled(world, launch):
         assert mine == [f"[{i}] one", f"[{i}] two", f"[{i}]   three"]
 
 
-# The script's words end with --distributed.process_id I: its last argument.
+# The last argument of the script is the I of --distributed.process_id I.
 BY_NUMBER = 'i="${@: -1}"; '
 
 
@@ -42,7 +42,7 @@ def test_the_first_failure_is_the_exit_code(world, launch):
     assert "process 1 exited 5" in said.stderr
 
 
-def test_what_hangs_after_a_failure_is_ended(world, launch):
+def test_a_process_that_hangs_after_a_failure_is_ended(world, launch):
     code = BY_NUMBER + "if ((i == 1)); then exit 3; fi; exec sleep 60"
     said = world.run(launch / "local.sh", "--grace", "0", "3", "bash", "-c", code, "name", code=3)
     assert "process 0 exited 143" in said.stderr
@@ -53,7 +53,7 @@ def test_a_signal_reaches_every_process_once(world, launch, number):
     world.script("trainer", "wait 0")
     process = world.start(launch / "local.sh", "2", "ddpm")
     world.wait(lambda: len(world.notes("ready")) == 2, "two processes")
-    # To the group, as a terminal sends it.
+    # To the process group, as a terminal does.
     os.killpg(process.pid, number)
     out, _ = process.communicate(timeout=10)
     assert process.returncode == 0

@@ -1,4 +1,4 @@
-"""What holds for every launch script, and launch/gpu.sh."""
+"""Checks of every launch script, and launch/gpu.sh."""
 
 import os
 import re
@@ -29,7 +29,7 @@ def test_shellcheck_finds_nothing():
 
 
 @pytest.mark.parametrize("name", RUN)
-def test_help_tells_every_option(world, name):
+def test_help_names_every_option(world, name):
     assert os.access(LAUNCH / name, os.X_OK)
     said = world.run(LAUNCH / name, "--help").stdout
     assert "usage: " in said
@@ -41,12 +41,12 @@ def test_help_tells_every_option(world, name):
 
 
 @pytest.mark.parametrize("name", RUN)
-def test_the_guide_tells_of_every_script(name):
+def test_the_guide_names_every_script(name):
     assert name in (LAUNCH / "README.md").read_text()
 
 
 def test_the_guides_commands_parse(world):
-    """Every command line of the guide that is ours is one that its script takes."""
+    """Every command line of the guide is accepted by its script."""
     text = (LAUNCH / "README.md").read_text().replace("\\\n", " ")
     lines = re.findall(r"^\$ (launch/[\w.]+ .*)$", text, re.MULTILINE)
     assert {line.split()[0] for line in lines} >= {"launch/tpu_vm.sh", "launch/kubernetes.sh"}
@@ -78,7 +78,7 @@ def test_gpu_keeps_a_log(world, tmp_path):
     world.script("trainer", "wait 0")
     process = world.start(LAUNCH / "gpu.sh", "--log", log, "ddpm")
     world.wait(lambda: world.notes("ready"), "ready")
-    # To the group, as a terminal sends it: what comes after it must still be logged.
+    # To the process group, as a terminal does: later output must still be logged.
     os.killpg(process.pid, signal.SIGTERM)
     process.communicate(timeout=10)
     assert process.returncode == 143

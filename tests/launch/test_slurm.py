@@ -1,4 +1,4 @@
-"""launch/slurm.sbatch, as a job of a Slurm that is played."""
+"""launch/slurm.sbatch as a job of a stand-in for Slurm."""
 
 import json
 
@@ -40,7 +40,7 @@ def test_sigterm_saves_and_requeues_unless_cancelled(world, launch, state, again
     process.terminate()
     _, said = process.communicate(timeout=10)
     assert process.returncode == 0
-    # It waited for the save.
+    # The script waited for the save.
     assert ("saved before the end" if again else "cancelled; saved") in said
     assert "143" not in said
     assert world.notes("signals") == [[15]]
@@ -48,7 +48,7 @@ def test_sigterm_saves_and_requeues_unless_cancelled(world, launch, state, again
 
 
 def test_tasks_that_were_preempted_are_requeued(world, launch, tmp_path):
-    """Slurm signals the tasks; the shell sees nothing but their exit code 0."""
+    """Slurm signals the tasks; the shell sees only their exit code 0."""
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "config.json").write_text(json.dumps({"train": {"steps": 2}}))
     world.script("trainer", f"step {tmp_path}")
@@ -79,5 +79,5 @@ def test_a_dry_run_prints_the_step(world, launch, words):
     assert world.argv("ddpm") == [words]
 
 
-def test_outside_slurm_it_says_where_to_go(world, launch):
+def test_outside_slurm_it_names_the_right_script(world, launch):
     assert "launch/gpu.sh" in world.run(launch / "slurm.sbatch", "ddpm", code=2).stderr

@@ -1,4 +1,4 @@
-"""The supervisor starts again what it should and no more, and passes signals on."""
+"""The supervisor restarts only what it should, and passes signals on."""
 
 import json
 import os
@@ -9,13 +9,13 @@ import pytest
 
 
 def a_run(folder, steps):
-    """A run's folder that wants so many steps and has none yet."""
+    """Makes a run's folder with a number of steps and no checkpoint."""
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"train": {"steps": steps}}))
     return folder
 
 
-def test_a_crash_is_started_again_until_it_is_done(world, launch, words):
+def test_a_crashed_run_is_restarted_until_it_is_finished(world, launch, words):
     world.script("trainer", "exit 7", "kill", "exit 0")
     said = world.run(launch / "supervise.sh", "--pause", "0", "ddpm", "train", *words)
     assert world.argv("ddpm") == [["train", *words]] * 3
@@ -24,7 +24,7 @@ def test_a_crash_is_started_again_until_it_is_done(world, launch, words):
 
 
 @pytest.mark.parametrize("code", [0, 2, 130])
-def test_an_end_that_is_final_is_final(world, launch, code):
+def test_a_final_exit_code_is_not_restarted(world, launch, code):
     world.script("trainer", f"exit {code}", "exit 0")
     world.run(launch / "supervise.sh", "--pause", "0", "ddpm", code=code)
     assert len(world.calls("ddpm")) == 1
@@ -37,11 +37,11 @@ def test_it_gives_up_with_the_last_code(world, launch):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_is_passed_on_once_and_nothing_started_again(world, launch, number, code):
+def test_a_signal_is_passed_on_once_and_nothing_is_restarted(world, launch, number, code):
     world.script("trainer", "wait 0" if number == signal.SIGTERM else "wait 130", "exit 0")
     process = world.start(launch / "supervise.sh", "--pause", "60", "ddpm")
     world.wait(lambda: world.notes("ready"), "ready")
-    # To the group, as a terminal sends it.
+    # To the process group, as a terminal does.
     os.killpg(process.pid, number)
     process.communicate(timeout=10)
     assert process.returncode == code
@@ -65,7 +65,7 @@ def test_exit_0_with_steps_left_is_not_the_end(world, launch, tmp_path):
     command = ["ddpm", "train", "c.py", "--workdir", run]
     world.run(launch / "supervise.sh", "--pause", "0", *command)
     assert len(world.calls("ddpm")) == 3
-    # Where something else starts it again, the exit code must say that it isn't done.
+    # If another program restarts it, the exit code must show that it is not finished.
     a_run(tmp_path / "once", steps=9)
     command[-1] = tmp_path / "once"
     world.script("trainer", f"step {tmp_path / 'once'}")

@@ -1,4 +1,4 @@
-"""launch/tpu_vm.sh against a TPU of two hosts that is played: from create to delete."""
+"""launch/tpu_vm.sh with a stand-in for a TPU of two hosts, from create to delete."""
 
 import re
 import shlex
@@ -15,7 +15,7 @@ TRAIN = ["ddpm", "train", "configs/a.py", "--workdir", "gs://bucket/a run"]
 @pytest.fixture
 def tpu(world, checkout):
     world.stand_for_python3()
-    # Pauses, shorter by far; in sh, which starts sooner than what records.
+    # Much shorter pauses, in sh, which starts faster than the recording stand-in.
     (world.bin / "sleep").write_text("#!/bin/sh\nexec /bin/sleep 0.02\n")
     (world.bin / "sleep").chmod(0o755)
 
@@ -26,7 +26,7 @@ def tpu(world, checkout):
 
 
 def gcloud(world):
-    """The calls as (queued-resources VERB …) and (VERB …) of the TPU's hosts."""
+    """Returns the calls as (queued-resources VERB …) and (VERB …) of the TPU's hosts."""
     groups = {"queued-resources": "", "tpu-vm": "host "}
     return [groups[argv[2]] + argv[3] for argv in world.argv("gcloud")]
 
@@ -49,7 +49,7 @@ def test_from_nothing_to_a_run_and_back(world, tpu, words):
         assert install[-1] == f"{world.folder}/{host}/ddpm[tpu]"
         trained = [argv for argv in mine if argv[0] == "train"]
         assert set(map(tuple, trained)) == {(*TRAIN[1:], *words)}
-    # Three runs: two ends, and the crash that its supervisor followed with another start.
+    # Three runs: two that ended, and a crash after which the supervisor restarted.
     assert len(world.calls("ddpm")) == 3
     said = tpu("status").stdout
     assert "tpu1: ACTIVE" in said
@@ -57,14 +57,14 @@ def test_from_nothing_to_a_run_and_back(world, tpu, words):
     assert "restart 1 of 20" in "".join(
         tpu("logs", "--no-follow", "--worker", host).stdout for host in "01"
     )
-    # Stopped, it saves, and its supervisor rests.
+    # When it is stopped, it saves, and the supervisor does not restart it.
     world.script("trainer", "wait 0")
     tpu("train", "--", *TRAIN)
     world.wait(lambda: len(world.notes("ready")) == 2, "two hosts train")
     tpu("stop")
     assert world.notes("signals") == [[15], [15]]
     assert tpu("status").stdout.count(": stopped") == 2
-    # systemd reads nothing of the command: its rules for %, $ and quotes are not the shell's.
+    # systemd does not read the command, because its rules for %, $ and quotes differ.
     unit = (world.folder / "worker0/system/ddpm.service").read_text()
     assert not set("%$") & set(unit)
     assert re.search(r"^ExecStart=/bin/bash \S+/ddpm-run.sh$", unit, re.MULTILINE)
@@ -82,8 +82,8 @@ def test_from_nothing_to_a_run_and_back(world, tpu, words):
     assert describe == ["describe", "tpu1", "--format=value(state.state)", *PLACED]
 
 
-def test_keep_goes_on_after_a_preemption(world, tpu):
-    # The first TPU trains until it is taken away, the second to the end.
+def test_keep_continues_after_a_preemption(world, tpu):
+    # The first TPU trains until it is preempted, the second to the end.
     world.script("lives", "CREATING ACTIVE ACTIVE SUSPENDED", "WAITING_FOR_RESOURCES ACTIVE")
     world.script("trainer", "wait 0", "wait 0", "exit 0")
     keep = ["--keep", "--poll", "0", "--type", "v5litepod-16", "--spot", "--", *TRAIN]
@@ -96,7 +96,7 @@ def test_keep_goes_on_after_a_preemption(world, tpu):
     assert set(map(tuple, world.argv("ddpm"))) == {tuple(TRAIN[1:])}
 
 
-def test_keep_tells_a_training_that_failed(world, tpu):
+def test_keep_reports_a_training_that_failed(world, tpu):
     world.script("trainer", "exit 2")
     said = tpu("train", "--keep", "--poll", "0", "--type", "v4-8", "--", *TRAIN, code=1).stderr
     assert "the training failed 2" in said

@@ -18,7 +18,7 @@ ALPHA_BAR = {"linear": np.linspace(1, 0, 11), "cosine": np.cos(np.linspace(0, 1.
 
 
 def pictures(*shape, seed=0):
-    """Each of the 256 levels of a pixel on [-1, 1], or points."""
+    """Returns random pixels in [-1, 1] on the 256 levels, or points."""
     return (np.random.default_rng(seed).integers(0, 256, shape) / 127.5 - 1).astype(np.float32)
 
 
@@ -31,7 +31,7 @@ def read(path):
         return np.asarray(image)
 
 
-# Each figure with the least it takes; a new function needs its row here.
+# Each figure with minimal arguments; a new function needs a row.
 DRAW = {
     "grid": lambda path: plots.grid(path, pictures(5, 8, 8, 1)),
     "grid, labels": lambda path: plots.grid(path, pictures(5, 8, 8, 3), labels=[0, 1, 2, 1, 0]),
@@ -57,7 +57,7 @@ def test_every_public_figure_is_drawn_here():
 
 
 @every_figure
-def test_one_whole_file_and_nothing_beside_it(name, tmp_path):
+def test_a_figure_writes_one_whole_file_and_nothing_else(name, tmp_path):
     path = tmp_path / f"figure{suffix(name)}"
     path.write_bytes(b"old")
     DRAW[name](path)
@@ -77,7 +77,7 @@ def test_one_whole_file_and_nothing_beside_it(name, tmp_path):
         ("file/figure", "can't be written"),
     ],
 )
-def test_a_path_that_cannot_be_is_one_line(name, place, message, tmp_path):
+def test_a_path_that_can_not_be_written_is_one_line(name, place, message, tmp_path):
     (tmp_path / "file").touch()
     path = tmp_path / (place if "." in place else place + suffix(name))
     if place == "folder":
@@ -90,7 +90,7 @@ def test_a_path_that_cannot_be_is_one_line(name, place, message, tmp_path):
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_what_fails_halfway_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_failure_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "figure.png"
     path.write_bytes(b"old")
 
@@ -124,15 +124,15 @@ def test_a_grid_keeps_every_pixel(tmp_path, height, width, channels):
 @pytest.mark.parametrize(
     ("number", "columns"), [(1, 1), (2, 2), (13, 4), (16, 4), (20, 5), (50, 10), (64, 8)]
 )
-def test_a_grid_is_about_square_and_full_where_it_can_be(tmp_path, number, columns):
+def test_a_grid_is_about_square_and_full_if_possible(tmp_path, number, columns):
     plots.grid(tmp_path / "grid.png", pictures(number, _TILE, _TILE, 1))
     height, width = read(tmp_path / "grid.png").shape[:2]
     assert (width + _GAP) // (_TILE + _GAP) == columns
     assert (height + _GAP) // (_TILE + _GAP) == math.ceil(number / columns)
 
 
-def test_a_strip_holds_its_pictures_in_order(tmp_path):
-    # Each picture is red of its own strength, which no letter is.
+def test_a_trajectory_has_its_pictures_in_order(tmp_path):
+    # Each picture has its own shade of red, unlike all letters.
     frames = np.full((2, 3, 8, 8, 3), -1.0)
     frames[..., 0] = np.linspace(-0.5, 0.9, 6).reshape(2, 3, 1, 1)
     plots.trajectory(
@@ -156,10 +156,10 @@ def test_a_strip_holds_its_pictures_in_order(tmp_path):
     assert (np.diff(y, axis=0) > _TILE).all()
     assert (np.diff(x, axis=1) > _TILE).all()
     border = np.concatenate([*drawn[[0, -1]], *drawn[:, [0, -1]].swapaxes(0, 1)])
-    assert (border == 255).all()  # no word and no picture touches the edge
+    assert (border == 255).all()  # no text and no picture touches the edge
 
 
-def test_large_pictures_are_reduced_by_their_means(tmp_path):
+def test_large_pictures_are_reduced_by_averaging(tmp_path):
     frames = pictures(40, 6, 128, 1)
     plots.grid(tmp_path / "grid.png", frames, columns=40)
     drawn = read(tmp_path / "grid.png")
@@ -168,7 +168,7 @@ def test_large_pictures_are_reduced_by_their_means(tmp_path):
     assert np.abs(drawn[:, :64].astype(int) - levels(means[0])).max() <= 1
 
 
-def test_what_lies_outside_is_clipped(tmp_path):
+def test_values_outside_the_range_are_clipped(tmp_path):
     sample = np.full((1, 64, 64, 1), 7.0)
     sample[0, 0, :3, 0] = [-7, np.nan, np.inf]
     plots.grid(tmp_path / "grid.png", sample)
@@ -178,7 +178,7 @@ def test_what_lies_outside_is_clipped(tmp_path):
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 200])
-def test_a_film_ends_on_its_last_frame_and_holds_it(tmp_path, length):
+def test_an_animation_ends_on_its_last_frame_and_holds_it(tmp_path, length):
     frames = pictures(length, 4, 8, 8, 1)
     frames[-1] = -1
     frames[-1, :2] = 1
@@ -198,7 +198,7 @@ def test_a_film_ends_on_its_last_frame_and_holds_it(tmp_path, length):
     np.testing.assert_allclose(last[side:, side:], 0, atol=4)
 
 
-def test_a_film_shows_only_so_many(tmp_path):
+def test_an_animation_shows_a_limited_number_of_examples(tmp_path):
     plots.animation(tmp_path / "animation.gif", pictures(2, 100, 8, 8, 3))
     assert read(tmp_path / "animation.gif").shape[:2] == (8 * (_TILE + _GAP) - _GAP,) * 2
 
@@ -228,7 +228,7 @@ def test_labels_that_do_not_fit_are_refused(tmp_path):
         [{"step": i, "loss": 0.25} for i in range(1, 99)],
     ],
 )
-def test_a_loss_curve_takes_what_a_run_logs(tmp_path, rows):
+def test_a_loss_curve_accepts_the_rows_of_a_run(tmp_path, rows):
     plots.loss(tmp_path / "loss.png", rows)
     assert read(tmp_path / "loss.png").shape[1] == 700
 
@@ -240,7 +240,7 @@ def test_no_loss_to_draw_is_one_line(tmp_path, rows):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_step_logged_again_counts_as_logged_last():
+def test_the_last_row_of_a_repeated_step_counts():
     rows = [{"step": 2, "loss": 9.0}, {"step": 3, "loss": 3.0}, {"step": 2, "loss": 2.0}]
     np.testing.assert_array_equal(curves._curve(rows, "loss"), [[2, 2], [3, 3]])
 
@@ -253,7 +253,7 @@ def test_smoothing_keeps_a_constant_and_averages_noise():
     assert curves._smooth(noise)[0] == noise[0]
 
 
-def test_schedules_are_drawn_from_what_defines_them():
+def test_schedules_are_drawn_from_alpha_bar():
     beta = np.array([0.1, 0.2, 0.5])
     alpha_bar = np.concatenate([[1.0], np.cumprod(1 - beta)])
     signal, noise, log_snr, betas = curves._views(alpha_bar).values()
@@ -272,7 +272,7 @@ def test_schedules_of_other_lengths_share_an_axis(tmp_path):
         plots.schedules(tmp_path / "s.png", {})
 
 
-def test_drawing_leaves_pyplot_and_settings_alone():
+def test_drawing_changes_neither_pyplot_nor_settings():
     code = """if True:
         import sys, tempfile, numpy as np
         import matplotlib

@@ -11,7 +11,7 @@ from ddpm_jax.runtime import compilation as backend
 CPU = jax.devices("cpu")[0]
 
 
-def test_xla_takes_the_options_and_keeps_the_users(monkeypatch):
+def test_xla_accepts_the_options_and_the_users_come_first(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")
     options = backend.compiler_options(CPU)
     assert options == backend._CPU_OPTIONS
@@ -27,7 +27,7 @@ def test_an_option_that_this_xla_does_not_know_is_left_out(monkeypatch):
     assert backend.compiler_options(CPU) == {}
 
 
-def test_other_devices_are_told_nothing():
+def test_other_devices_get_no_options():
     class Accelerator:
         platform = "tpu"
 
@@ -46,7 +46,7 @@ jax.jit(lambda x: jnp.linalg.qr(x @ x))(jnp.ones((8, 8)))
 def test_programs_are_kept_in_the_users_cache_unless_there_is_none(tmp_path, kept):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
     environment |= {"DDPM_JAX_CACHE": str(tmp_path / "c") if kept else ""}
-    # Else what takes no time to compile is not kept.
+    # Without this, a program that compiles quickly is not kept.
     environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     environment |= {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", _PROGRAM], env=environment, check=True)

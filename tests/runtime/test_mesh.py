@@ -52,7 +52,7 @@ def test_fsdp_divides_the_bytes_a_device_holds():
     assert sharding.shard_shape(leaf.shape) == (64, 512)
 
 
-def test_rows_go_to_the_mesh_and_come_back_in_order():
+def test_rows_are_sharded_and_fetched_in_order():
     rows = np.arange(48, dtype=np.float32).reshape(16, 3)
     for mesh in (make_mesh(1), make_mesh(4), make_mesh(1, devices=jax.devices()[:1])):
         placed = shard_rows(rows, mesh)
@@ -61,11 +61,11 @@ def test_rows_go_to_the_mesh_and_come_back_in_order():
         np.testing.assert_array_equal(fetch(shard_batch(rows, mesh)), rows)
 
 
-def test_a_process_holds_the_rows_that_its_devices_stand_for(monkeypatch):
+def test_a_process_holds_the_rows_of_its_devices(monkeypatch):
     devices = [*jax.devices()[4:], *jax.devices()[:4]]
     mesh = make_mesh(2, devices=devices)
     assert local_rows(mesh, 16).tolist() == list(range(16))
-    # As if this process had the four devices alone that come first in the mesh.
+    # As if this process had only the first four devices of the mesh.
     whole = NamedSharding.addressable_devices_indices_map
     own = set(devices[:4])
     monkeypatch.setattr(
@@ -76,7 +76,7 @@ def test_a_process_holds_the_rows_that_its_devices_stand_for(monkeypatch):
     assert local_rows(mesh, 16).tolist() == list(range(8))
 
 
-def test_rows_given_in_part_lie_where_they_belong(monkeypatch):
+def test_local_rows_are_sharded_to_their_global_positions(monkeypatch):
     found = {}
 
     def record(shape, sharding, part):
@@ -92,7 +92,7 @@ def test_rows_given_in_part_lie_where_they_belong(monkeypatch):
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), batch[:, 4:])
 
 
-def test_a_batch_that_does_not_split_is_refused_with_one_that_does():
+def test_a_batch_that_does_not_split_is_refused_with_a_size_that_does():
     config = changed(TINY, train={"batch_size": 20, "gradient_accumulation_steps": 2})
     with pytest.raises(UserError, match=r"--train\.batch_size 16 can"):
         check_batch(config, make_mesh())
@@ -101,7 +101,7 @@ def test_a_batch_that_does_not_split_is_refused_with_one_that_does():
     )
 
 
-def test_the_smallest_split_is_what_the_rule_reads(monkeypatch):
+def test_arrays_below_the_smallest_split_are_replicated(monkeypatch):
     monkeypatch.setattr(meshes, "_SMALLEST_SPLIT", 1)
     bias = jax.ShapeDtypeStruct((256,), jnp.float32)
     assert state_shardings(bias, make_mesh(2)).spec == PartitionSpec("fsdp")
