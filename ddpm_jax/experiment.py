@@ -1,6 +1,5 @@
 """The one place where a config becomes network, schedule, optimizer and loss."""
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -22,7 +21,8 @@ from ddpm_jax.diffusion import (
     make_weighting,
     q_sample,
 )
-from ddpm_jax.models import MODELS
+from ddpm_jax.models import make_network
+from ddpm_jax.ops import from_environment
 from ddpm_jax.optimizers import make_learning_rate, make_optimizer
 from ddpm_jax.runtime.random import stream_key
 from ddpm_jax.typing import Batch, Conditioning, Examples, PerExample, Timesteps
@@ -106,14 +106,23 @@ class Experiment:
         return self.weighting(log_snr) * LOSSES[config.loss](output, target)
 
 
-def build(config: Config) -> Experiment:
-    """Builds the experiment of a config; touches no data, no device and no file."""
+def build(config: Config, *, devices: int = 1) -> Experiment:
+    """Builds the experiment of a config; touches no data, no device and no file.
+
+    `devices` is the size of the mesh that its programs will run on. Reads DDPM_JAX_OPS and raises
+    UserError if it is neither auto nor reference.
+    """
     diffusion = config.diffusion
     parameterization = PARAMETERIZATIONS[diffusion.prediction]
     learning_rate = make_learning_rate(config.optimizer, config.train.steps)
     return Experiment(
         config=config,
-        model=_network(config),
+        model=make_network(
+            config.model,
+            out_channels=config.data.example_shape[-1],
+            timesteps=diffusion.timesteps,
+            ops=from_environment(devices=devices),
+        ),
         schedule=make_schedule(
             diffusion.schedule,
             diffusion.timesteps,
@@ -132,13 +141,3 @@ def build(config: Config) -> Experiment:
         learning_rate=learning_rate,
         optimizer=make_optimizer(config.optimizer, learning_rate),
     )
-
-
-def _network(config: Config) -> nn.Module:
-    model = config.model
-    settings = {item.name: getattr(model, item.name) for item in dataclasses.fields(model)}
-    network = MODELS[model.kind]
-    # T is said once, in the diffusion's settings: a network with a table of times is told it.
-    if "timesteps" in (item.name for item in dataclasses.fields(network)):
-        settings["timesteps"] = config.diffusion.timesteps
-    return network(**settings)

@@ -26,14 +26,6 @@ from ddpm_jax.config.files import (
     loads,
     override,
 )
-from ddpm_jax.config.networks import (
-    AnnotatedUNetConfig,
-    MlpConfig,
-    ModelConfig,
-    SmallUNetConfig,
-    StepUNetConfig,
-    UNetConfig,
-)
 from ddpm_jax.config.plain import (
     flatten,
     to_dict,
@@ -45,6 +37,14 @@ from ddpm_jax.config.run import (
     OptimizerConfig,
     SampleConfig,
     TrainConfig,
+)
+from ddpm_jax.models import (
+    AnnotatedUNetConfig,
+    MlpConfig,
+    ModelConfig,
+    SmallUNetConfig,
+    StepUNetConfig,
+    UNetConfig,
 )
 
 __all__ = [

@@ -6,9 +6,9 @@ from typing import Literal
 
 from ddpm_jax.config.checks import check_seed, require_row
 from ddpm_jax.config.data import DataConfig, PictureData, TfdsData
-from ddpm_jax.config.networks import ModelConfig, UNetConfig
 from ddpm_jax.config.plain import flatten
 from ddpm_jax.errors import UserError, require
+from ddpm_jax.models import ModelConfig, UNetConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,25 @@
-"""Networks, by the name a config gives them."""
+"""Networks, by the name that a config gives them; each file holds a network and its settings.
+
+A network is a Flax module with the fields `config`, `out_channels`, `ops`, and `timesteps` (T) if
+it needs that. It is called as `network(x_t, t, conditioning, train=…)`. Its class attribute
+`fractional_times` says whether t may lie between two whole numbers. To add one, write its file and
+add its row.
+"""
+
+import dataclasses
+import functools
+import operator
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 
-from ddpm_jax.models.annotated_unet import AnnotatedUNet
-from ddpm_jax.models.mlp import Mlp
-from ddpm_jax.models.small_unet import SmallUNet
-from ddpm_jax.models.step_unet import StepUNet
-from ddpm_jax.models.unet import UNet
+from ddpm_jax.models.annotated_unet import AnnotatedUNet, AnnotatedUNetConfig
+from ddpm_jax.models.mlp import Mlp, MlpConfig
+from ddpm_jax.models.settings import NetworkConfig
+from ddpm_jax.models.small_unet import SmallUNet, SmallUNetConfig
+from ddpm_jax.models.step_unet import StepUNet, StepUNetConfig
+from ddpm_jax.models.unet import UNet, UNetConfig
+from ddpm_jax.ops import AUTO, Operations
 
 MODELS: dict[str, type[nn.Module]] = {
     "annotated_unet": AnnotatedUNet,
@@ -15,3 +28,42 @@ MODELS: dict[str, type[nn.Module]] = {
     "step_unet": StepUNet,
     "unet": UNet,
 }
+
+
+def settings_of(network: type[nn.Module]) -> type[NetworkConfig]:
+    """Returns the class of the network's field `config`."""
+    return _fields(network)["config"].type  # type: ignore[return-value]
+
+
+def _fields(network: type[nn.Module]) -> dict[str, Any]:
+    return {item.name: item for item in dataclasses.fields(network)}
+
+
+if TYPE_CHECKING:
+    ModelConfig = NetworkConfig
+else:
+    # The default, what a config without `kind` means, comes first.
+    ModelConfig = functools.reduce(operator.or_, map(settings_of, (UNet, *MODELS.values())))
+
+
+def make_network(
+    config: NetworkConfig, *, out_channels: int, timesteps: int, ops: Operations = AUTO
+) -> nn.Module:
+    """Builds the network of these settings; `timesteps` is T, for those that need it."""
+    network: Any = MODELS[config.kind]
+    table = {"timesteps": timesteps} if "timesteps" in _fields(network) else {}
+    return network(config=config, out_channels=out_channels, ops=ops, **table)
+
+
+__all__ = [
+    "MODELS",
+    "AnnotatedUNetConfig",
+    "MlpConfig",
+    "ModelConfig",
+    "NetworkConfig",
+    "SmallUNetConfig",
+    "StepUNetConfig",
+    "UNetConfig",
+    "make_network",
+    "settings_of",
+]

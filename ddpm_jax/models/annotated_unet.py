@@ -1,18 +1,20 @@
-"""The U-Net of the annotated diffusion model (documents 004 and 001), after Phil Wang's.
+"""The U-Net of "The Annotated Diffusion Model" (https://huggingface.co/blog/annotated-diffusion).
 
-Two blocks a level, ResNet's (He et al. 2015) or ConvNeXt's (Liu et al. 2022), each level ending in
-linear attention (Shen et al. 2018), with full attention in the middle alone. The defaults are
-document 004's network for Fashion-MNIST: 2,996,315 parameters. Document 001 has two for 128x128 in
-colour, both with `attention_bias`: ConvNeXt blocks, dim 32, multipliers 1 2 4 8, 14,733,783
-parameters; and ResNet blocks, dim 128, multipliers 1 2 4, 32,009,619.
+It follows Phil Wang's. Each level has two blocks, ResNet's (He et al. 2015) or ConvNeXt's (Liu et
+al. 2022), and ends in linear attention (Shen et al. 2018); only the middle has full attention. The
+defaults are the article's network for Fashion-MNIST: 2,996,315 parameters. A notebook on Oxford
+Flowers 102 has two for 128x128 in colour, both with `attention_bias`: ConvNeXt blocks, dim 32,
+multipliers 1 2 4 8, 14,733,783 parameters; and ResNet blocks, dim 128, multipliers 1 2 4,
+32,009,619 parameters.
 
-Where we depart from the documents: 001's ConvNeXt block overwrites its features with the time
-embedding, and its linear attention takes the keys' softmax over their features; here the time is
-added, and the softmax runs over the pixels, as in 004 and in Shen et al. The last convolution and
-the middle attention start at zero, as everywhere in this package.
+Differences: the notebook's ConvNeXt block overwrites its features with the time embedding, and its
+linear attention takes the softmax of the keys over their features. Here the time is added, and the
+softmax runs over the pixels, as in the article and in Shen et al. The last convolution and the
+middle attention start at zero, as everywhere in this package.
 """
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -20,74 +22,122 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ddpm_jax.models.convolutions import DepthwiseConv, Double, Halve
-from ddpm_jax.models.layers import (
-    GroupNorm,
-    SelfAttention,
-    conv3x3,
-    convolution,
-    dense,
-    kernel_init,
-    swish,
+from ddpm_jax.errors import require
+from ddpm_jax.models.conditioning import (
+    NO_CONDITIONING,
+    ConditionEmbedding,
+    add_condition,
+    require_taken,
 )
-from ddpm_jax.models.linear_attention import LinearAttention
-from ddpm_jax.models.unet import Condition, check_inputs
+from ddpm_jax.models.layers import (
+    Conv,
+    Dense,
+    DepthwiseConv,
+    Downsample,
+    GroupNorm,
+    LinearAttention,
+    SelfAttention,
+    Upsample,
+    zeros,
+)
+from ddpm_jax.models.settings import (
+    NetworkConfig,
+    check_sides,
+    require_divisible,
+    require_multipliers,
+)
+from ddpm_jax.ops import Operations
 from ddpm_jax.typing import Conditioning, Timesteps
 
 
-class ResNetBlock(nn.Module):
-    """Adds to x two convolutions of it, each normalised in 8 groups and then passed by SiLU.
+@dataclass(frozen=True, kw_only=True)
+class AnnotatedUNetConfig(NetworkConfig):
+    """The Annotated Diffusion Model's U-Net; the defaults are its network for Fashion-MNIST."""
 
-    x is [B, H, W, any], condition [B or 1, any], put in between the two, or None; the result is
+    kind: ClassVar[str] = "annotated_unet"
+    dim: int = 28
+    """Channels that the multipliers multiply; a quarter of the time embedding's."""
+    multipliers: tuple[int, ...] = (1, 2, 4)
+    """Channels of each level, in units of `dim`; each level halves height and width."""
+    block: Literal["resnet", "convnext"] = "convnext"
+    """What the levels are built of, two of them a level."""
+    attention_bias: bool = False
+    """Whether query, key and value of the linear attention have a bias."""
+    dropout: float = 0.0
+    """Share of the features that each block drops in training."""
+    remat: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.dim >= 4, "model.dim", self.dim, "at least 4")
+        require_multipliers(self.multipliers)
+        require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raises UserError if examples of this shape can't go through the levels."""
+        require_divisible(shape, self.multipliers)
+
+
+class ResNetBlock(nn.Module):
+    """Adds to x two convolutions of it, each normalised in 8 groups and then passed through SiLU.
+
+    x is [B, H, W, any]; condition is [B or 1, any], added between the two, or None. The result is
     [B, H, W, channels]. `dropout` is the rate to apply now: 0 when not training.
     """
 
     channels: int
     dropout: float
     dtype: DTypeLike
+    ops: Operations
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "B H W C"], condition: Float[Array, "b features"] | None
     ) -> Float[Array, "B H W channels"]:
+        common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
+
         def convolve(h: jax.Array, i: int) -> jax.Array:
-            h = conv3x3(self.channels, dtype=self.dtype, name=f"conv_{i}")(h)
-            return GroupNorm(8, dtype=self.dtype, activation=swish, name=f"norm_{i}")(h)
+            h = Conv(self.channels, **common, name=f"conv_{i}")(h)
+            return GroupNorm(8, activation="swish", **common, name=f"norm_{i}")(h)
 
         h = convolve(x, 0)
         if condition is not None:
-            shift = dense(self.channels, dtype=self.dtype, name="condition")(swish(condition))
-            h += shift[:, None, None, :]
+            shift = Dense(self.channels, **common, name="condition")(self.ops.swish(condition))
+            h = add_condition(h, shift)
         h = nn.Dropout(self.dropout, deterministic=False)(h)
-        return _shortcut(x, self.channels, self.dtype) + convolve(h, 1)
+        return _shortcut(x, self.channels, **common) + convolve(h, 1)
 
 
 class ConvNextBlock(nn.Module):
     """Adds to x a 7x7 convolution of each channel, then two 3x3 ones, twice as wide in between.
 
-    x is [B, H, W, any], condition [B or 1, any], added to what the first convolution makes of x, or
-    None; the result is [B, H, W, channels]. Normalised in one group before each 3x3 convolution.
-    `dropout` is the rate to apply now: 0 when not training.
+    x is [B, H, W, any]; condition is [B or 1, any], added after the first convolution, or None. The
+    result is [B, H, W, channels]. Features are normalised in one group before each 3x3
+    convolution. `dropout` is the rate to apply now: 0 when not training.
     """
 
     channels: int
     dropout: float
     dtype: DTypeLike
+    ops: Operations
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "B H W C"], condition: Float[Array, "b features"] | None
     ) -> Float[Array, "B H W channels"]:
-        h = DepthwiseConv(dtype=self.dtype, name="depthwise")(x)
+        common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
+        gelu = self.ops.gelu
+        h = DepthwiseConv(**common, name="depthwise")(x)
         if condition is not None:
-            shift = dense(x.shape[-1], dtype=self.dtype, name="condition")(_gelu(condition))
-            h += shift[:, None, None, :]
-        h = GroupNorm(1, dtype=self.dtype, name="norm_0")(h)
-        h = _gelu(conv3x3(2 * self.channels, dtype=self.dtype, name="conv_0")(h))
-        h = GroupNorm(1, dtype=self.dtype, name="norm_1")(h)
+            shift = Dense(x.shape[-1], **common, name="condition")(gelu(condition))
+            h = add_condition(h, shift)
+        h = GroupNorm(1, **common, name="norm_0")(h)
+        h = gelu(Conv(2 * self.channels, **common, name="conv_0")(h))
+        h = GroupNorm(1, **common, name="norm_1")(h)
         h = nn.Dropout(self.dropout, deterministic=False)(h)
-        h = conv3x3(self.channels, dtype=self.dtype, name="conv_1")(h)
-        return _shortcut(x, self.channels, self.dtype) + h
+        h = Conv(self.channels, **common, name="conv_1")(h)
+        return _shortcut(x, self.channels, **common) + h
 
 
 BLOCKS: dict[str, type[ResNetBlock | ConvNextBlock]] = {
@@ -96,90 +146,78 @@ BLOCKS: dict[str, type[ResNetBlock | ConvNextBlock]] = {
 }
 
 
-def _gelu(x: jax.Array) -> jax.Array:
-    """By erf, where `jax.nn` takes erfc, twice as long; in float32, or 1 + erf would round away."""
-    wide = x.astype(jnp.float32)
-    return (0.5 * wide * (1.0 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
-
-
-def _shortcut(x: jax.Array, channels: int, dtype: DTypeLike) -> jax.Array:
+def _shortcut(x: jax.Array, channels: int, **common: Any) -> jax.Array:
     """Brings x to the block's channels; called inside a module."""
-    return x if x.shape[-1] == channels else dense(channels, dtype=dtype, name="shortcut")(x)
+    return x if x.shape[-1] == channels else Dense(channels, **common, name="shortcut")(x)
 
 
 class AnnotatedUNet(nn.Module):
-    """Predicts one value per pixel and channel of x_t, zero at initialisation.
+    """Predicts `out_channels` values per pixel, zero at initialisation.
 
-    x_t is [B, H, W, C] float32, t in 1…T ([B] or a scalar), labels [B] in 0…num_classes where
-    num_classes, or None for all, means "no class"; the result is float32 with the shape of x_t.
-    Level i has dim · multipliers[i] channels and sides of 1/2^i; `block` is a row of BLOCKS. The
-    levels come down at all sizes and go up from all but the first, whose skip would be the
-    picture's own: after the last doubling there is one more block, which isn't told the time.
-    `remat` computes each block and attention again in the backward pass, to save memory. Needs the
-    rng 'dropout' only in training with dropout > 0. Raises ValueError for sides that 2 for each
-    level after the first does not divide, and for labels where num_classes is 0.
+    x_t is [B, H, W, C] float32, t in 1…T ([B] or a scalar, fractional too), labels [B] in
+    0…num_classes; label num_classes, or None for all, means "no class". The result is float32,
+    [B, H, W, out_channels]. Level i has dim · multipliers[i] channels and sides of 1/2^i; `block`
+    is a row of BLOCKS. There is a skip from each level but the first, whose size ends in one more
+    block, which is not given the time. Needs the rng 'dropout' only in training with dropout > 0.
+    Raises ValueError for sides that the levels don't halve, and for conditioning that it does not
+    take.
     """
 
-    dim: int = 28
-    multipliers: tuple[int, ...] = (1, 2, 4)
-    block: Literal["resnet", "convnext"] = "convnext"
-    attention_bias: bool = False
-    dropout: float = 0.0
-    num_classes: int = 0
-    dtype: DTypeLike = "float32"
-    remat: bool = False
+    config: AnnotatedUNetConfig
+    out_channels: int
+    ops: Operations = Operations()
+    fractional_times: ClassVar[bool] = True
 
     @nn.compact
     def __call__(
         self,
         x_t: Float[Array, "B H W C"],
         t: Timesteps,
-        conditioning: Conditioning = Conditioning(),  # noqa: B008 (immutable)
+        conditioning: Conditioning = NO_CONDITIONING,
         *,
         train: bool,
-    ) -> Float[Array, "B H W C"]:
-        labels = conditioning.labels
-        check_inputs(x_t, labels, multipliers=self.multipliers, num_classes=self.num_classes)
-        condition = Condition(
-            4 * self.dim, self.num_classes, self.dtype, activation=_gelu, name="condition"
-        )(t, labels)
-        widths = [self.dim * multiplier for multiplier in self.multipliers]
+    ) -> Float[Array, "B H W out_channels"]:
+        config, ops = self.config, self.ops
+        require_taken(conditioning, (), num_classes=config.num_classes)
+        check_sides(x_t.shape, config.multipliers)
+        common: dict[str, Any] = {"dtype": config.dtype, "ops": ops}
+        condition = ConditionEmbedding(
+            4 * config.dim, config.num_classes, "gelu", **common, name="condition"
+        )(t, conditioning.labels)
+        widths = [config.dim * multiplier for multiplier in config.multipliers]
         levels = range(len(widths))
 
-        def again(kind: type[nn.Module]) -> type[nn.Module]:
-            return nn.remat(kind) if self.remat else kind
+        def maybe_remat(kind: Any) -> Any:
+            return nn.remat(kind) if config.remat else kind
 
-        def block(h: jax.Array, width: int, told: jax.Array | None, name: str) -> jax.Array:
-            rate = self.dropout if train else 0.0
-            return again(BLOCKS[self.block])(width, rate, self.dtype, name=name)(h, told)
+        def block(h: jax.Array, width: int, given: jax.Array | None, name: str) -> jax.Array:
+            rate = config.dropout if train else 0.0
+            return maybe_remat(BLOCKS[config.block])(width, rate, **common, name=name)(h, given)
 
         def level(h: jax.Array, width: int, place: str) -> jax.Array:
             h = block(h, width, condition, f"{place}_block_0")
             h = block(h, width, condition, f"{place}_block_1")
-            kind = again(LinearAttention)
-            name = f"{place}_attention"
-            return kind(bias=self.attention_bias, dtype=self.dtype, name=name)(h)
+            attention = maybe_remat(LinearAttention)
+            return attention(bias=config.attention_bias, **common, name=f"{place}_attention")(h)
 
-        # The first and last convolutions are float32, lest half precision round the pixels.
-        conv_in = {"kernel_init": kernel_init, "conv_general_dilated": convolution}
-        h = nn.Conv(self.dim // 3 * 2, (7, 7), **conv_in, name="conv_in")(x_t)
-        h = h.astype(self.dtype)
+        # The first and last convolutions are float32: half precision would round the pixels.
+        h = Conv(config.dim // 3 * 2, side=7, ops=ops, name="conv_in")(x_t).astype(config.dtype)
         skips = []
         for i in levels:
             h = level(h, widths[i], f"down_{i}")
             skips.append(h)
             if i != levels[-1]:
-                h = Halve(self.dtype, name=f"down_{i}")(h)
+                h = Downsample(**common, name=f"down_{i}")(h)
 
         h = block(h, widths[-1], condition, "middle_block_0")
-        full = {"heads": 4, "head_channels": 32, "bias": False, "groups": 1, "dtype": self.dtype}
-        h = again(SelfAttention)(**full, name="middle_attention")(h)
+        full = {"heads": 4, "head_channels": 32, "bias": False, "groups": 1, **common}
+        h = maybe_remat(SelfAttention)(**full, name="middle_attention")(h)
         h = block(h, widths[-1], condition, "middle_block_1")
 
         for i in reversed(levels[1:]):
             h = jnp.concatenate([h, skips.pop()], axis=-1)
             h = level(h, widths[i - 1], f"up_{i}")
-            h = Double(self.dtype, name=f"up_{i}")(h)
+            h = Upsample(**common, name=f"up_{i}")(h)
 
-        h = block(h, self.dim, None, "out_block")
-        return dense(x_t.shape[-1], dtype=jnp.float32, name="conv_out", zero=True)(h)
+        h = block(h, config.dim, None, "out_block")
+        return Dense(self.out_channels, init=zeros, ops=ops, name="conv_out")(h)

@@ -1,8 +1,11 @@
 """A U-Net small enough to learn one picture on a CPU, from a tutorial on DDPM in PyTorch.
 
-It is the network of document 000: the encoder and decoder of Ronneberger et al. 2015, every level
-of which is told the time, as Ho et al. 2020 tell theirs.
+It has the encoder and decoder of Ronneberger et al. 2015, and each level is given the time, as in
+Ho et al. 2020.
 """
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -10,117 +13,127 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ddpm_jax.models.convolutions import Double, Halve
-from ddpm_jax.models.layers import GroupNorm, conv3x3, dense, timestep_embedding
-from ddpm_jax.typing import Conditioning, Labels, Timesteps
+from ddpm_jax.errors import require
+from ddpm_jax.models.conditioning import (
+    NO_CONDITIONING,
+    add_condition,
+    label_embedding,
+    require_taken,
+    timestep_embedding,
+)
+from ddpm_jax.models.layers import Conv, Dense, Downsample, GroupNorm, Upsample, zeros
+from ddpm_jax.models.settings import NetworkConfig, divisor, require_image
+from ddpm_jax.ops import Operations
+from ddpm_jax.typing import Conditioning, Timesteps
 
 
-def small_unet_divisor(channels: tuple[int, ...]) -> int:
-    """Returns what the sides are padded to a multiple of: 2 for each level of the network."""
-    return 2 ** (len(channels) - 1)
+@dataclass(frozen=True, kw_only=True)
+class SmallUNetConfig(NetworkConfig):
+    """A U-Net for one picture, small enough for a CPU; the defaults have 395,763 parameters."""
 
+    kind: ClassVar[str] = "small_unet"
+    channels: tuple[int, ...] = (8, 16, 32, 64)
+    """Channels of the picture's own size, then of each level; a level halves height and width."""
+    time_dim: int = 16
+    """Entries of the time's sinusoidal embedding."""
+    groups: int = 4
+    """Groups of channels that are normalised together, where there are channels enough."""
 
-def mish(x: jax.Array) -> jax.Array:
-    """Returns x tanh(log(1 + eˣ)) (Misra 2019, equation 1), with one exponential in place of three.
+    def __post_init__(self):
+        super().__post_init__()
+        good = len(self.channels) >= 2 and min(self.channels) >= 1
+        require(good, "model.channels", self.channels, "two or more whole numbers ≥ 1")
+        require(self.time_dim >= 4, "model.time_dim", self.time_dim, "at least 4")
+        require(self.groups >= 1, "model.groups", self.groups, "at least 1")
 
-    tanh(log(1 + e)) = n / (n + 2) with n = e (e + 2); beyond 20 that is 1 to every digit.
-    """
-    e = jnp.exp(jnp.minimum(x, 20.0))
-    n = e * (e + 2.0)
-    return x * (n / (n + 2.0))
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raises UserError for points; images of any size are padded as needed."""
+        require_image(shape)
 
 
 class TimeProjection(nn.Module):
-    """Turns the time's table entry `[b, time_dim]` into one value a channel, `[b, 1, 1, C]`."""
+    """Turns the embedded time `[b, time_dim]` into one value per channel, `[b, channels]`."""
 
     channels: int
     dtype: DTypeLike
+    ops: Operations
 
     @nn.compact
-    def __call__(self, table: Float[Array, "b D"]) -> Float[Array, "b 1 1 C"]:
-        h = dense(self.channels, dtype=self.dtype, name="in")(table)
-        h = dense(self.channels, dtype=self.dtype, name="out")(mish(h))
-        return h[:, None, None, :]
+    def __call__(self, embedding: Float[Array, "b D"]) -> Float[Array, "b channels"]:
+        h = Dense(self.channels, dtype=self.dtype, ops=self.ops, name="in")(embedding)
+        return Dense(self.channels, dtype=self.dtype, ops=self.ops, name="out")(self.ops.mish(h))
 
 
 class SmallUNet(nn.Module):
-    """Predicts one value per pixel and channel of x_t, zero at initialisation.
+    """Predicts `out_channels` values per pixel, zero at initialisation.
 
-    x_t is [B, H, W, C] float32 of any sides, t in 1…T ([B] or a scalar), labels [B] in
-    0…num_classes where num_classes, or None for all, means "no class"; the result is float32 with
-    the shape of x_t. Level i works at 1/2^i of the sides, from channels[i] to channels[i + 1];
-    sides that `small_unet_divisor` does not divide are mirrored outwards, and the result is cropped
-    back. Each convolution is followed by Mish (Misra 2019), then by GroupNorm in at most `groups`
-    groups. The time is a sinusoidal table of `time_dim` entries. Raises ValueError for labels where
-    num_classes is 0.
+    x_t is [B, H, W, C] float32 of any sides, t in 1…T ([B] or a scalar, fractional too), labels [B]
+    in 0…num_classes; label num_classes, or None for all, means "no class". The result is float32,
+    [B, H, W, out_channels]. Level i works at 1/2^i of the sides, from channels[i] to
+    channels[i + 1]. Sides that the levels don't halve are mirrored outwards, and the result is
+    cropped. Each convolution is followed by Mish (Misra 2019), then by GroupNorm in at most
+    `groups` groups. Raises ValueError for conditioning that it does not take.
     """
 
-    channels: tuple[int, ...] = (8, 16, 32, 64)
-    time_dim: int = 16
-    groups: int = 4
-    num_classes: int = 0
-    dtype: DTypeLike = "float32"
+    config: SmallUNetConfig
+    out_channels: int
+    ops: Operations = Operations()
+    fractional_times: ClassVar[bool] = True
 
     @nn.compact
     def __call__(
         self,
         x_t: Float[Array, "B H W C"],
         t: Timesteps,
-        conditioning: Conditioning = Conditioning(),  # noqa: B008 (immutable)
+        conditioning: Conditioning = NO_CONDITIONING,
         *,
         train: bool,
-    ) -> Float[Array, "B H W C"]:
-        labels = conditioning.labels
-        del train  # nothing in this network is random
-        table = self._table(t, labels)
-        levels = range(len(self.channels) - 1)
+    ) -> Float[Array, "B H W out_channels"]:
+        del train  # Nothing in this network is random.
+        config, ops = self.config, self.ops
+        require_taken(conditioning, (), num_classes=config.num_classes)
+        channels, levels = config.channels, range(len(config.channels) - 1)
+        common: dict[str, Any] = {"dtype": config.dtype, "ops": ops}
+        embedding = timestep_embedding(t - 1, config.time_dim)
+        if config.num_classes:
+            embedding += label_embedding(
+                conditioning.labels, config.num_classes, config.time_dim, name="label"
+            )
 
         def normed(h: jax.Array, name: str) -> jax.Array:
-            return GroupNorm(self.groups, dtype=self.dtype, name=name)(mish(h))
+            return GroupNorm(config.groups, **common, name=name)(ops.mish(h))
 
         def block(h: jax.Array, width: int, name: str) -> jax.Array:
-            return normed(conv3x3(width, dtype=self.dtype, name=name)(h), f"{name}_norm")
+            return normed(Conv(width, **common, name=name)(h), f"{name}_norm")
 
-        def told(h: jax.Array, name: str) -> jax.Array:
-            return h + TimeProjection(h.shape[-1], self.dtype, name=name)(table)
+        def timed(h: jax.Array, name: str) -> jax.Array:
+            return add_condition(h, TimeProjection(h.shape[-1], **common, name=name)(embedding))
 
-        # The first and last convolutions are float32, lest half precision round the pixels.
-        h = _pad(x_t, small_unet_divisor(self.channels))
-        h = conv3x3(self.channels[0], dtype=jnp.float32, name="conv_in")(h).astype(self.dtype)
+        # The first and last convolutions are float32: half precision would round the pixels.
+        h = pad_to_multiple(x_t, divisor(channels))
+        h = Conv(channels[0], ops=ops, name="conv_in")(h).astype(config.dtype)
         h = normed(h, "conv_in_norm")
         skips = []
         for level in levels:
-            h = told(h, f"down_{level}_time")
-            h = block(h, self.channels[level + 1], f"down_{level}_0")
-            h = block(h, self.channels[level + 1], f"down_{level}_1")
+            h = timed(h, f"down_{level}_time")
+            h = block(h, channels[level + 1], f"down_{level}_0")
+            h = block(h, channels[level + 1], f"down_{level}_1")
             skips.append(h)
-            h = normed(Halve(self.dtype, name=f"down_{level}")(h), f"down_{level}_norm")
+            h = normed(Downsample(**common, name=f"down_{level}")(h), f"down_{level}_norm")
         for level in reversed(levels):
-            h = normed(Double(self.dtype, name=f"up_{level}")(h), f"up_{level}_norm")
+            h = normed(Upsample(**common, name=f"up_{level}")(h), f"up_{level}_norm")
             h = jnp.concatenate([h, skips.pop()], axis=-1)
-            h = told(h, f"up_{level}_time")
-            h = block(h, self.channels[level + 1], f"up_{level}_0")
-            h = block(h, self.channels[level], f"up_{level}_1")
-        h = conv3x3(x_t.shape[-1], dtype=jnp.float32, name="conv_out", zero=True)(h)
+            h = timed(h, f"up_{level}_time")
+            h = block(h, channels[level + 1], f"up_{level}_0")
+            h = block(h, channels[level], f"up_{level}_1")
+        h = Conv(self.out_channels, init=zeros, ops=ops, name="conv_out")(h)
         return h[:, : x_t.shape[1], : x_t.shape[2]]
 
-    def _table(self, t: Timesteps, labels: Labels | None) -> Float[Array, "b D"]:
-        if labels is not None and not self.num_classes:
-            raise ValueError("labels were given to a U-Net without classes (num_classes = 0)")
-        table = timestep_embedding(t - 1, self.time_dim)
-        if not self.num_classes:
-            return table
-        labels = jnp.array([self.num_classes]) if labels is None else labels
-        init = nn.initializers.normal(1.0)
-        return table + nn.Embed(
-            self.num_classes + 1, self.time_dim, embedding_init=init, name="label"
-        )(labels)
 
+def pad_to_multiple(x: Float[Array, "B H W C"], divisor: int) -> Float[Array, "B h w C"]:
+    """Pads the far ends up to a multiple of divisor, by mirroring.
 
-def _pad(x: Float[Array, "B H W C"], divisor: int) -> Float[Array, "B h w C"]:
-    """Fills the far ends up to a multiple of divisor.
-
-    By mirroring, which leaves noise as rough as it was: repeating the edge would comb it.
+    Mirrored noise is as rough as the noise; a repeated edge would be smooth.
     """
     fill = [(0, -side % divisor) for side in x.shape[1:3]]
     return jnp.pad(x, [(0, 0), *fill, (0, 0)], mode="symmetric")

@@ -1,81 +1,76 @@
 """The U-Net of Ho et al. 2020, appendix B, as in their TensorFlow code."""
 
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ddpm_jax.models.layers import (
-    Activation,
-    GroupNorm,
-    SelfAttention,
-    conv3x3,
-    dense,
-    swish,
-    timestep_embedding,
-    upsample_nearest,
+from ddpm_jax.errors import UserError, require
+from ddpm_jax.models.conditioning import (
+    NO_CONDITIONING,
+    ConditionEmbedding,
+    add_condition,
+    require_taken,
 )
-from ddpm_jax.typing import Conditioning, Labels, Timesteps
+from ddpm_jax.models.layers import Conv, Dense, GroupNorm, SelfAttention, upsample_nearest, zeros
+from ddpm_jax.models.settings import (
+    NetworkConfig,
+    check_sides,
+    require_divisible,
+    require_multipliers,
+)
+from ddpm_jax.ops import Operations
+from ddpm_jax.typing import Conditioning, Timesteps
 
 
-def unet_divisor(multipliers: tuple[int, ...]) -> int:
-    """Returns the number that must divide an image's sides: 2 for each level after the first."""
-    return 2 ** (len(multipliers) - 1)
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig(NetworkConfig):
+    """The paper's U-Net (Ho et al. 2020, appendix B); the defaults are its CIFAR-10 network."""
 
+    kind: ClassVar[str] = "unet"
+    channels: int = 128
+    """Channels that the multipliers multiply; a quarter of the time embedding's."""
+    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    """Channels of each level, in units of `channels`; each level halves height and width."""
+    blocks: int = 2
+    """Residual blocks a level on the way down (one more on the way up)."""
+    attention: tuple[int, ...] = (16,)
+    """Levels with self-attention, each named by the longer side of its image."""
+    heads: int = 1
+    """Heads of each self-attention."""
+    dropout: float = 0.0
+    """Share of the features that each residual block drops in training."""
+    remat: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
 
-def check_inputs(
-    x_t: jax.Array, labels: jax.Array | None, *, multipliers: tuple[int, ...], num_classes: int
-) -> None:
-    """Raises ValueError for labels without classes, and for sides that the levels don't halve."""
-    if labels is not None and not num_classes:
-        raise ValueError("labels were given to a U-Net without classes (num_classes = 0)")
-    divisor = unet_divisor(multipliers)
-    height, width = x_t.shape[1:3]
-    if height % divisor or width % divisor:
-        below, above = (
-            "x".join(str(max(divisor, rounded(side) * divisor)) for side in (height, width))
-            for rounded in (lambda side: side // divisor, lambda side: -(-side // divisor))
-        )
-        raise ValueError(
-            f"a U-Net of {len(multipliers)} levels needs sides that {divisor} divides, "
-            f"not {height}x{width}: the nearest are {below} and {above}"
-        )
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.channels >= 4, "model.channels", self.channels, "at least 4")
+        require_multipliers(self.multipliers)
+        require(self.blocks >= 1, "model.blocks", self.blocks, "at least 1")
+        require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
+        widths = [self.channels * multiplier for multiplier in self.multipliers]
+        good = self.heads >= 1 and all(width % self.heads == 0 for width in widths)
+        require(good, "model.heads", self.heads, f"a divisor of each level's channels {widths}")
 
-
-class Condition(nn.Module):
-    """Embeds the time, and the class where there are classes, into one vector [B, features].
-
-    t is in 1…T, [B] or a scalar; labels are [B] in 0…num_classes, the last one meaning "no class",
-    as does None. The result has batch 1 where t is a scalar and labels are None.
-    """
-
-    features: int
-    num_classes: int
-    dtype: DTypeLike
-    activation: Activation = swish
-
-    @nn.compact
-    def __call__(self, t: Timesteps, labels: Labels | None) -> Float[Array, "B features"]:
-        # Published weights count the time from 0; ours is 0 for clean data, which no network sees.
-        h = timestep_embedding(t - 1, self.features // 4)
-        h = dense(self.features, dtype=self.dtype, name="time_in")(h)
-        h = dense(self.features, dtype=self.dtype, name="time_out")(self.activation(h))
-        if self.num_classes:
-            labels = jnp.array([self.num_classes]) if labels is None else labels
-            init = nn.initializers.normal(1.0)
-            h += nn.Embed(
-                self.num_classes + 1,
-                self.features,
-                embedding_init=init,
-                dtype=self.dtype,
-                name="label",
-            )(labels)
-        return h
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raises UserError if examples of this shape can't go through the levels."""
+        require_divisible(shape, self.multipliers)
+        sides = [max(shape[:2]) // 2**level for level in range(len(self.multipliers))]
+        absent = sorted(set(self.attention) - set(sides))
+        if absent:
+            raise UserError(
+                f"model.attention is {list(self.attention)}, and no level's longer side is "
+                f"{absent[0]}; the levels have {', '.join(map(str, sides))}"
+            )
 
 
 class ResidualBlock(nn.Module):
-    """Adds two convolutions of x, with the condition put in between them, to x.
+    """Adds two convolutions of x to x; the condition is added between them.
 
     x is [B, H, W, any], condition [B or 1, any], the result [B, H, W, channels]. The second
     convolution is zero at initialisation. `dropout` is the rate to apply now: 0 when not training.
@@ -84,85 +79,83 @@ class ResidualBlock(nn.Module):
     channels: int
     dropout: float
     dtype: DTypeLike
+    ops: Operations
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "B H W C"], condition: Float[Array, "b features"]
     ) -> Float[Array, "B H W channels"]:
-        h = GroupNorm(dtype=self.dtype, activation=swish, name="norm_0")(x)
-        h = conv3x3(self.channels, dtype=self.dtype, name="conv_0")(h)
-        shift = dense(self.channels, dtype=self.dtype, name="condition")(swish(condition))
-        h += shift[:, None, None, :]
-        h = GroupNorm(dtype=self.dtype, activation=swish, name="norm_1")(h)
+        common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
+        h = GroupNorm(activation="swish", **common, name="norm_0")(x)
+        h = Conv(self.channels, **common, name="conv_0")(h)
+        shift = Dense(self.channels, **common, name="condition")(self.ops.swish(condition))
+        h = add_condition(h, shift)
+        h = GroupNorm(activation="swish", **common, name="norm_1")(h)
         h = nn.Dropout(self.dropout, deterministic=False)(h)
-        h = conv3x3(self.channels, dtype=self.dtype, name="conv_1", zero=True)(h)
+        h = Conv(self.channels, init=zeros, **common, name="conv_1")(h)
         if x.shape[-1] != self.channels:
-            x = dense(self.channels, dtype=self.dtype, name="shortcut")(x)
+            x = Dense(self.channels, **common, name="shortcut")(x)
         return x + h
 
 
 class UNet(nn.Module):
-    """Predicts one value per pixel and channel of x_t, zero at initialisation.
+    """Predicts `out_channels` values per pixel, zero at initialisation.
 
-    x_t is [B, H, W, C] float32, t in 1…T ([B] or a scalar), labels [B] in 0…num_classes where
-    num_classes, or None for all, means "no class"; the result is float32 with the shape of x_t.
-    Level i has channels · multipliers[i] channels and sides of 1/2^i; there is attention where its
-    LONGER side is in `attention`, so that a picture and its transpose meet the same network and
-    16 never means more than 16x16 pixels. `remat` computes each block again in the backward pass,
-    to save memory. Needs the rng 'dropout' only in training with dropout > 0. Raises ValueError
-    for sides that `unet_divisor` does not divide, and for labels where num_classes is 0.
+    x_t is [B, H, W, C] float32, t in 1…T ([B] or a scalar, fractional too), labels [B] in
+    0…num_classes; label num_classes, or None for all, means "no class". The result is float32,
+    [B, H, W, out_channels]. Level i has channels · multipliers[i] channels and sides of 1/2^i. A
+    level has attention if its LONGER side is in `attention`, so that an image and its transpose
+    meet the same network. Needs the rng 'dropout' only in training with dropout > 0. Raises
+    ValueError for sides that the levels don't halve, and for conditioning that it does not take.
     """
 
-    channels: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 2, 2)
-    blocks: int = 2
-    attention: tuple[int, ...] = (16,)
-    heads: int = 1
-    dropout: float = 0.0
-    num_classes: int = 0
-    dtype: DTypeLike = "float32"
-    remat: bool = False
+    config: UNetConfig
+    out_channels: int
+    ops: Operations = Operations()
+    fractional_times: ClassVar[bool] = True
 
     @nn.compact
     def __call__(
         self,
         x_t: Float[Array, "B H W C"],
         t: Timesteps,
-        conditioning: Conditioning = Conditioning(),  # noqa: B008 (immutable)
+        conditioning: Conditioning = NO_CONDITIONING,
         *,
         train: bool,
-    ) -> Float[Array, "B H W C"]:
-        labels = conditioning.labels
-        check_inputs(x_t, labels, multipliers=self.multipliers, num_classes=self.num_classes)
-        condition = Condition(4 * self.channels, self.num_classes, self.dtype, name="condition")(
-            t, labels
-        )
-        widths = [self.channels * multiplier for multiplier in self.multipliers]
+    ) -> Float[Array, "B H W out_channels"]:
+        config, ops = self.config, self.ops
+        require_taken(conditioning, (), num_classes=config.num_classes)
+        check_sides(x_t.shape, config.multipliers)
+        common: dict[str, Any] = {"dtype": config.dtype, "ops": ops}
+        condition = ConditionEmbedding(
+            4 * config.channels, config.num_classes, "swish", **common, name="condition"
+        )(t, conditioning.labels)
+        widths = [config.channels * multiplier for multiplier in config.multipliers]
         levels = range(len(widths))
+        kinds: tuple[Any, Any] = (ResidualBlock, SelfAttention)
+        residual, attention = map(nn.remat, kinds) if config.remat else kinds
 
         def block(h: jax.Array, width: int, name: str) -> jax.Array:
-            kind = nn.remat(ResidualBlock) if self.remat else ResidualBlock
-            rate = self.dropout if train else 0.0
-            return kind(width, rate, self.dtype, name=name)(h, condition)
+            rate = config.dropout if train else 0.0
+            return residual(width, rate, **common, name=name)(h, condition)
 
         def attend(h: jax.Array, name: str) -> jax.Array:
-            kind = nn.remat(SelfAttention) if self.remat else SelfAttention
-            return kind(self.heads, self.dtype, name=name)(h)
+            return attention(config.heads, **common, name=name)(h)
 
         def stage(h: jax.Array, width: int, place: str) -> jax.Array:
             h = block(h, width, f"{place}_block")
-            return attend(h, f"{place}_attention") if max(h.shape[1:3]) in self.attention else h
+            return attend(h, f"{place}_attention") if max(h.shape[1:3]) in config.attention else h
 
         # The first and last convolutions are float32: half precision rounds a pixel by as much as
-        # the noise of the last steps, and their cost is that of three channels.
-        h = conv3x3(self.channels, dtype=jnp.float32, name="conv_in")(x_t).astype(self.dtype)
+        # the noise of the last steps, and with three channels they cost little.
+        h = Conv(config.channels, ops=ops, name="conv_in")(x_t).astype(config.dtype)
         skips = [h]
         for level in levels:
-            for i in range(self.blocks):
+            for i in range(config.blocks):
                 h = stage(h, widths[level], f"down_{level}_{i}")
                 skips.append(h)
             if level != levels[-1]:
-                h = conv3x3(widths[level], dtype=self.dtype, name=f"down_{level}", stride=2)(h)
+                h = Conv(widths[level], stride=2, **common, name=f"down_{level}")(h)
                 skips.append(h)
 
         h = block(h, widths[-1], "middle_0_block")
@@ -170,12 +163,11 @@ class UNet(nn.Module):
         h = block(h, widths[-1], "middle_1_block")
 
         for level in reversed(levels):
-            for i in range(self.blocks + 1):
+            for i in range(config.blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = stage(h, widths[level], f"up_{level}_{i}")
             if level:
-                h = upsample_nearest(h)
-                h = conv3x3(widths[level], dtype=self.dtype, name=f"up_{level}")(h)
+                h = Conv(widths[level], **common, name=f"up_{level}")(upsample_nearest(h))
 
-        h = GroupNorm(activation=swish, name="norm_out")(h)
-        return conv3x3(x_t.shape[-1], dtype=jnp.float32, name="conv_out", zero=True)(h)
+        h = GroupNorm(activation="swish", ops=ops, name="norm_out")(h)
+        return Conv(self.out_channels, init=zeros, ops=ops, name="conv_out")(h)

@@ -37,7 +37,8 @@ def bench(
     if steps < 1:
         raise UserError(f"--steps is {steps}; it must be at least 1")
     config = resolve(config)
-    experiment, mesh = build(config), fitting_mesh(config.mesh.fsdp)
+    mesh = fitting_mesh(config.mesh.fsdp)
+    experiment = build(config, devices=mesh.size)
     check_batch(config, mesh)
     forward = forward_flops(experiment)
     progress("measuring the matrix product")

@@ -1,14 +1,17 @@
 """What a config amounts to before it is run: parameters, FLOPs, memory, devices, data."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from ddpm_jax.config import Config
 from ddpm_jax.data import count_examples, resolve
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
+from ddpm_jax.ops import REFERENCE
 from ddpm_jax.runtime.mesh import fitting_mesh
 from ddpm_jax.training.step import batch_layout, check_batch, jit_train_step, state_layout
 from ddpm_jax.typing import Conditioning
@@ -23,10 +26,10 @@ def count_parameters(experiment: Experiment) -> int:
 def forward_flops(experiment: Experiment) -> int | None:
     """Returns the FLOPs of the network on one example, as XLA counts them before it optimizes.
 
-    A multiplication and an addition are two. They are those of the network as it is defined, which
-    an accelerator is given: for a CPU some convolutions are written with fewer. None where the
-    backend does not count.
+    A multiplication and an addition are two. They are counted for the reference operations: faster
+    forms, such as Winograd's, have fewer. None where the backend does not count.
     """
+    experiment = replace(experiment, model=experiment.model.clone(ops=REFERENCE))
     params = jax.eval_shape(experiment.init_params, jax.random.key(0))
     x_t = jax.ShapeDtypeStruct((1, *experiment.config.data.example_shape), jnp.float32)
     t = jax.ShapeDtypeStruct((1,), jnp.int32)
@@ -35,17 +38,15 @@ def forward_flops(experiment: Experiment) -> int | None:
     def forward(params: Any, x_t: Any, t: Any, labels: Any) -> Any:
         return experiment.apply(params, x_t, t, Conditioning(labels=labels), train=False)
 
-    traced = jax.jit(forward).trace(params, x_t, t, labels)
-    cost = traced.lower(lowering_platforms=("cuda",)).cost_analysis()
+    cost = jax.jit(forward).lower(params, x_t, t, labels).cost_analysis()
     return int(cost["flops"]) if cost and "flops" in cost else None
 
 
-def step_memory(experiment: Experiment) -> int | None:
+def step_memory(experiment: Experiment, mesh: Mesh) -> int | None:
     """Compiles the train step and returns its peak bytes on one device, as the compiler plans them.
 
     None where the backend does not say.
     """
-    mesh = fitting_mesh(experiment.config.mesh.fsdp)
     check_batch(experiment.config, mesh)
     step = jit_train_step(experiment, mesh)
     layout = state_layout(experiment, mesh), batch_layout(experiment, mesh)
@@ -72,7 +73,8 @@ def describe(config: Config) -> dict[str, Any]:
     `examples` is None, with `data` saying why, where the data is not there yet.
     """
     config = resolve(config)
-    experiment = build(config)
+    mesh = fitting_mesh(config.mesh.fsdp)
+    experiment = build(config, devices=mesh.size)
     try:
         examples, data = count_examples(config.data), config.data.kind
     except UserError as error:
@@ -80,7 +82,7 @@ def describe(config: Config) -> dict[str, Any]:
     return {
         "parameters": count_parameters(experiment),
         "flops_per_sample_forward": forward_flops(experiment),
-        "train_step_bytes_per_device": step_memory(experiment),
+        "train_step_bytes_per_device": step_memory(experiment, mesh),
         "batch_size": config.train.batch_size,
         "devices": jax.device_count(),
         "platform": jax.devices()[0].device_kind,

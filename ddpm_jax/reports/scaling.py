@@ -77,7 +77,7 @@ def predict(config: Config, devices: int) -> dict[str, Any]:
     config = resolve(config)
     mesh = abstract_mesh(config.mesh.fsdp, devices)
     check_batch(config, mesh)
-    experiment = build(config)
+    experiment = build(config, devices=devices)
     layout = state_layout(experiment, mesh)
     whole, split = parameter_bytes(layout.params)
     data, fsdp = mesh.shape["data"], mesh.shape["fsdp"]

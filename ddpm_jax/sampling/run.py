@@ -110,9 +110,10 @@ def load(
             raise UserError(f"{folder} is a file; name the folder of a run, as runs/digits")
         what = "has no checkpoints" if folder.is_dir() else "does not exist"
         raise UserError(f"{folder} {what}; train first: ddpm train CONFIG --workdir {folder}")
-    experiment = build(checkpoints.config(step))
+    config = checkpoints.config(step)
+    mesh = fitting_mesh(config.mesh.fsdp, jax.local_devices() if here else None)
+    experiment = build(config, devices=mesh.size)
     name = {"ema": "ema", "raw": "params"}[params]
-    mesh = fitting_mesh(experiment.config.mesh.fsdp, jax.local_devices() if here else None)
     shapes = checkpoints.shapes(step, name)
     if shapes is None:
         shapes = jax.eval_shape(experiment.init_params, jax.random.key(0))

@@ -32,7 +32,7 @@ def train(config: Config, workdir: str | StoragePath) -> int:
     if run.exists() and not run.is_dir():
         raise UserError(f"--workdir {run} is a file; name a folder")
     source = open_source(config.data)
-    experiment = build(config)
+    experiment = build(config, devices=mesh.size)
     # Previews and the last pictures are of one size, and so of one compiled program.
     program = SampleProgram(experiment, mesh, config.sample)
     checkpoints = Checkpoints(run, report=print)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
-from ddpm_jax.models.on_cpu import apart
+from ddpm_jax.ops.cpu.barriers import fusion_barrier
 
 _TILE, _SIDE = 4, 3
 _POINTS = _TILE + _SIDE - 1
@@ -102,13 +102,17 @@ _OVERLAPPING = _overlapping(_BY.inputs)
 Slopes = Float[Array, "6 6 tiles K"]
 
 
-def pays(x: jax.Array, kernel: jax.Array, strides: Any, pads: Any, precision: Any) -> bool:
-    """Whether `convolve` may stand for such a convolution, and is faster on a CPU."""
+def is_profitable(
+    x: jax.Array, kernel: jax.Array, strides: Any, pads: Any, precision: str | None
+) -> bool:
+    """Returns whether `convolve` computes this convolution, and faster than XLA does on a CPU.
+
+    `precision` is the default precision of matrix products. Half precision leaves no room for the
+    rounding errors here, and a request for full precision excludes them.
+    """
     fits = kernel.shape[:2] == (_SIDE, _SIDE) and tuple(strides) == (1, 1)
     fits = fits and all(tuple(pad) == (_FRAME, _FRAME) for pad in pads)
-    # Half the digits leave no room for its rounding; who asks for all of them is given them.
-    asked = (precision, jax.config.jax_default_matmul_precision)  # type: ignore
-    whole = x.dtype == kernel.dtype == jnp.float32 and set(asked) <= {None, "default"}
+    whole = x.dtype == kernel.dtype == jnp.float32 and precision in (None, "default")
     tiles = math.prod(-(-side // _TILE) for side in x.shape[1:3]) * x.shape[0]
     return fits and whole and min(kernel.shape[2:]) >= _CHANNELS and tiles >= _TILES
 
@@ -149,7 +153,7 @@ def kernel_gradient(
     """Returns the gradient to the kernel of `convolve(x, kernel)`."""
     values = _at_points(x, _BY.inputs, _FRAME, kernel)
     # A product over the first axis of both sides takes twice as long.
-    values = apart(lambda values: values.swapaxes(2, 3), values, by=kernel)
+    values = fusion_barrier(lambda values: values.swapaxes(2, 3), values, by=kernel)
     products = jnp.einsum("abcn,abnk->abck", values, slopes)
     gradient = jnp.asarray(_transposed(_OF_KERNEL), jnp.float32) @ products.reshape(
         len(_OF_KERNEL), -1
@@ -173,7 +177,7 @@ def _at_points(x: jax.Array, matrix: Matrix, frame: int, kernel: jax.Array) -> j
         return _sums(matrix, [_of_each_tile(x, n, axis=1) for n in places], axis=0)
 
     # Else XLA computes them anew for each of the points along the other axis.
-    rows = apart(summed, x, by=kernel)
+    rows = fusion_barrier(summed, x, by=kernel)
     values = _sums(matrix, [_of_each_tile(rows, n, axis=3) for n in places], axis=1)
     return values.reshape(_POINTS, _POINTS, -1, x.shape[-1])
 
@@ -207,7 +211,7 @@ def _images(
         rows = _sums(matrix, terms([tiles[:, n] for n in range(_POINTS)], axis=3), axis=4)
         return rearrange(rows, "a b y x j k -> a b y (x j) k")
 
-    rows = apart(summed, products, by=kernel)
+    rows = fusion_barrier(summed, products, by=kernel)
     images = _sums(matrix, terms(list(rows), axis=1), axis=2)
     return rearrange(images, "b y i x k -> b (y i) x k")[:, :height, :width]
 

@@ -1,0 +1,98 @@
+"""How a network is given the time and a class."""
+
+import math
+from collections.abc import Collection
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from ddpm_jax.models.layers import Dense
+from ddpm_jax.ops import Operations
+from ddpm_jax.typing import Conditioning, Labels, Timesteps
+
+NO_CONDITIONING = Conditioning()
+
+
+def require_taken(conditioning: Conditioning, taken: Collection[str], *, num_classes: int) -> None:
+    """Raises ValueError for a part of the conditioning that the network doesn't take.
+
+    `taken` names the parts besides labels, which are taken if there are classes.
+    """
+    if conditioning.labels is not None and not num_classes:
+        raise ValueError(
+            "conditioning.labels were given to a network without classes; set model.num_classes"
+        )
+    for name, part in conditioning._asdict().items():
+        if part is not None and name not in ("labels", *taken):
+            raise ValueError(f"conditioning.{name} was given to a network that does not take it")
+
+
+def timestep_embedding(t: Timesteps, dim: int) -> Float[Array, "B {dim}"]:
+    """Returns sines, then cosines, of t at dim//2 frequencies from 1 down to 1/10000.
+
+    t is any number, [B] or a scalar (then B is 1). The result is float32; if dim is odd, its last
+    entry is zero. Raises ValueError for a dim below 4, which has no second frequency. Source:
+    Vaswani et al. 2017, section 3.5, with the spacing of Ho et al.'s code.
+    """
+    if dim < 4:
+        raise ValueError(f"a time embedding needs at least 4 dimensions, not {dim}")
+    half = dim // 2
+    frequencies = jnp.exp(jnp.arange(half, dtype=jnp.float32) * (-math.log(10_000) / (half - 1)))
+    angles = jnp.atleast_1d(t).astype(jnp.float32)[:, None] * frequencies
+    embedding = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    return jnp.pad(embedding, ((0, 0), (0, dim % 2)))
+
+
+def label_embedding(
+    labels: Labels | None,
+    num_classes: int,
+    features: int,
+    *,
+    name: str,
+    init: nn.initializers.Initializer | None = None,
+    dtype: DTypeLike | None = None,
+) -> Float[Array, "b {features}"]:
+    """Returns each label's row of a learned table; called inside a compact module.
+
+    The table has a row for each class, and a last one for label num_classes, "no class", which
+    None means too: then b is 1. `init` is a standard normal if None.
+    """
+    labels = jnp.array([num_classes]) if labels is None else labels
+    init = init or nn.initializers.normal(1.0)
+    return nn.Embed(num_classes + 1, features, embedding_init=init, dtype=dtype, name=name)(labels)
+
+
+class ConditionEmbedding(nn.Module):
+    """Embeds the time, and the class if there are classes, into one vector [B, features].
+
+    t is in 1…T, [B] or a scalar, and may be fractional; labels are as in `label_embedding`. The
+    result has batch 1 if t is a scalar and labels are None.
+    """
+
+    features: int
+    num_classes: int
+    activation: Literal["swish", "gelu"]
+    dtype: DTypeLike
+    ops: Operations
+
+    @nn.compact
+    def __call__(self, t: Timesteps, labels: Labels | None) -> Float[Array, "B features"]:
+        # Published weights count the time from 0. Ours is 0 for clean data, which no network sees.
+        h = timestep_embedding(t - 1, self.features // 4)
+        h = Dense(self.features, dtype=self.dtype, ops=self.ops, name="time_in")(h)
+        h = getattr(self.ops, self.activation)(h)
+        h = Dense(self.features, dtype=self.dtype, ops=self.ops, name="time_out")(h)
+        if self.num_classes:
+            h += label_embedding(
+                labels, self.num_classes, self.features, dtype=self.dtype, name="label"
+            )
+        return h
+
+
+def add_condition(h: jax.Array, shift: jax.Array) -> jax.Array:
+    """Adds one value per channel, [B or 1, C], to all pixels of h, [B, H, W, C]."""
+    return h + shift[:, None, None, :]

@@ -1,0 +1,1 @@
+"""Forms of operations that are fast with XLA on a CPU, and with nothing else."""

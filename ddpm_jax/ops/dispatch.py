@@ -1,0 +1,109 @@
+"""How an operation chooses its form: by what was decided for the experiment, and by the platform.
+
+A form is any differentiable function that takes what the reference takes; it may carry its own
+gradient (`jax.custom_vjp`). Platforms without a form of their own differentiate the reference.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, ParamSpec, Self, TypeVar, overload
+
+import jax
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class OperationSettings:
+    """What forms may depend on; static, so that nothing global is read while tracing."""
+
+    choice: Literal["auto", "reference"] = "auto"
+    """auto takes the fastest form of each platform; reference takes the reference everywhere."""
+    precision: str | None = None
+    """`jax_default_matmul_precision` when the experiment was built."""
+    devices: int = 1
+    """Size of the mesh that the program runs on."""
+
+
+class Operation(Generic[P, R]):
+    """An operation as a class attribute of `Operations`: reading it there gives its chosen form."""
+
+    def __init__(
+        self,
+        reference: Callable[P, R],
+        default: Callable[..., R],
+        platforms: Mapping[str, Callable[..., R]],
+        settings: tuple[str, ...],
+    ):
+        self.reference = reference
+        self._default, self._platforms, self._settings = default, platforms, settings
+
+    @overload
+    def __get__(self, chosen: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, chosen: OperationSettings, owner: type) -> Callable[P, R]: ...
+    def __get__(self, chosen: OperationSettings | None, owner: type) -> Self | Callable[P, R]:
+        if chosen is None:
+            return self
+        if chosen.choice == "reference":
+            return self.reference
+        static = {name: getattr(chosen, name) for name in self._settings}
+        return functools.partial(self._call, static)
+
+    def _call(self, static: Mapping[str, Any], *arrays: Any, **options: Any) -> R:
+        def bind(form: Callable[..., R]) -> Callable[..., R]:
+            known = {} if form is self.reference else static
+            return functools.partial(form, **options, **known)
+
+        default = bind(self._default)
+        if not self._platforms:
+            return default(*arrays)
+        platforms = {name: bind(form) for name, form in self._platforms.items()}
+        return _on_each_platform(default, platforms)(*arrays)
+
+
+def _on_each_platform(
+    default: Callable[..., R], platforms: Mapping[str, Callable[..., R]]
+) -> Callable[..., R]:
+    """Returns a function whose value and gradient have the form of the platform they run on.
+
+    It keeps its arguments alone for the gradient, on all platforms: what each form would keep
+    differs. A form whose gradient needs more computes it again.
+    """
+
+    def forward(*arrays: Any) -> R:
+        return jax.lax.platform_dependent(*arrays, default=default, **platforms)
+
+    def pull_back(form: Callable[..., R]) -> Callable[..., tuple[Any, ...]]:
+        return lambda arrays, g: jax.vjp(form, *arrays)[1](g)
+
+    def backward(arrays: tuple[Any, ...], g: Any) -> tuple[Any, ...]:
+        forms = {name: pull_back(form) for name, form in platforms.items()}
+        return jax.lax.platform_dependent(arrays, g, default=pull_back(default), **forms)
+
+    operation = jax.custom_vjp(forward)
+    operation.defvjp(lambda *arrays: (forward(*arrays), arrays), backward)
+    return operation
+
+
+def dispatch(
+    reference: Callable[P, R],
+    *,
+    default: Callable[..., R] | None = None,
+    cpu: Callable[..., R] | None = None,
+    cuda: Callable[..., R] | None = None,
+    tpu: Callable[..., R] | None = None,
+    settings: tuple[str, ...] = (),
+) -> Operation[P, R]:
+    """Returns the operation that is defined by its reference and has these faster forms.
+
+    Arrays are passed by position, static options by keyword. The form is chosen while lowering, so
+    that compiling for another platform gives that platform's form. `default` is for all platforms
+    without a form of their own (the reference if it is None). `settings` names the fields of
+    `OperationSettings` that the forms take as keywords.
+    """
+    given = {"cpu": cpu, "cuda": cuda, "tpu": tpu}
+    platforms = {name: form for name, form in given.items() if form is not None}
+    return Operation(reference, default or reference, platforms, settings)
