@@ -20,9 +20,7 @@ def get_config() -> Config:
         data=TfdsData(name="celeb_a_hq/256", image_size=(256, 256), flip=True),
         model=UNetConfig(multipliers=(1, 1, 2, 2, 4, 4)),
         optimizer=OptimizerConfig(learning_rate=2e-5, warmup=5_000),
-        train=TrainConfig(
-            steps=500_000, batch_size=64, keep_every=100_000, preview_every=10_000
-        ),
+        train=TrainConfig(steps=500_000, batch_size=64, keep_every=100_000, preview_every=10_000),
         sample=SampleConfig(num=16, batch_size=16),
     )
 

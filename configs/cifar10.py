@@ -1,7 +1,7 @@
 """CIFAR-10 by the paper's recipe (Ho et al. 2020, appendix B, and its code).
 
-The paper reaches FID 3.17. Its other settings are the defaults: a linear schedule of T = 1,000, Adam,
-EMA 0.9999, and sampling with σ² = β.
+The paper reaches FID 3.17. Its other settings are the defaults: a linear schedule with T = 1,000,
+Adam, EMA 0.9999, and sampling with σ² = β.
 """
 
 from ddpm_jax.config import (

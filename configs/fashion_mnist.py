@@ -1,7 +1,7 @@
 """Fashion-MNIST as in "The Annotated Diffusion Model": T = 200, Huber loss, ConvNeXt blocks.
 
-Source: https://huggingface.co/blog/annotated-diffusion. Its five epochs are 2,345 steps. It does not
-average the parameters and does not clip x̂_0. `--data.name mnist` trains on digits instead.
+Source: https://huggingface.co/blog/annotated-diffusion. Its five epochs are 2,345 steps. It does
+not average the parameters and does not clip x̂_0. `--data.name mnist` trains on digits instead.
 
 Its other three schedules are `--diffusion.schedule cosine`, `quadratic` and `sigmoid`. With β_T =
 0.02, T = 200 steps leave ᾱ_T = 0.13, so x_T is not pure noise and samples begin a little off. The

@@ -1,8 +1,8 @@
 """Oxford's 102 flowers at 128×128 as in the blog post "Playing with DDPM": T = 1,000, L1 loss.
 
-The post is of 2023-02-08 and builds on https://huggingface.co/blog/annotated-diffusion. It trains on
-all 8,189 pictures. Its network has ResNet blocks with dim 128 and 32,009,619 parameters. Its other
-network, ConvNeXt blocks with 14,733,783 parameters, is
+The post is of 2023-02-08 and builds on https://huggingface.co/blog/annotated-diffusion. It trains
+on all 8,189 pictures. Its network has ResNet blocks with dim 128 and 32,009,619 parameters. Its
+other network, ConvNeXt blocks with 14,733,783 parameters, is
 `--model.block convnext --model.dim 32 --model.multipliers 1 2 4 8`.
 
 Its 1,000 epochs are 43,000 steps of 192 pictures over all devices: it had 8 GPUs with 24 each. One

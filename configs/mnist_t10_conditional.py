@@ -2,8 +2,8 @@
 
 Each class adds a bias of its own to the first convolution of each level. Training drops a tenth of
 the labels, so that guidance can push samples towards their class (Ho & Salimans 2022). After one
-epoch, 1,875 steps, a classifier of real digits agrees with 71 % of 150 samples without guidance, and
-with 98 % of 500 samples at w = 2. That w was chosen on this very number.
+epoch, 1,875 steps, a classifier of real digits agrees with 71 % of 150 samples without guidance,
+and with 98 % of 500 samples at w = 2. That w was chosen on this very number.
 """
 
 import runpy

@@ -12,13 +12,13 @@ the β above. Its pixels are in [0, 1], here in [-1, 1], and x̂_0 is clipped.
 
 One thing is different: the network predicts v, the notebook's predicts eps. In a single picture the
 mean of the noise hardly varies, so a network that predicts eps never learns to correct a wrong
-colour. After 1,500 steps at 27×40 (Adam 1e-3), six samples of such a network have the flower's shape
-in six tints, 8 to 19 dB from the picture; with v all are 24 to 26 dB from it.
+colour. After 1,500 steps at 27×40 (Adam 1e-3), six samples of such a network have the flower's
+shape in six tints, 8 to 19 dB from the picture; with v all are 24 to 26 dB from it.
 `--diffusion.prediction eps` is the notebook's own.
 
-The network sees 100 pixels across. Of a larger picture it learns the texture but not the places, and
-it draws the flower's colours in patches. `single_image_deep.py` sees all of 427×640. A small flower
-takes two minutes on two cores:
+The network sees 100 pixels across. Of a larger picture it learns the texture but not the places,
+and it draws the flower's colours in patches. `single_image_deep.py` sees all of 427×640. A small
+flower takes two minutes on two cores:
 
     ddpm train single_image --data.image_size 53 80 --optimizer.learning_rate 1e-3 \
         --train.steps 1500

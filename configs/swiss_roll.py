@@ -1,7 +1,7 @@
-"""Two-dimensional shapes, after the blog post "Diffusion Models" of 2023-04-10: minutes on two cores.
+"""Two-dimensional shapes, after the blog post "Diffusion Models" of 2023-04-10.
 
 10,000 points, T = 100 with a sigmoid β from 1e-4 to 0.02, an MLP of 72,066 parameters, Adam, and
-1,000 epochs. Other shapes:
+1,000 epochs: minutes on two cores. Other shapes:
 
     ddpm train swiss_roll --data.shape s_curve                   (or moons, circles, checkerboard)
     ddpm train swiss_roll --data.shape moons --model.num_classes 2           one class per moon

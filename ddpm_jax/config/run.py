@@ -185,10 +185,10 @@ class Config:
     seed: int = 0
     data: DataConfig = field(default_factory=TfdsData)
     model: ModelConfig = field(default_factory=UNetConfig)
-    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    diffusion: DiffusionConfig = field(default_factory=lambda: DiffusionConfig())
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig())
     train: TrainConfig = field(default_factory=TrainConfig)
-    sample: SampleConfig = field(default_factory=SampleConfig)
+    sample: SampleConfig = field(default_factory=lambda: SampleConfig())
     mesh: MeshConfig = field(default_factory=MeshConfig)
     figures: tuple[str, ...] = ()
     """What `ddpm plot RUN` draws, and `ddpm train` at its end: words of `ddpm plot RUN FIGURE`."""

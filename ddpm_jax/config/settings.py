@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import functools
 import inspect
+import itertools
 import sys
 import typing
 from collections.abc import Callable, Iterable
@@ -63,7 +64,10 @@ def _choice_settings(
 
 
 def option_settings(
-    table: typing.Mapping[str, Any], prefix: str = "", value: Choice | None = None, section: str = ""
+    table: typing.Mapping[str, Any],
+    prefix: str = "",
+    value: Choice | None = None,
+    section: str = "",
 ) -> Iterable[Setting]:
     """Yields a setting for each option that any row of a table takes, under `prefix`."""
     field = ChoiceField(prefix, table, "")
@@ -75,12 +79,12 @@ def option_settings(
         yield Setting(dotted, hint, default, lambda text=text: text, section=section)
 
 
-def canonical(name: str, known: Iterable[str]) -> str:
+def canonical(name: str, known: Iterable[str], dashes: str = "") -> str:
     """Returns the whole dotted name of a setting among the known ones.
 
     An option of a row may leave out the setting that chooses the row: `sample.eta` stands for
     `sample.sampler.eta`. Raises UserError, with the name it has now or the nearest one, for an
-    unknown name, and for one that could stand for several.
+    unknown name, and for one that could stand for several. `dashes` go before every name in it.
     """
     known = list(known)
     if name in known:
@@ -90,12 +94,12 @@ def canonical(name: str, known: Iterable[str]) -> str:
     if len(meant) == 1:
         return meant[0]
     if meant:
-        hint = f": it could be {' or '.join(meant)}"
+        hint = f": it could be {' or '.join(dashes + each for each in meant)}"
     elif name in RENAMED:
-        hint = f": it is now {RENAMED[name]}"
+        hint = f": it is now {dashes}{RENAMED[name]}"
     else:
-        hint = nearest(name, known)
-    raise UserError(f"unknown setting {name}{hint}")
+        hint = nearest(dashes + name, [dashes + each for each in known])
+    raise UserError(f"unknown setting {dashes}{name}{hint}")
 
 
 def _short(name: str, known: list[str]) -> tuple[str, str] | None:
@@ -105,7 +109,7 @@ def _short(name: str, known: list[str]) -> tuple[str, str] | None:
 
 
 def _doc(cls: type, name: str) -> str:
-    """Returns the string below a field of a dataclass, or of the class it inherits the field from."""
+    """Returns the string below a field, in the class that defines it."""
     for base in cls.__mro__:
         texts = _docs(base.__module__).get(base.__name__, {})
         if name in texts:
@@ -125,7 +129,7 @@ def _docs(module: str) -> dict[str, dict[str, str]]:
 
 
 def _field_docs(body: list[ast.stmt]) -> Iterable[tuple[str, str]]:
-    for field, below in zip(body, body[1:], strict=False):
+    for field, below in itertools.pairwise(body):
         if (
             isinstance(field, ast.AnnAssign)
             and isinstance(field.target, ast.Name)

@@ -31,7 +31,7 @@ def typed(hint: Any, value: Any, dotted: str) -> Any:
         if member is type(None) and value is None:
             return None
         if member is float and type(value) in (int, float):
-            return float(value)
+            return float(value)  # type: ignore[arg-type]
         if isinstance(member, type) and type(value) is member:
             return value
     named = str(getattr(hint, "__name__", hint)).replace("typing.", "")

@@ -69,9 +69,7 @@ def unweighted(log_snr: PerExample, eps_loss_factor: PerExample) -> PerExample:
     return jnp.ones_like(log_snr)
 
 
-def min_snr(
-    log_snr: PerExample, eps_loss_factor: PerExample, *, gamma: float = 5.0
-) -> PerExample:
+def min_snr(log_snr: PerExample, eps_loss_factor: PerExample, *, gamma: float = 5.0) -> PerExample:
     """Returns min(1, γ/SNR) for eps, min(SNR, γ) for x_0, min(SNR, γ)/(SNR + 1) for v: (12)."""
     if gamma <= 0:
         raise ValueError(f"gamma is {gamma!r}; it must be above 0")

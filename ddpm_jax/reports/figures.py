@@ -195,10 +195,12 @@ def _schedules(subject: Subject, path: StoragePath) -> None:
     own = settings.schedule
     curves = {}
     for name, row in SCHEDULES.items():
-        shared = {option: own.options[option] for option in tables.options_of(row) if option in own.options}
+        takes = tables.options_of(row)
+        shared = {option: v for option, v in own.options.items() if option in takes}
+        shown = f"{name} (this one)" if name == own.name else name
         with suppress(ValueError):
             schedule = make_schedule(name, settings.timesteps, **shared)
-            curves[f"{name} (this one)" if name == own.name else name] = np.asarray(schedule.alpha_bar)
+            curves[shown] = np.asarray(schedule.alpha_bar)
     plots.schedules(path, curves)
 
 
