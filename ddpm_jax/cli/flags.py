@@ -89,10 +89,14 @@ def _parsed(
         line = sentence(printed.getvalue(), words, settings)
         raise UserError(f"{line}; see {prog} --help") from None
     values = dataclasses.asdict(found)
-    flat = {name: value for name, value in values.items() if not name.startswith("section_")}
+    flat = {name: value for name, value in values.items() if name.startswith(_FLAG)}
     for name in values.keys() - flat.keys():
         flat |= values[name]
-    return {name.replace("__", "."): value for name, value in flat.items()}
+    return {name.removeprefix(_FLAG).replace("__", "."): value for name, value in flat.items()}
+
+
+# So that `from` can be a field, and a section may have the name of a flag.
+_FLAG, _SECTION = "flag_", "section_"
 
 
 def _dataclass(settings: Sequence[Setting], about: str, helps: bool) -> type:
@@ -107,7 +111,7 @@ def _dataclass(settings: Sequence[Setting], about: str, helps: bool) -> type:
         inner = dataclasses.make_dataclass(name, [_field(e, f"{name}.", helps) for e in members_of])
         inner.__doc__ = members_of[0].section
         hint = Annotated[inner, tyro.conf.arg(name=name)]
-        fields.append((f"section_{name}", hint, field(default_factory=inner)))
+        fields.append((f"{_SECTION}{name}", hint, field(default_factory=inner)))
     outer = dataclasses.make_dataclass("options", fields)
     outer.__doc__ = about
     return outer
@@ -122,4 +126,4 @@ def _field(each: Setting, prefix: str, helps: bool) -> tuple[str, Any, Any]:
     hint = Annotated[each.type, argument]
     if each.type is bool:
         hint = Annotated[hint, tyro.conf.FlagConversionOff]
-    return each.name.replace(".", "__"), hint, field(default=each.default)
+    return _FLAG + each.name.replace(".", "__"), hint, field(default=each.default)
