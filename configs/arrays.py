@@ -1,4 +1,4 @@
-"""Your own arrays, 32×32: ddpm train configs/arrays.py --data.path FILE.npz (or .npy)."""
+"""Your own arrays at 32×32: `ddpm train arrays --data.path FILE.npz` (or .npy)."""
 
 from ddpm_jax.config import (
     ArraysData,

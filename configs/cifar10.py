@@ -1,10 +1,12 @@
-"""CIFAR-10 by the paper's recipe (Ho et al. 2020, appendix B, and its code): FID 3.17 there."""
+"""CIFAR-10 by the paper's recipe (Ho et al. 2020, appendix B, and its code).
+
+The paper reaches FID 3.17. Its other settings are the defaults: a linear schedule with T = 1,000,
+Adam, EMA 0.9999, and sampling with σ² = β.
+"""
 
 from ddpm_jax.config import (
     Config,
-    DiffusionConfig,
     OptimizerConfig,
-    SampleConfig,
     TfdsData,
     TrainConfig,
     UNetConfig,
@@ -14,17 +16,9 @@ from ddpm_jax.config import (
 def get_config() -> Config:
     return Config(
         data=TfdsData(name="cifar10", flip=True),
-        model=UNetConfig(channels=128, multipliers=(1, 2, 2, 2), blocks=2, dropout=0.1),
-        diffusion=DiffusionConfig(schedule="linear", timesteps=1000, beta_1=1e-4, beta_T=0.02),
-        optimizer=OptimizerConfig(name="adam", learning_rate=2e-4, warmup=5_000, clip=1.0),
-        train=TrainConfig(
-            steps=800_000,
-            batch_size=128,
-            ema_decay=0.9999,
-            keep_every=100_000,
-            preview_every=10_000,
-        ),
-        sample=SampleConfig(sampler="ddpm-beta"),
+        model=UNetConfig(dropout=0.1),
+        optimizer=OptimizerConfig(warmup=5_000),
+        train=TrainConfig(keep_every=100_000, preview_every=10_000),
     )
 
 

@@ -1,4 +1,4 @@
-"""scikit-learn's 1,797 handwritten digits, by class: minutes on a laptop's CPU."""
+"""The 1,797 handwritten digits of scikit-learn, by class: minutes on a laptop's CPU."""
 
 from ddpm_jax.config import (
     Config,
@@ -19,7 +19,6 @@ def get_config() -> Config:
         optimizer=OptimizerConfig(learning_rate=2e-3, warmup=50, decay="cosine"),
         train=TrainConfig(
             steps=800,
-            batch_size=128,
             steps_per_dispatch=10,
             ema_decay=0.995,
             label_dropout=0.1,

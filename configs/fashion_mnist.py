@@ -1,16 +1,17 @@
-"""Fashion-MNIST as in the annotated diffusion model (document 004): T = 200, Huber, ConvNeXt.
+"""Fashion-MNIST as in "The Annotated Diffusion Model": T = 200, Huber loss, ConvNeXt blocks.
 
-`--diffusion.schedule` takes the document's other three: cosine, quadratic and sigmoid. With β_T =
-0.02 its T = 200 steps leave ᾱ_T = 0.13 of the data, so that samples begin a little off; cosine ends
-in noise. `--data.name mnist` trains on digits instead. The five epochs are 2,345 steps; the
-parameters are not averaged, and guesses of x_0 not clipped.
+Source: https://huggingface.co/blog/annotated-diffusion. Its five epochs are 2,345 steps. It does
+not average the parameters and does not clip x̂_0. `--data.name mnist` trains on digits instead.
 
-In the document a preview never comes, as it is due at step 1,000 of an epoch that has 469; here it
-comes every 1,000 steps of the run. Its cosine schedule keeps β between 0.0001 and 0.9999, ours
-below 0.999 (Nichol & Dhariwal 2021).
+Its other three schedules are `--diffusion.schedule cosine`, `quadratic` and `sigmoid`. With β_T =
+0.02, T = 200 steps leave ᾱ_T = 0.13, so x_T is not pure noise and samples begin a little off. The
+cosine schedule ends in noise. It keeps β between 0.0001 and 0.9999 there, and below 0.999 here
+(Nichol & Dhariwal 2021).
 
-The figures come with the end of training, or by `ddpm plot RUN`: a picture's strip to noise, beside
-samples.png, 64 of them, and their film, denoising.gif.
+Its previews are due at step 1,000 of an epoch that has 469 steps, so none comes. Here one comes
+every 1,000 steps of the run.
+
+`ddpm plot RUN` draws the figure, and so does the end of training: images on their way to noise.
 """
 
 from ddpm_jax.config import (
@@ -27,15 +28,11 @@ from ddpm_jax.config import (
 def get_config() -> Config:
     return Config(
         data=TfdsData(name="fashion_mnist", image_size=(28, 28), channels=1, flip=True),
-        model=AnnotatedUNetConfig(block="convnext", dim=28, multipliers=(1, 2, 4)),
-        diffusion=DiffusionConfig(
-            schedule="linear", timesteps=200, beta_1=1e-4, beta_T=0.02, loss="huber"
-        ),
-        optimizer=OptimizerConfig(name="adam", learning_rate=1e-3, clip=None),
-        train=TrainConfig(
-            steps=2_345, batch_size=128, ema_decay=0.0, save_every=1_000, preview_every=1_000
-        ),
-        sample=SampleConfig(sampler="ddpm", clip=False, num=64),
+        model=AnnotatedUNetConfig(),
+        diffusion=DiffusionConfig(timesteps=200, loss="huber"),
+        optimizer=OptimizerConfig(learning_rate=1e-3, clip=None),
+        train=TrainConfig(steps=2_345, ema_decay=0.0, save_every=1_000, preview_every=1_000),
+        sample=SampleConfig(sampler="ddpm", clip=False),
         figures=("forward",),
     )
 

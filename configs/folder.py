@@ -1,4 +1,4 @@
-"""Your own pictures, 64×64: ddpm train configs/folder.py --data.path FOLDER (or a zip)."""
+"""Your own pictures at 64×64: `ddpm train folder --data.path FOLDER` (or a zip)."""
 
 from ddpm_jax.config import (
     Config,

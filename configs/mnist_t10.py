@@ -1,20 +1,23 @@
-"""MNIST in T = 10 steps: document 002, a class of two hours; 37,500 steps are its 20 epochs.
+"""MNIST in T = 10 steps, after a French notebook for a class of two hours; its 20 epochs.
 
-Linear β from 0.1 to 0.8 leaves x_T = 0.0308 x_0 + noise of variance 0.9991. The network predicts
-eps (mean squared error, Adam 1e-3), the chain is Ho et al.'s algorithm 2. Done otherwise here:
+The notebook follows Ho et al. 2020. A linear β from 0.1 to 0.8 leaves x_T = 0.0308 x_0 + noise of
+variance 0.9991. The network predicts eps (mean squared error, Adam 1e-3, 37,500 steps), and
+sampling is algorithm 2 of the paper. Four things are different here:
 
-- The document makes a plane of the time and never feeds it to its network; here it is used.
-- To recover x_0 from x_t and eps it divides by ᾱ_t, where sqrt(ᾱ_t) belongs.
-- Its pixels are (x - 128)/128, so white is 0.992; ours, x/127.5 - 1, fill [-1, 1].
-- It leaves σ_t open. Ten steps are large ones, and σ² = β_t adds more noise than they can take
-  away: σ² = β̃_t, each guess of x_0 clipped, parameters averaged (EMA).
+- The notebook computes a plane of the time but never feeds it to its network; here the network uses
+  it.
+- To recover x_0 from x_t and eps, the notebook divides by ᾱ_t; here by sqrt(ᾱ_t).
+- Its pixels are (x - 128)/128, so white is 0.992; here they are x/127.5 - 1 and fill [-1, 1].
+- It leaves σ_t open. With ten large steps, σ² = β_t adds more noise than they can remove. Here
+  σ² = β̃_t, x̂_0 is clipped, and the parameters are averaged (EMA).
 
-The figures come with the end of training, or by `ddpm plot RUN`: the strip to noise, stepwise and
-direct, x_t of a test image above the x_0 guessed from it, and the strip back; samples.png is the
-grid of 5 by 10.
+`ddpm plot RUN` draws the figures, and so does the end of training: images on their way to noise,
+stepwise and directly; x_t of a test image above the x̂_0 guessed from it; and a sample on its way
+back. samples.png is a grid of 5 by 10.
 """
 
 from ddpm_jax.config import (
+    Choice,
     Config,
     DiffusionConfig,
     OptimizerConfig,
@@ -29,7 +32,7 @@ def get_config() -> Config:
     return Config(
         data=TfdsData(name="mnist", image_size=(28, 28), channels=1),
         model=StepUNetConfig(),
-        diffusion=DiffusionConfig(schedule="linear", timesteps=10, beta_1=0.1, beta_T=0.8),
+        diffusion=DiffusionConfig(schedule=Choice("linear", beta_1=0.1, beta_T=0.8), timesteps=10),
         optimizer=OptimizerConfig(learning_rate=1e-3, clip=None),
         train=TrainConfig(
             steps=37_500,

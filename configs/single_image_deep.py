@@ -1,8 +1,8 @@
-"""One large picture, all of it in sight: `single_image.py` with three more levels.
+"""One large picture, seen as a whole: `single_image.py` with three more levels.
 
-The document's network sees 100 pixels across: of flower.jpg at its own 427×640 it learns what it is
-made of, not where that is. Three more levels of 64 channels see 800 across, at hardly more cost, as
-they are small. Adam's steps are ten times as large, so that 1,000 of them are enough.
+The network of `single_image.py` sees 100 pixels across. Of flower.jpg at its own 427×640 it learns
+the texture but not the places. Three more levels of 64 channels see 800 pixels across, and cost
+little because they are small. The learning rate is ten times as large, so 1,000 steps are enough.
 """
 
 import runpy

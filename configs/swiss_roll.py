@@ -1,19 +1,20 @@
-"""Two-dimensional shapes from noise, as the 2-D tutorial trains them: a minute or two on two cores.
+"""Two-dimensional shapes, after the blog post "Diffusion Models" of 2023-04-10.
 
-10,000 points, T = 100 with a sigmoid β from 1e-4 to 0.02, an MLP of 72,066 parameters, Adam, 1,000
-epochs. The other shapes:
+10,000 points, T = 100 with a sigmoid β from 1e-4 to 0.02, an MLP of 72,066 parameters, Adam, and
+1,000 epochs: minutes on two cores. Other shapes:
 
-    ddpm train configs/swiss_roll.py --data.shape s_curve        (or moons, circles, checkerboard)
-    ddpm train configs/swiss_roll.py --data.shape moons --model.num_classes 2       a moon a class
+    ddpm train swiss_roll --data.shape s_curve                   (or moons, circles, checkerboard)
+    ddpm train swiss_roll --data.shape moons --model.num_classes 2           one class per moon
 
-The figures, forward and reverse scatter strips, come with the end of training, or by `ddpm plot
-RUN`. How far samples lie from fresh points: `ddpm evaluate RUN --data.table 1`.
+`ddpm plot RUN` draws the figures, and so does the end of training: the points on their way to noise
+and back. How far samples are from fresh points: `ddpm evaluate RUN --data.table 1`.
 
-Where the tutorial errs, this is right: it multiplies the noise of a sampling step by its variance,
-where the standard deviation belongs; it leaves out the last step, so that its samples keep the
-noise of t = 1; it never clears the gradients, so that a step follows the clipped sum of all before
-it. And it says that x_T is pure noise, where its schedule leaves ᾱ_T = 0.36: sampling starts from
-what training never saw, which caps what any network can reach. `swiss_roll_noise.py` mends that.
+Errors of the post that are corrected here: it multiplies the noise of a sampling step by its
+variance, not by its standard deviation. It leaves out the last step, so its samples keep the noise
+of t = 1. It never clears the gradients, so each step follows the clipped sum of all earlier ones.
+
+One flaw stays: its schedule leaves ᾱ_T = 0.36, so x_T is not pure noise, and sampling starts where
+training never was. That limits what any network can reach; `swiss_roll_noise.py` corrects it.
 """
 
 from ddpm_jax.config import (
@@ -29,13 +30,12 @@ from ddpm_jax.config import (
 
 def get_config() -> Config:
     return Config(
-        data=PointsData(shape="swiss_roll", size=10_000, noise=0.1),
-        model=MlpConfig(width=128, layers=3),
-        diffusion=DiffusionConfig(schedule="sigmoid", timesteps=100, beta_1=1e-4, beta_T=0.02),
-        optimizer=OptimizerConfig(learning_rate=1e-3, clip=1.0),
+        data=PointsData(),
+        model=MlpConfig(),
+        diffusion=DiffusionConfig(schedule="sigmoid", timesteps=100),
+        optimizer=OptimizerConfig(learning_rate=1e-3),
         train=TrainConfig(
             steps=78_000,
-            batch_size=128,
             steps_per_dispatch=100,
             ema_decay=0.999,
             log_every=600,

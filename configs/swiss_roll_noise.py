@@ -1,9 +1,10 @@
 """`swiss_roll.py` with a schedule that ends in noise, so that sampling starts where training ended.
 
-β_T = 0.2 leaves ᾱ_T = 2e-5. What is left of the error is then the network's and the table's: the
-training is three times as long, its learning rate falls to 0, its table holds 100,000 points lest
-the chance in 10,000 be learned too, and sampling takes σ² = β, which keeps the data's spread. The
-samples lie about as far from fresh points as fresh points from each other:
+β_T = 0.2 leaves ᾱ_T = 2e-5. The error that remains comes from the network and from the finite table
+of points. So training takes three times as long, its learning rate falls to 0, the table holds
+100,000 points, as a network learns the chance pattern of 10,000 too, and sampling takes σ² = β,
+which keeps the spread of the data. Samples are then about as far from fresh points as fresh points
+are from each other:
 
     ddpm evaluate RUN --data.table 1 --data.size 10000
 """
@@ -21,7 +22,7 @@ def get_config() -> Config:
         _BASE["get_config"](),
         {
             "data.size": 100_000,
-            "diffusion.beta_T": 0.2,
+            "diffusion.schedule.beta_T": 0.2,
             "optimizer.decay": "cosine",
             "train.steps": 234_000,
             "sample.sampler": "ddpm-beta",

@@ -103,7 +103,7 @@ class Experiment:
         output = self.apply(params, x_t, t, drawn.conditioning, train=train, rngs=rngs)
         target = self.parameterization.target(self.schedule, x_0, eps, t)
         log_snr = at(self.schedule.log_snr, t, ndim=1)
-        return self.weighting(log_snr) * LOSSES[config.loss](output, target)
+        return self.weighting(log_snr) * LOSSES[config.loss.name](output, target)
 
 
 def build(config: Config, *, devices: int = 1) -> Experiment:
@@ -113,8 +113,14 @@ def build(config: Config, *, devices: int = 1) -> Experiment:
     UserError if it is neither auto nor reference.
     """
     diffusion = config.diffusion
-    parameterization = PARAMETERIZATIONS[diffusion.prediction]
-    learning_rate = make_learning_rate(config.optimizer, config.train.steps)
+    parameterization = PARAMETERIZATIONS[diffusion.prediction.name]
+    optimizer = config.optimizer
+    learning_rate = make_learning_rate(
+        optimizer.learning_rate,
+        config.train.steps,
+        warmup=optimizer.warmup,
+        decay=optimizer.decay,
+    )
     return Experiment(
         config=config,
         model=make_network(
@@ -124,20 +130,14 @@ def build(config: Config, *, devices: int = 1) -> Experiment:
             ops=from_environment(devices=devices),
         ),
         schedule=make_schedule(
-            diffusion.schedule,
-            diffusion.timesteps,
-            beta_1=diffusion.beta_1,
-            beta_T=diffusion.beta_T,
-            s=diffusion.s,
+            diffusion.schedule.name, diffusion.timesteps, **diffusion.schedule.options
         ),
         parameterization=parameterization,
         weighting=make_weighting(
-            diffusion.weighting,
-            parameterization,
-            min_snr_gamma=diffusion.min_snr_gamma,
-            p2_gamma=diffusion.p2_gamma,
-            p2_k=diffusion.p2_k,
+            diffusion.weighting.name, parameterization, **diffusion.weighting.options
         ),
         learning_rate=learning_rate,
-        optimizer=make_optimizer(config.optimizer, learning_rate),
+        optimizer=make_optimizer(
+            optimizer.method.name, learning_rate, clip=optimizer.clip, **optimizer.method.options
+        ),
     )

@@ -1,9 +1,18 @@
-"""How every table of this package is looked up, so that a mistake reads the same everywhere."""
+"""Tables of rows by name, the options that a row takes, and how both are looked up.
+
+A row is a callable whose keyword-only parameters are its options. Their names, types and defaults
+are said once, in the row's own signature:
+
+    def ddim(schedule, *, eta: float = 0.0) -> Sampler: ...
+
+An option may explain itself to the command line's help: `eta: Annotated[float, "0 for no noise"]`.
+"""
 
 import inspect
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from ddpm_jax.errors import nearest
 
@@ -11,10 +20,9 @@ Row = TypeVar("Row")
 
 
 class Choice:
-    """The name of a table's row, with the options that are given to it: `Choice("ddim", eta=0.5)`.
+    """The name of a table's row with the options that it is given: `Choice("ddim", eta=0.5)`.
 
-    Immutable and hashable. Which options there are, and their defaults, is said by the row's own
-    signature alone: `complete` checks against it and fills in what was left out.
+    Immutable and hashable. The row's own signature says which options there are; see `complete`.
     """
 
     __slots__ = ("name", "options")
@@ -22,7 +30,7 @@ class Choice:
     name: str
     options: Mapping[str, Any]
 
-    def __init__(self, name: str, **options: Any):
+    def __init__(self, name: str, /, **options: Any):
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "options", MappingProxyType(options))
 
@@ -42,7 +50,11 @@ class Choice:
         words = [repr(self.name), *(f"{name}={value!r}" for name, value in self.options.items())]
         return f"Choice({', '.join(words)})"
 
-    def complete(self, kind: str, table: Mapping[str, Callable]) -> "Choice":
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Read-only mappings can't be pickled or copied.
+        return _choice, (self.name, dict(self.options))
+
+    def complete(self, kind: str, table: Mapping[str, Any]) -> "Choice":
         """Returns the choice with all options of its row, the row's defaults for those left out.
 
         `kind` is what the table holds, for the message. Raises ValueError for a name that is not
@@ -53,6 +65,22 @@ class Choice:
         return Choice(self.name, **{**defaults_of(row), **self.options})
 
 
+def _choice(name: str, options: dict[str, Any]) -> Choice:
+    return Choice(name, **options)
+
+
+class Option(NamedTuple):
+    """One option of a row."""
+
+    name: str
+    type: Any
+    """Its annotation; the type of its default where it has none."""
+    default: Any
+    """`inspect.Parameter.empty` for an option that must be given."""
+    doc: str
+    """The text in its annotation, if there is one."""
+
+
 def choose(kind: str, table: Mapping[str, Row], name: str) -> Row:
     """Returns `table[name]`; raises ValueError with the nearest and all known names otherwise."""
     if name not in table:
@@ -61,20 +89,32 @@ def choose(kind: str, table: Mapping[str, Row], name: str) -> Row:
     return table[name]
 
 
-def options_of(row: Callable) -> list[str]:
-    """Returns the options that a row takes: the keyword-only parameters of its signature."""
-    parameters = inspect.signature(row).parameters.values()
-    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+def signature_of(row: Any) -> dict[str, Option]:
+    """Returns the options of a row: its keyword-only parameters; none for a row without calls."""
+    if not callable(row):
+        return {}
+    found = {}
+    for p in inspect.signature(row, eval_str=True).parameters.values():
+        if p.kind is p.KEYWORD_ONLY:
+            hint, doc = p.annotation, ""
+            if typing.get_origin(hint) is Annotated:
+                hint, *notes = typing.get_args(hint)
+                doc = next((note for note in notes if isinstance(note, str)), "")
+            if hint is p.empty:
+                hint = Any if p.default in (p.empty, None) else type(p.default)
+            found[p.name] = Option(p.name, hint, p.default, doc)
+    return found
 
 
-def defaults_of(row: Callable) -> dict[str, Any]:
+def options_of(row: Any) -> list[str]:
+    """Returns the names of the options that a row takes."""
+    return list(signature_of(row))
+
+
+def defaults_of(row: Any) -> dict[str, Any]:
     """Returns the default of each option that a row takes and that has one."""
-    parameters = inspect.signature(row).parameters.values()
-    return {
-        p.name: p.default
-        for p in parameters
-        if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
-    }
+    options = signature_of(row).values()
+    return {o.name: o.default for o in options if o.default is not inspect.Parameter.empty}
 
 
 def require_options(owner: str, given: Iterable[str], known: list[str]) -> None:
@@ -91,8 +131,7 @@ def settings_for(
 ) -> dict[str, Any]:
     """Returns those of the table's settings that one row takes.
 
-    One config can so hold the settings of all rows and choose a row by name. A setting that no
-    row of the table takes is a slip of the pen, and raises ValueError.
+    Raises ValueError for a setting that no row of the table takes.
     """
     require_options(
         f"a {kind}", settings, sorted({o for r in table.values() for o in options_of(r)})

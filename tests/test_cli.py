@@ -7,6 +7,7 @@ import pytest
 
 from ddpm_jax import cli
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
+from ddpm_jax.config import Choice
 from ddpm_jax.files import exclusive
 from ddpm_jax.training.logging.run_logger import RunLogger, read_rows
 from ddpm_jax.training.train import train
@@ -55,8 +56,8 @@ CONFIGS = {
     "a value missing": ([DIGITS, "--train.steps"], "--train.steps"),
     "no batch": ([DIGITS, "--train.batch_size", "0"], "train.batch_size is 0"),
     "no T": ([DIGITS, "--diffusion.timesteps", "0"], "diffusion.timesteps is 0"),
-    "a beta too large": ([DIGITS, "--diffusion.beta_T", "1.2"], "diffusion.beta_T is 1.2"),
-    "a negative beta": ([DIGITS, "--diffusion.beta_1=-0.1"], "diffusion.beta_1 is -0.1"),
+    "a beta too large": ([DIGITS, "--diffusion.beta_T", "1.2"], "diffusion.schedule.beta_T is 1.2"),
+    "a negative beta": ([DIGITS, "--diffusion.beta_1=-0.1"], "diffusion.schedule.beta_1 is -0.1"),
     "levels that do not divide": (
         [DIGITS, "--model.multipliers", "1", "2", "2", "2", "2"],
         "8×8 is not divisible by 16",
@@ -121,7 +122,7 @@ SAMPLES = {
     "no steps": (["--steps", "0"], "sample.steps is 0"),
     "no samples": (["--num", "0"], "the number of samples is 0"),
     "an eta for ddpm": (["--sampler", "ddpm", "--eta", "0.5"], "left out for ddpm, which has none"),
-    "an eta too large": (["--sampler", "ddim", "--eta", "2"], "sample.eta is 2.0"),
+    "an eta too large": (["--sampler", "ddim", "--eta", "2"], "sample.sampler.eta is 2"),
     "another ending": (["--output", "samples.jpg"], "one of .png, .gif, .npz"),
     "a folder that is not there": (["--output", "nowhere/at/all.png"], "can't be written"),
     "a step that was not saved": (["--checkpoint", "3"], "has no checkpoint 3; it has 4"),
@@ -295,7 +296,11 @@ def test_harmless_changes_take_effect_and_are_told(run, capsys):
         TINY,
         train={"steps": 6, "preview_every": None},
         sample={"num": 4},
-        optimizer={"learning_rate": 0.5, "clip": None, "name": "adamw", "weight_decay": 0.1},
+        optimizer={
+            "learning_rate": 0.5,
+            "clip": None,
+            "method": Choice("adamw", weight_decay=0.1),
+        },
     )
     assert train(config, run) == 0
     said = capsys.readouterr()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax import cli
+from ddpm_jax.cli import sample
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -49,5 +50,5 @@ def test_every_config_has_its_row():
 
 
 def test_every_option_of_sample_is_told():
-    for name in cli._names(cli._SampleOptions):
-        assert f"--{name}" in README
+    for each in sample.flags():
+        assert f"--{each.name}" in README

@@ -14,7 +14,7 @@ EPS = PARAMETERIZATIONS["eps"]
         (lambda: make_schedule("cosin", 10), r"unknown schedule 'cosin' \(did you mean cosine\?\)"),
         (lambda: make_schedule("linear", 10, beta_t=0.1), r"no 'beta_t' \(did you mean beta_T\?\)"),
         (lambda: make_weighting("minsnr", EPS), r"\(did you mean min_snr\?\)"),
-        (lambda: make_weighting("p2", EPS, p2_gama=1), r"\(did you mean p2_gamma\?\)"),
+        (lambda: make_weighting("p2", EPS, gama=1), r"\(did you mean gamma\?\)"),
         (lambda: make_sampler("dddpm", SCHEDULE), r"\(did you mean ddpm\?\)"),
         (lambda: make_sampler("zzz", SCHEDULE), "'zzz': known are ddpm, ddpm-beta, ddim"),
         (lambda: make_sampler("ddpm", SCHEDULE, eta=0.5), "'ddpm' takes no 'eta': it takes no opt"),

@@ -87,7 +87,12 @@ class Checkpoints:
         self.join()
         failure, texts = None, {}
         try:
-            meta = {"step": step, "config": configs.to_dict(config), "data": data}
+            meta = {
+                "format": configs.FORMAT,
+                "step": step,
+                "config": configs.to_dict(config),
+                "data": data,
+            }
             texts[META] = json.dumps({**meta, "versions": versions()}, indent=2) + "\n"
             texts[_ARRAYS] = to_text(named(_fields(state)))
             if is_first():
@@ -235,7 +240,8 @@ class Checkpoints:
 
     def config(self, step: int) -> Config:
         """Returns the whole config that a checkpoint was trained with."""
-        return configs.from_dict(self._meta(step)["config"])
+        meta = self._meta(step)
+        return configs.from_saved({**meta["config"], "format": meta.get("format", 0)})
 
     def data(self, step: int) -> dict[str, Any] | None:
         """Returns what was said of the data that a checkpoint was trained on, if it was."""

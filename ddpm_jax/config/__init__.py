@@ -18,17 +18,21 @@ from ddpm_jax.config.data import (
     TfdsData,
 )
 from ddpm_jax.config.files import (
-    breaking,
-    differences,
     dumps,
-    from_dict,
     load_file,
     loads,
-    override,
 )
+from ddpm_jax.config.migrations import FORMAT
 from ddpm_jax.config.plain import (
     flatten,
     to_dict,
+)
+from ddpm_jax.config.reading import (
+    breaking,
+    differences,
+    from_dict,
+    from_saved,
+    override,
 )
 from ddpm_jax.config.run import (
     Config,
@@ -38,6 +42,7 @@ from ddpm_jax.config.run import (
     SampleConfig,
     TrainConfig,
 )
+from ddpm_jax.config.settings import Setting, canonical, option_settings, settings
 from ddpm_jax.models import (
     AnnotatedUNetConfig,
     MlpConfig,
@@ -46,10 +51,13 @@ from ddpm_jax.models import (
     StepUNetConfig,
     UNetConfig,
 )
+from ddpm_jax.tables import Choice
 
 __all__ = [
+    "FORMAT",
     "AnnotatedUNetConfig",
     "ArraysData",
+    "Choice",
     "Config",
     "DataConfig",
     "DiffusionConfig",
@@ -62,19 +70,24 @@ __all__ = [
     "PictureData",
     "PointsData",
     "SampleConfig",
+    "Setting",
     "SmallUNetConfig",
     "StepUNetConfig",
     "TfdsData",
     "TrainConfig",
     "UNetConfig",
     "breaking",
+    "canonical",
     "check_seed",
     "differences",
     "dumps",
     "flatten",
     "from_dict",
+    "from_saved",
     "load_file",
     "loads",
+    "option_settings",
     "override",
+    "settings",
     "to_dict",
 ]

@@ -1,137 +1,62 @@
-"""Configs as JSON and as files, and what may change between two of them."""
+"""Configs as JSON text, and the Python files that describe them."""
 
-import dataclasses
 import importlib.machinery
 import json
 import traceback
 import types
-import typing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from ddpm_jax.config.checks import require_row
-from ddpm_jax.config.plain import flatten, to_dict
+import ddpm_jax
+from ddpm_jax.config.migrations import FORMAT
+from ddpm_jax.config.plain import to_dict
+from ddpm_jax.config.reading import from_saved, override
 from ddpm_jax.config.run import Config
 from ddpm_jax.errors import UserError, nearest
 
-
-def from_dict(plain: dict[str, Any]) -> Config:
-    """Rebuilds a Config from `to_dict`'s values; settings left out take their defaults.
-
-    Raises UserError for an unknown setting or kind, or a value of another type.
-    """
-    return _section(Config, plain, "")
-
-
-def _section(hint: Any, plain: Any, where: str) -> Any:
-    if not isinstance(plain, dict):
-        raise UserError(f"{where or 'config'} is {plain!r}; it must be a table of settings")
-    kinds = {cls.kind: cls for cls in _members(hint) if hasattr(cls, "kind")}
-    if kinds:
-        kind = plain.get("kind", next(iter(kinds)))
-        require_row(f"{where}.kind", kind, kinds)
-        cls = kinds[kind]
-    else:
-        cls = hint
-    hints = typing.get_type_hints(cls)
-    names = [item.name for item in dataclasses.fields(cls)]
-    values = {}
-    for name, value in plain.items():
-        dotted = f"{where}.{name}".lstrip(".")
-        if name == "kind" and kinds:
-            continue
-        if name not in names:
-            raise UserError(f"unknown setting {dotted}{nearest(name, names)}")
-        hint = hints[name]
-        if any(dataclasses.is_dataclass(member) for member in _members(hint)):
-            values[name] = _section(hint, value, dotted)
-        else:
-            values[name] = _value(hint, value, dotted)
-    return cls(**values)
-
-
-def _members(hint: Any) -> tuple[Any, ...]:
-    union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
-    return typing.get_args(hint) if union else (hint,)
-
-
-def _value(hint: Any, value: Any, dotted: str) -> Any:
-    for member in _members(hint):
-        origin, args = typing.get_origin(member), typing.get_args(member)
-        if origin is Literal and value in args:
-            return value
-        if origin is tuple and isinstance(value, list | tuple):
-            inner = args[:1] * len(value) if args[-1] is Ellipsis else args
-            if len(inner) == len(value):
-                return tuple(
-                    _value(each, item, dotted) for each, item in zip(inner, value, strict=True)
-                )
-        if member is type(None) and value is None:
-            return None
-        if member is float and type(value) in (int, float):
-            return float(value)  # type: ignore[arg-type]
-        if isinstance(member, type) and type(value) is member:
-            return value
-    named = str(getattr(hint, "__name__", hint)).replace("typing.", "")
-    raise UserError(f"{dotted} is {value!r}; it must be {named}")
-
-
-def override(config: Config, settings: dict[str, Any]) -> Config:
-    """Returns the config with settings replaced by dotted name: {"train.steps": 4}.
-
-    Raises UserError for an unknown name or an impossible value.
-    """
-    plain = to_dict(config)
-    known = [name for name in flatten(config) if not name.endswith(".kind")]
-    for name, value in settings.items():
-        if name not in known:
-            raise UserError(f"unknown setting {name}{nearest(name, known)}")
-        *sections, last = name.split(".")
-        place = plain
-        for section in sections:
-            place = place[section]
-        place[last] = value
-    return from_dict(plain)
-
-
-def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Returns the settings that differ, as dotted name -> (old value, new value)."""
-    before, after = flatten(old), flatten(new)
-    names = dict.fromkeys([*before, *after])
-    pairs = {name: (before.get(name), after.get(name)) for name in names}
-    return {name: (a, b) for name, (a, b) in pairs.items() if a != b}
-
-
-# Changing one of these would give the saved parameters another shape or another meaning.
-_IDENTITY = ("model", "diffusion", "data.kind", "data.image_size", "data.channels")
-_HARMLESS = ("model.dropout", "model.dtype", "model.remat")
-
-
-def breaking(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Returns those differences with which a run of `old` can't go on as `new`."""
-
-    def breaks(name: str) -> bool:
-        inside = any(name == each or name.startswith(f"{each}.") for each in _IDENTITY)
-        return inside and name not in _HARMLESS
-
-    return {name: pair for name, pair in differences(old, new).items() if breaks(name)}
+SHIPPED = Path(ddpm_jax.__file__).parent / "shipped_configs"
+"""The folder `configs/` of the repository, which every installation carries."""
 
 
 def dumps(config: Config) -> str:
-    """Returns the config as JSON text."""
-    return json.dumps(to_dict(config), indent=2, allow_nan=False) + "\n"
+    """Returns the config as JSON text, with the format that it is written in."""
+    plain = {"format": FORMAT, **to_dict(config)}
+    return json.dumps(plain, indent=2, allow_nan=False) + "\n"
 
 
 def loads(text: str, where: str = "config.json") -> Config:
-    """Reads `dumps`'s text; raises UserError, naming `where`, when it isn't one."""
+    """Reads the text of `dumps`, of this version or an older one.
+
+    Raises UserError, naming `where`, when it isn't one.
+    """
     try:
         plain = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{where} is not valid JSON: {error}") from None
     try:
-        return from_dict(plain)
+        return from_saved(plain)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+
+
+def find_file(name: str | Path) -> Path:
+    """Returns the config file of a path, or of a shipped config's name such as digits.
+
+    A path that exists comes first. Raises UserError, with the names there are, if there is none.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.suffix == "" and path.name == str(name):
+        shipped = {item.stem: item for item in sorted(SHIPPED.glob("*.py"))}
+        if path.name in shipped:
+            return shipped[path.name]
+        hint = nearest(path.name, list(shipped)) or f"; the shipped ones are {', '.join(shipped)}"
+        raise UserError(f"no config file or shipped config {name}{hint}")
+    folder = path.parent if path.parent.is_dir() else Path("configs")
+    known = sorted(str(item) for item in folder.glob("*.py"))
+    hint = nearest(str(path), known) or f"; {folder} has {', '.join(known) or 'none'}"
+    raise UserError(f"no config file {path}{hint}")
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
@@ -142,17 +67,12 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
 
 def load_file(path: str | Path, *, smoke: bool = False) -> Config:
-    """Runs a config file's `get_config()`; raises UserError if there is none.
+    """Runs the `get_config()` of a config file, given by its path or a shipped config's name.
 
-    With `smoke`, the file's `SMOKE` (settings by dotted name) is put over it: the same run in
-    seconds, to see that it works.
+    With `smoke`, the settings in the file's `SMOKE`, by dotted name, replace its own: the same run
+    in seconds, to see that it works. Raises UserError for a file that is no config.
     """
-    path = Path(path)
-    if not path.is_file():
-        folder = path.parent if path.parent.is_dir() else Path("configs")
-        known = sorted(str(item) for item in folder.glob("*.py"))
-        hint = nearest(str(path), known) or f"; {folder} has {', '.join(known) or 'none'}"
-        raise UserError(f"no config file {path}{hint}")
+    path = find_file(path)
     if path.suffix != ".py":
         raise UserError(f"{path} is not a Python file; a config file ends in .py")
     loader = _Loader(f"ddpm_config_{path.stem}", str(path))

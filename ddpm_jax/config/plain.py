@@ -3,26 +3,46 @@
 import dataclasses
 from typing import Any
 
+from ddpm_jax.tables import Choice
+
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Returns nested plain values; a section with several kinds says its own under `kind`."""
+    """Returns nested plain values of a config or of one section.
+
+    A section with several kinds names its own under `kind`; a choice of a row is a table with its
+    `name` and its options.
+    """
     plain = {"kind": config.kind} if hasattr(config, "kind") else {}
     for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        if dataclasses.is_dataclass(value):
-            value = to_dict(value)
-        plain[item.name] = list(value) if isinstance(value, tuple) else value
+        plain[item.name] = _plain(getattr(config, item.name))
     return plain
 
 
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, Choice):
+        return {"name": value.name} | {name: _plain(v) for name, v in value.options.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
 def flatten(config: Any) -> dict[str, Any]:
-    """Returns every setting under its dotted name, `train.steps` and so on."""
+    """Returns every setting under its dotted name: `train.steps`, `sample.sampler.eta`.
 
-    def walk(plain: dict[str, Any], prefix: str) -> dict[str, Any]:
-        flat = {}
-        for name, value in plain.items():
-            dotted = f"{prefix}{name}"
-            flat |= walk(value, f"{dotted}.") if isinstance(value, dict) else {dotted: value}
-        return flat
+    A choice's own name, `sample.sampler`, has the name of its row.
+    """
+    return _flatten(config, "")
 
-    return walk(to_dict(config), "")
+
+def _flatten(config: Any, prefix: str) -> dict[str, Any]:
+    flat = {f"{prefix}kind": config.kind} if hasattr(config, "kind") else {}
+    for item in dataclasses.fields(config):
+        dotted, value = f"{prefix}{item.name}", getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            flat |= _flatten(value, f"{dotted}.")
+        elif isinstance(value, Choice):
+            flat[dotted] = value.name
+            flat |= {f"{dotted}.{name}": _plain(v) for name, v in value.options.items()}
+        else:
+            flat[dotted] = _plain(value)
+    return flat

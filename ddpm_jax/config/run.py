@@ -4,82 +4,66 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ddpm_jax.config.checks import check_seed, require_row
+import jax
+import numpy as np
+
+from ddpm_jax.config.checks import check_seed
+from ddpm_jax.config.choices import ChoiceField, naming
 from ddpm_jax.config.data import DataConfig, PictureData, TfdsData
 from ddpm_jax.config.plain import flatten
-from ddpm_jax.errors import UserError, require
+from ddpm_jax.diffusion import (
+    LOSSES,
+    PARAMETERIZATIONS,
+    SAMPLERS,
+    SCHEDULES,
+    WEIGHTINGS,
+    make_sampler,
+    make_schedule,
+    make_weighting,
+)
+from ddpm_jax.errors import require
 from ddpm_jax.models import ModelConfig, UNetConfig
+from ddpm_jax.optimizers import OPTIMIZERS
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionConfig:
     """The forward process and what the network learns of it."""
 
-    schedule: str = "linear"
-    """linear, quadratic, sigmoid or cosine."""
+    schedule: ChoiceField = ChoiceField("diffusion.schedule", SCHEDULES, "linear")
+    """How much noise each step adds."""
     timesteps: int = 1000
     """T: how many noise steps lie between data and noise."""
-    beta_1: float = 1e-4
-    """First variance of the linear, quadratic and sigmoid schedules."""
-    beta_T: float = 0.02
-    """Last variance of the linear, quadratic and sigmoid schedules."""
-    s: float = 0.008
-    """Offset of the cosine schedule."""
-    prediction: str = "eps"
-    """What the network predicts: eps, x_0 or v."""
-    loss: str = "l2"
-    """l1, l2 or huber."""
-    weighting: str = "none"
-    """How the loss is weighted over t: none, min_snr or p2."""
-    min_snr_gamma: float = 5.0
-    p2_gamma: float = 1.0
-    p2_k: float = 1.0
+    prediction: ChoiceField = ChoiceField("diffusion.prediction", PARAMETERIZATIONS, "eps")
+    """What the network predicts."""
+    loss: ChoiceField = ChoiceField("diffusion.loss", LOSSES, "l2")
+    """How the prediction's error is measured."""
+    weighting: ChoiceField = ChoiceField("diffusion.weighting", WEIGHTINGS, "none")
+    """How the loss is weighted over t."""
 
     def __post_init__(self):
-        from ddpm_jax.diffusion import (
-            LOSSES,
-            PARAMETERIZATIONS,
-            SCHEDULES,
-            WEIGHTINGS,
-            make_schedule,
-        )
-
-        require_row("diffusion.schedule", self.schedule, SCHEDULES)
-        require_row("diffusion.prediction", self.prediction, PARAMETERIZATIONS)
-        require_row("diffusion.loss", self.loss, LOSSES)
-        require_row("diffusion.weighting", self.weighting, WEIGHTINGS)
         require(self.timesteps >= 1, "diffusion.timesteps", self.timesteps, "at least 1")
-        for name in ("beta_1", "beta_T"):
-            value = getattr(self, name)
-            require(0 < value < 1, f"diffusion.{name}", value, "between 0 and 1")
-        last = f"at least beta_1, which is {self.beta_1}"
-        require(self.beta_1 <= self.beta_T, "diffusion.beta_T", self.beta_T, last)
-        require(0 < self.s < 1, "diffusion.s", self.s, "between 0 and 1")
-        for name in ("min_snr_gamma", "p2_k"):
-            require(getattr(self, name) > 0, f"diffusion.{name}", getattr(self, name), "above 0")
-        require(self.p2_gamma >= 0, "diffusion.p2_gamma", self.p2_gamma, "0 or more")
-        settings = {"beta_1": self.beta_1, "beta_T": self.beta_T, "s": self.s}
-        try:
-            make_schedule(self.schedule, self.timesteps, **settings)
-        except ValueError as error:
-            raise UserError(f"diffusion.schedule {self.schedule}: {error}") from None
+        schedule, weighting = self.schedule, self.weighting
+        with naming("diffusion.schedule", schedule):
+            make_schedule(schedule.name, self.timesteps, **schedule.options)
+        with naming("diffusion.weighting", weighting):
+            prediction = PARAMETERIZATIONS[self.prediction.name]
+            weight = make_weighting(weighting.name, prediction, **weighting.options)
+            # Traced only: a config must not take hold of a device.
+            jax.eval_shape(weight, jax.ShapeDtypeStruct((1,), np.float32))
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Adam or AdamW, its learning rate over time, and the clipping of gradients."""
+    """The optimizer, its learning rate over time, and the clipping of gradients."""
 
-    name: Literal["adam", "adamw"] = "adam"
+    method: ChoiceField = ChoiceField("optimizer.method", OPTIMIZERS, "adam")
+    """How a gradient becomes an update of the parameters."""
     learning_rate: float = 2e-4
     warmup: int = 0
     """Steps over which the learning rate rises linearly from 0."""
     decay: Literal["constant", "linear", "cosine"] = "constant"
     """Course of the learning rate from the warm-up's end to 0 at the last step."""
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    """AdamW only."""
     clip: float | None = 1.0
     """Largest global norm of the gradient; None for no limit."""
 
@@ -87,13 +71,9 @@ class OptimizerConfig:
         rate = self.learning_rate
         require(0 < rate < math.inf, "optimizer.learning_rate", rate, "above 0")
         require(self.warmup >= 0, "optimizer.warmup", self.warmup, "0 or more")
-        require(0 <= self.beta1 < 1, "optimizer.beta1", self.beta1, "in [0, 1)")
-        require(0 <= self.beta2 < 1, "optimizer.beta2", self.beta2, "in [0, 1)")
-        require(self.eps > 0, "optimizer.eps", self.eps, "above 0")
-        allowed = self.weight_decay == 0 or (self.name == "adamw" and self.weight_decay > 0)
-        need = "0 for adam, which has none; use --optimizer.name adamw"
-        require(allowed, "optimizer.weight_decay", self.weight_decay, need)
         require(self.clip is None or self.clip > 0, "optimizer.clip", self.clip, "above 0 or None")
+        with naming("optimizer.method", self.method):
+            OPTIMIZERS[self.method.name](**self.method.options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,16 +135,19 @@ class TrainConfig:
         require(0 <= self.label_dropout < 1, "train.label_dropout", self.label_dropout, "in [0, 1)")
 
 
+# A sampler checks its options when it is made, whatever the schedule.
+_ANY_SCHEDULE = make_schedule("cosine", 1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
     """What `ddpm sample` and the previews do unless they are told otherwise."""
 
-    sampler: str = "ddpm-beta"
-    """ddpm (σ² = β̃), ddpm-beta (σ² = β, the paper's choice for CIFAR-10) or ddim."""
+    sampler: ChoiceField = ChoiceField("sample.sampler", SAMPLERS, "ddpm-beta")
+    """How the chain goes from noise to data: ddpm has σ² = β̃, ddpm-beta σ² = β, as Ho et al. 2020
+    for CIFAR-10."""
     steps: int | None = None
     """Steps of the chain; None for all T."""
-    eta: float | None = None
-    """Noise of ddim: 0 none, 1 as ddpm; None leaves it to the sampler."""
     clip: bool = True
     """Keep every guess of x_0 within [-1, 1]."""
     guidance: float = 0.0
@@ -175,18 +158,12 @@ class SampleConfig:
     """Samples computed at once, over all devices."""
 
     def __post_init__(self):
-        from ddpm_jax.diffusion import SAMPLERS
-        from ddpm_jax.tables import options_of
-
-        require_row("sample.sampler", self.sampler, SAMPLERS)
-        takes_eta = self.eta is None or "eta" in options_of(SAMPLERS[self.sampler])
-        require(takes_eta, "sample.eta", self.eta, f"left out for {self.sampler}, which has none")
+        with naming("sample.sampler", self.sampler):
+            make_sampler(self.sampler.name, _ANY_SCHEDULE, **self.sampler.options)
         for name in ("num", "batch_size"):
             require(getattr(self, name) >= 1, f"sample.{name}", getattr(self, name), "at least 1")
         steps_ok = self.steps is None or self.steps >= 1
         require(steps_ok, "sample.steps", self.steps, "at least 1, or None")
-        eta_ok = self.eta is None or 0 <= self.eta <= 1
-        require(eta_ok, "sample.eta", self.eta, "in 0 … 1, or None")
         require(self.guidance >= 0, "sample.guidance", self.guidance, "0 or more")
 
 
@@ -208,10 +185,10 @@ class Config:
     seed: int = 0
     data: DataConfig = field(default_factory=TfdsData)
     model: ModelConfig = field(default_factory=UNetConfig)
-    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    diffusion: DiffusionConfig = field(default_factory=lambda: DiffusionConfig())
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig())
     train: TrainConfig = field(default_factory=TrainConfig)
-    sample: SampleConfig = field(default_factory=SampleConfig)
+    sample: SampleConfig = field(default_factory=lambda: SampleConfig())
     mesh: MeshConfig = field(default_factory=MeshConfig)
     figures: tuple[str, ...] = ()
     """What `ddpm plot RUN` draws, and `ddpm train` at its end: words of `ddpm plot RUN FIGURE`."""

@@ -30,7 +30,7 @@ from jaxtyping import Array, Float
 from ddpm_jax.diffusion.gaussian import VARIANCES, gaussian_kl, q_mean_variance, q_posterior
 from ddpm_jax.diffusion.parameterizations import Parameterization
 from ddpm_jax.diffusion.schedules import NoiseSchedule
-from ddpm_jax.tables import choose, settings_for
+from ddpm_jax.tables import choose, options_of, require_options
 from ddpm_jax.typing import Examples, PerExample, Prediction, Timesteps
 
 
@@ -69,18 +69,22 @@ def unweighted(log_snr: PerExample, eps_loss_factor: PerExample) -> PerExample:
     return jnp.ones_like(log_snr)
 
 
-def min_snr(
-    log_snr: PerExample, eps_loss_factor: PerExample, *, min_snr_gamma: float = 5.0
-) -> PerExample:
+def min_snr(log_snr: PerExample, eps_loss_factor: PerExample, *, gamma: float = 5.0) -> PerExample:
     """Returns min(1, γ/SNR) for eps, min(SNR, γ) for x_0, min(SNR, γ)/(SNR + 1) for v: (12)."""
-    return eps_loss_factor * jnp.minimum(1.0, min_snr_gamma * jnp.exp(-log_snr))
+    if gamma <= 0:
+        raise ValueError(f"gamma is {gamma!r}; it must be above 0")
+    return eps_loss_factor * jnp.minimum(1.0, gamma * jnp.exp(-log_snr))
 
 
 def p2(
-    log_snr: PerExample, eps_loss_factor: PerExample, *, p2_gamma: float = 1.0, p2_k: float = 1.0
+    log_snr: PerExample, eps_loss_factor: PerExample, *, gamma: float = 1.0, k: float = 1.0
 ) -> PerExample:
     """Returns 1/(k + SNR)^γ for eps, times equation (9) for the others: equation (13)."""
-    return eps_loss_factor * (p2_k + jnp.exp(log_snr)) ** -p2_gamma
+    if gamma < 0:
+        raise ValueError(f"gamma is {gamma!r}; it must be 0 or more")
+    if k <= 0:
+        raise ValueError(f"k is {k!r}; it must be above 0")
+    return eps_loss_factor * (k + jnp.exp(log_snr)) ** -gamma
 
 
 WEIGHTINGS: dict[str, Callable[..., PerExample]] = {
@@ -91,17 +95,16 @@ WEIGHTINGS: dict[str, Callable[..., PerExample]] = {
 
 
 def make_weighting(
-    name: str, parameterization: Parameterization, **settings: Any
+    name: str, parameterization: Parameterization, **options: Any
 ) -> Callable[[PerExample], PerExample]:
     """Returns the function from log SNR `[B]`, at t ≥ 1, to the weight of the output's loss `[B]`.
 
-    `settings` are min_snr_gamma, p2_gamma and p2_k: each row of `WEIGHTINGS` takes its own and
-    leaves the others. Raises ValueError for an unknown name or setting. The conversion between
-    parameterizations is that of squared errors; for l1 and huber the weight is the same number.
+    `name` is a row of `WEIGHTINGS`; ValueError for an unknown name or option. The conversion
+    between parameterizations holds for squared errors; l1 and huber get the same weight.
     """
     row = choose("weighting", WEIGHTINGS, name)
-    settings = settings_for("weighting", WEIGHTINGS, row, settings)
-    return lambda log_snr: row(log_snr, parameterization.eps_loss_factor(log_snr), **settings)
+    require_options(f"weighting {name!r}", options, options_of(row))
+    return lambda log_snr: row(log_snr, parameterization.eps_loss_factor(log_snr), **options)
 
 
 def vlb_prior(schedule: NoiseSchedule, x_0: Examples) -> PerExample:

@@ -25,16 +25,19 @@ Table = Float32[np.ndarray | Array, "times"]
 
 def linear(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02) -> Betas:
     """Returns β_1…β_T evenly spaced; Ho et al. 2020, section 4."""
+    _check_betas(beta_1, beta_T)
     return np.linspace(beta_1, beta_T, T)
 
 
 def quadratic(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02) -> Betas:
     """Returns β_1…β_T with evenly spaced square roots; the `quad` of Ho et al.'s code."""
+    _check_betas(beta_1, beta_T)
     return np.linspace(beta_1**0.5, beta_T**0.5, T) ** 2
 
 
 def sigmoid(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02) -> Betas:
     """Returns β_1 + (β_T - β_1) sigmoid(u), u from -6 to 6: flat at both ends; Xu et al. 2022."""
+    _check_betas(beta_1, beta_T)
     return beta_1 + (beta_T - beta_1) / (1 + np.exp(-np.linspace(-6, 6, T)))
 
 
@@ -43,8 +46,18 @@ def cosine(T: int, *, s: float = 0.008) -> Betas:
 
     The offset s keeps β_1 from vanishing; β is kept below 0.999, as ᾱ_T would be 0.
     """
+    if not 0 < s < 1:
+        raise ValueError(f"s is {s!r}; it must be between 0 and 1")
     alpha_bar = np.cos((np.arange(T + 1) / T + s) / (1 + s) * np.pi / 2) ** 2
     return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+
+
+def _check_betas(beta_1: float, beta_T: float) -> None:
+    for name, value in (("beta_1", beta_1), ("beta_T", beta_T)):
+        if not 0 < value < 1:
+            raise ValueError(f"{name} is {value!r}; it must be between 0 and 1")
+    if beta_T < beta_1:
+        raise ValueError(f"beta_T is {beta_T!r}; it must be at least beta_1, which is {beta_1!r}")
 
 
 SCHEDULES: dict[str, Callable[..., Betas]] = {

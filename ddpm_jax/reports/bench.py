@@ -1,5 +1,6 @@
 """How fast a config runs on this machine: compilation, training, sampling, memory, data."""
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.reports.info import count_parameters, forward_flops, planned_bytes
 from ddpm_jax.runtime.mesh import fitting_mesh, shard_batch
-from ddpm_jax.sampling.chain import SampleProgram, override
+from ddpm_jax.sampling.chain import SampleProgram
 from ddpm_jax.training.step import batch_layout, check_batch, jit_init, jit_train_step, state_layout
 
 _WINDOWS = 5
@@ -178,7 +179,7 @@ def _sampling(experiment: Experiment, mesh: Mesh, params: Any, steps: int) -> di
     options = experiment.config.sample
     T = experiment.config.diffusion.timesteps
     length = min(steps, T)
-    program = SampleProgram(experiment, mesh, override(options, steps=length))
+    program = SampleProgram(experiment, mesh, dataclasses.replace(options, steps=length))
     program(params, options.batch_size, seed=0)
     took = []
     for _ in range(_WINDOWS):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ddpm_jax import plots
+from ddpm_jax import plots, tables
 from ddpm_jax.config import Config, override
 from ddpm_jax.data import open_source, resolve
 from ddpm_jax.data.pixels import to_unit
@@ -187,18 +187,20 @@ def _loss(subject: Subject, path: StoragePath) -> None:
 
 
 def _schedules(subject: Subject, path: StoragePath) -> None:
-    """The noise schedules side by side, with this config's T, β₁, β_T and s.
+    """The noise schedules side by side, with this config's T and options.
 
     A schedule that float32 can't hold at this T is left out.
     """
     settings = subject.config.diffusion
-    given = {"beta_1": settings.beta_1, "beta_T": settings.beta_T, "s": settings.s}
     own = settings.schedule
     curves = {}
-    for name in SCHEDULES:
+    for name, row in SCHEDULES.items():
+        takes = tables.options_of(row)
+        shared = {option: v for option, v in own.options.items() if option in takes}
+        shown = f"{name} (this one)" if name == own.name else name
         with suppress(ValueError):
-            schedule = make_schedule(name, settings.timesteps, **given)
-            curves[f"{name} (this one)" if name == own else name] = np.asarray(schedule.alpha_bar)
+            schedule = make_schedule(name, settings.timesteps, **shared)
+            curves[shown] = np.asarray(schedule.alpha_bar)
     plots.schedules(path, curves)
 
 

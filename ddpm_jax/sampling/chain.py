@@ -4,7 +4,6 @@ Sample i of a seed is drawn from noise that is folded from i, so the first ten o
 the ten, on any number of devices and in batches of any size.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -94,8 +93,8 @@ class SampleProgram:
                 "sample.guidance needs a network trained with some labels dropped "
                 "(train.label_dropout above 0), and this one was not"
             )
-        extra = {} if options.eta is None else {"eta": options.eta}
-        self.sampler: Sampler = make_sampler(options.sampler, experiment.schedule, **extra)
+        chosen = options.sampler
+        self.sampler: Sampler = make_sampler(chosen.name, experiment.schedule, **chosen.options)
         self.times = time_steps(T, options.steps or T)
         rows = batch_sharding(mesh)
         self._start = jax.jit(self._first_carry, out_shardings=rows)
@@ -205,17 +204,6 @@ def _chunk(steps: int) -> int:
     wanted = max(1, round(steps / _CHUNKS))
     near = [size for size in range(wanted, min(3 * wanted, steps) + 1) if steps % size == 0]
     return near[0] if near else wanted
-
-
-def override(options: SampleConfig, **changes: Any) -> SampleConfig:
-    """Returns the options with those changes that are not None.
-
-    Another sampler does not inherit the eta of the one before.
-    """
-    given = {name: value for name, value in changes.items() if value is not None}
-    if given.get("sampler", options.sampler) != options.sampler:
-        given = {"eta": None} | given
-    return dataclasses.replace(options, **given)
 
 
 def write_samples(path: StoragePath, drawn: Samples) -> None:

@@ -11,13 +11,13 @@ import jax
 from jax.sharding import Mesh
 
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
-from ddpm_jax.config import Config, SampleConfig
+from ddpm_jax.config import Config, SampleConfig, override
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.files import StoragePath, storage_path
 from ddpm_jax.runtime.distributed import broadcast_from_first
 from ddpm_jax.runtime.mesh import fitting_mesh, with_shardings
-from ddpm_jax.sampling.chain import SampleProgram, Samples, override
+from ddpm_jax.sampling.chain import SampleProgram, Samples
 
 
 class Run:
@@ -50,28 +50,20 @@ class Run:
         seed: int = 0,
         first: int = 0,
         labels: Sequence[int] | None = None,
-        guidance: float | None = None,
-        sampler: str | None = None,
-        steps: int | None = None,
-        eta: float | None = None,
-        batch_size: int | None = None,
         num_trajectories: int = 0,
         progress: Callable[[int, int], None] = lambda done, total: None,
+        **settings: Any,
     ) -> Samples:
-        """Draws samples first … first+num-1; what is None is as the run's config says.
+        """Draws samples first … first+num-1 of a seed.
+
+        `settings` replace those of the config's `sample` section, and options of its sampler:
+        `run.sample(16, sampler="ddim", eta=0.5, steps=50)`.
 
         Returns float32 samples `[num, …]` on the data's scale ([-1, 1] for pictures), their
         labels, and the trajectories of the first `num_trajectories` samples. Raises UserError for
         settings that do not exist or do not go together.
         """
-        options = override(
-            self.config.sample,
-            guidance=guidance,
-            sampler=sampler,
-            steps=steps,
-            eta=eta,
-            batch_size=batch_size,
-        )
+        options = override(self.config.sample, settings)
         if options not in self._programs:
             self._programs[options] = SampleProgram(self.experiment, self.mesh, options)
         if num is None:

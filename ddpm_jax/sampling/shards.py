@@ -7,7 +7,6 @@ Each file is drawn by one process, on its own devices, with one compiled shape: 
 not depend on how many processes there are, nor on who was killed in between.
 """
 
-import dataclasses
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -15,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_jax.config import SampleConfig
+from ddpm_jax.config import SampleConfig, override, to_dict
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import StoragePath, StoreError, replacing
 from ddpm_jax.runtime import distributed
-from ddpm_jax.sampling.chain import Samples, override, write_samples
+from ddpm_jax.sampling.chain import Samples, write_samples
 from ddpm_jax.sampling.run import Run
 
 _ABOUT = "samples.json"
@@ -41,7 +40,7 @@ def sample_shards(
     `progress` is told the files done and to do by this process. Returns how many samples the folder
     then holds. Raises UserError, on every process, if it holds other samples.
     """
-    chosen = override(run.config.sample, **options)
+    chosen = override(run.config.sample, options)
     if num is None:
         num = chosen.num if labels is None else len(labels)
     if labels is not None and len(labels) != num:
@@ -82,7 +81,7 @@ def _path(folder: StoragePath, k: int) -> StoragePath:
 def _about(
     run: Run, chosen: SampleConfig, num: int, seed: int, labels: Sequence[int] | None
 ) -> dict[str, Any]:
-    settings = {name: value for name, value in dataclasses.asdict(chosen).items() if name != "num"}
+    settings = {name: value for name, value in to_dict(chosen).items() if name != "num"}
     given = None if labels is None else list(labels)
     about = {"step": run.step, "params": run.name, "seed": seed, "num": num, "labels": given}
     return {**about, **settings}

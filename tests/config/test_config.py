@@ -6,6 +6,7 @@ import pytest
 
 from ddpm_jax import config as configs
 from ddpm_jax.config import (
+    Choice,
     Config,
     DiffusionConfig,
     DigitsData,
@@ -14,7 +15,7 @@ from ddpm_jax.config import (
     TfdsData,
     UNetConfig,
 )
-from ddpm_jax.config.files import _members
+from ddpm_jax.config.values import members
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import MODELS
 from tests.tiny import TINY, changed
@@ -75,24 +76,60 @@ def test_text_that_is_not_json_is_named_with_its_file():
         ({"train": {"keep_every": 0}}, "train.keep_every is 0"),
         ({"train": {"steps_per_dispatch": 5}}, "a multiple of train.steps_per_dispatch"),
         ({"diffusion": {"timesteps": 0}}, "diffusion.timesteps is 0"),
-        ({"diffusion": {"beta_T": 1.5}}, "diffusion.beta_T is 1.5; it must be between 0 and 1"),
-        ({"diffusion": {"beta_1": 0.5}}, "at least beta_1, which is 0.5"),
+        (
+            {"diffusion": {"schedule": Choice("linear", beta_T=1.5)}},
+            "diffusion.schedule.beta_T is 1.5; it must be between 0 and 1",
+        ),
+        (
+            {"diffusion": {"schedule": Choice("linear", beta_1=0.5)}},
+            "diffusion.schedule.beta_T is 0.02; it must be at least beta_1, which is 0.5",
+        ),
+        (
+            {"diffusion": {"schedule": Choice("cosine", s=0.0)}},
+            "diffusion.schedule.s is 0.0; it must be between 0 and 1",
+        ),
+        (
+            {"diffusion": {"weighting": Choice("min_snr", gamma=0.0)}},
+            "diffusion.weighting.gamma is 0.0; it must be above 0",
+        ),
+        (
+            {"diffusion": {"weighting": Choice("p2", gamma=-1.0)}},
+            "diffusion.weighting.gamma is -1.0; it must be 0 or more",
+        ),
+        (
+            {"diffusion": {"weighting": Choice("p2", k=0.0)}},
+            "diffusion.weighting.k is 0.0; it must be above 0",
+        ),
         ({"diffusion": {"schedule": "cosin"}}, "did you mean cosine?"),
         ({"diffusion": {"prediction": "x0"}}, "did you mean x_0?"),
         ({"diffusion": {"loss": "l3"}}, "diffusion.loss is 'l3'; it must be one of huber, l1, l2"),
         ({"sample": {"sampler": "dddm"}}, "sample.sampler is 'dddm'"),
+        ({"sample": {"sampler": Choice("ddim", eta=2.0)}}, "sample.sampler.eta is 2"),
+        ({"sample": {"sampler": Choice("ddim", eta="no")}}, "sample.sampler.eta is 'no'; it must"),
+        ({"sample": {"sampler": Choice("ddim", etta=1.0)}}, "(did you mean eta?)"),
+        ({"sample": {"sampler": 3}}, "sample.sampler is 3; it must be a Choice or a row's name"),
         ({"sample": {"steps": 21}}, "at most diffusion.timesteps, which is 20"),
         ({"sample": {"guidance": 1.0}, "train": {"label_dropout": 0.0}}, "sample.guidance is 1.0"),
         ({"model": {"multipliers": (1, 2, 2, 2, 2)}}, "8×8 is not divisible by 16"),
         ({"model": {"attention": (5,), "multipliers": (1, 2)}}, "the levels have 8, 4"),
         ({"model": {"heads": 3}}, "model.heads is 3"),
         ({"model": {"num_classes": 0}}, "train.label_dropout is 0.2; it must be 0 without labels"),
-        ({"optimizer": {"weight_decay": 0.1}}, "use --optimizer.name adamw"),
+        (
+            {"optimizer": {"method": Choice("adam", weight_decay=0.1)}},
+            "optimizer.method.weight_decay is 0.1; it must be left out for adam, which has none "
+            "(adamw has it)",
+        ),
+        ({"optimizer": {"method": Choice("adamw", weight_decay=-1.0)}}, "it must be 0 or more"),
+        ({"optimizer": {"method": Choice("adam", beta1=1.0)}}, "optimizer.method.beta1 is 1.0"),
+        ({"optimizer": {"method": Choice("adam", eps=0.0)}}, "optimizer.method.eps is 0.0"),
         ({"optimizer": {"learning_rate": float("nan")}}, "optimizer.learning_rate is nan"),
         ({"mesh": {"fsdp": 0}}, "mesh.fsdp is 0"),
         ({"optimizer": {"clip": float("inf")}}, "optimizer.clip is inf; it must be a finite"),
         ({"diffusion": {"schedule": "linear", "timesteps": 10_000}}, "lower beta_T"),
-        ({"sample": {"eta": 0.5}}, "sample.eta is 0.5; it must be left out for ddpm"),
+        (
+            {"sample": {"sampler": Choice("ddpm", eta=0.5)}},
+            "sample.sampler.eta is 0.5; it must be left out for ddpm, which has none (ddim has it)",
+        ),
     ],
 )
 def test_what_can_not_be_trained_is_refused_when_built(sections, words):
@@ -117,11 +154,17 @@ def test_differences_name_what_changed_and_tell_the_breaking_ones():
     assert configs.breaking(TINY, new) == {"model.channels": (8, 16)}
     other = changed(TINY, diffusion={"prediction": "v"})
     assert list(configs.breaking(TINY, other)) == ["diffusion.prediction"]
+    ddim = changed(TINY, sample={"sampler": Choice("ddim", eta=0.5)})
+    assert configs.differences(TINY, ddim) == {
+        "sample.sampler": ("ddpm", "ddim"),
+        "sample.sampler.eta": (None, 0.5),
+    }
+    assert not configs.breaking(TINY, ddim)
 
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_network_has_its_settings_and_no_others(kind):
-    sections = {cls.kind: cls for cls in _members(configs.ModelConfig)}
+    sections = {cls.kind: cls for cls in members(configs.ModelConfig)}
     fields = {
         item.name
         for item in dataclasses.fields(MODELS[kind])
@@ -143,7 +186,7 @@ def test_every_choice_of_a_table_is_taken():
     }
     for name, table in tables.items():
         for row in table:
-            assert getattr(DiffusionConfig(**{name: row}), name) == row
+            assert getattr(DiffusionConfig(**{name: row}), name).name == row
 
 
 def test_every_setting_is_frozen_and_typed():

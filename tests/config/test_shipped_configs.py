@@ -21,7 +21,7 @@ from ddpm_jax.training.step import batch_layout, make_multi_step, make_train_ste
 FILES = {path.stem: path for path in sorted(Path("configs").glob("*.py"))}
 every_config = pytest.mark.parametrize("name", FILES)
 
-# The networks whose sizes are known, from the paper's code or from the documents and their code.
+# Sizes of networks that are known from the paper's code or from a config's source.
 _CONVNEXT = {"model.block": "convnext", "model.dim": 32, "model.multipliers": (1, 2, 4, 8)}
 KNOWN = [
     ("celebahq256", {}, 113_673_219),
@@ -55,46 +55,54 @@ def test_it_has_the_known_number_of_parameters(name, settings, count):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
 
 
-# What the notebooks set; test_document_mnist.py has mnist_t10's.
-TOLD = {
+# What the sources of the configs set; test_document_mnist.py has those of mnist_t10.
+SOURCE_SETTINGS = {
     "swiss_roll": {
-        "diffusion": {"schedule": "sigmoid", "timesteps": 100, "beta_1": 1e-4, "beta_T": 0.02}
+        "diffusion": {"schedule": "sigmoid", "timesteps": 100}
+        | {"schedule.beta_1": 1e-4, "schedule.beta_T": 0.02}
         | {"prediction": "eps", "loss": "l2", "weighting": "none"},
-        "optimizer": {"name": "adam", "learning_rate": 1e-3, "clip": 1.0},
+        "optimizer": {"method": "adam", "learning_rate": 1e-3, "clip": 1.0},
         "train": {"steps": 78_000, "batch_size": 128},
         "data": {"shape": "swiss_roll", "size": 10_000},
     },
     "fashion_mnist": {
-        "diffusion": {"schedule": "linear", "timesteps": 200, "beta_1": 1e-4, "beta_T": 0.02}
+        "diffusion": {"schedule": "linear", "timesteps": 200}
+        | {"schedule.beta_1": 1e-4, "schedule.beta_T": 0.02}
         | {"prediction": "eps", "loss": "huber", "weighting": "none"},
-        "optimizer": {"name": "adam", "learning_rate": 1e-3, "clip": None},
+        "optimizer": {"method": "adam", "learning_rate": 1e-3, "clip": None},
         "train": {"steps": 5 * 469, "batch_size": 128, "ema_decay": 0.0, "preview_every": 1_000},
         "data": {"name": "fashion_mnist", "image_size": [28, 28], "flip": True},
         "sample": {"sampler": "ddpm", "clip": False, "num": 64},
     },
     "flowers102": {
-        "diffusion": {"schedule": "linear", "timesteps": 1_000, "beta_1": 1e-4, "beta_T": 0.02}
+        "diffusion": {"schedule": "linear", "timesteps": 1_000}
+        | {"schedule.beta_1": 1e-4, "schedule.beta_T": 0.02}
         | {"prediction": "eps", "loss": "l1", "weighting": "none"},
-        "optimizer": {"name": "adam", "learning_rate": 1e-3, "clip": None},
+        "optimizer": {"method": "adam", "learning_rate": 1e-3, "clip": None},
         "train": {"steps": 1_000 * 43, "batch_size": 192, "ema_decay": 0.0},
         "data": {"name": "oxford_flowers102", "image_size": [128, 128], "flip": False},
         "sample": {"sampler": "ddpm", "clip": False},
     },
     "single_image": {
-        "diffusion": {"schedule": "linear", "timesteps": 100, "beta_1": 1e-3, "beta_T": 0.2}
+        "diffusion": {"schedule": "linear", "timesteps": 100}
+        | {"schedule.beta_1": 1e-3, "schedule.beta_T": 0.2}
         | {"prediction": "v", "loss": "l2", "weighting": "none"},
-        "optimizer": {"name": "adam", "learning_rate": 1e-4, "clip": None},
+        "optimizer": {"method": "adam", "learning_rate": 1e-4, "clip": None},
         "train": {"batch_size": 2},
         "sample": {"sampler": "ddpm-beta"},
     },
 }
 
 
-@pytest.mark.parametrize("name", TOLD)
-def test_it_has_its_notebooks_settings(name):
-    found = configs.to_dict(configs.load_file(FILES[name]))
-    told = TOLD[name]
-    assert {part: {each: found[part][each] for each in told[part]} for part in told} == told
+@pytest.mark.parametrize("name", SOURCE_SETTINGS)
+def test_it_has_the_settings_of_its_source(name):
+    found = configs.flatten(configs.load_file(FILES[name]))
+    expected = {
+        f"{part}.{each}": value
+        for part, settings in SOURCE_SETTINGS[name].items()
+        for each, value in settings.items()
+    }
+    assert {each: found[each] for each in expected} == expected
 
 
 @every_config

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ddpm_jax.cli import _split
+from ddpm_jax.cli.flags import split
 from ddpm_jax.config import Config, DigitsData, MlpConfig, PointsData, SampleConfig
 from ddpm_jax.data import open_source
 from ddpm_jax.errors import UserError
@@ -41,6 +41,6 @@ def test_data_of_another_shape_is_refused():
 
 def test_options_of_one_section_are_taken_with_their_values():
     words = ["--seed", "3", "--data.image_size", "8", "8", "--json", "--data.table=1", "--metrics"]
-    taken, rest = _split([*words, "coverage"], "--data.")
+    taken, rest = split([*words, "coverage"], lambda name: name.startswith("data."))
     assert taken == ["--data.image_size", "8", "8", "--data.table=1"]
     assert rest == ["--seed", "3", "--json", "--metrics", "coverage"]

@@ -259,7 +259,7 @@ def test_a_bucket_that_can_not_be_used_is_one_line_at_once(
     name, where, advice, run, capsys, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "configs").symlink_to(Path(cli.__file__).parents[1] / "configs")
+    (tmp_path / "configs").symlink_to(Path(cli.__file__).parents[2] / "configs")
     assert cli.main([word.format(where) for word in COMMANDS[name]]) == 2
     out, err = capsys.readouterr()
     assert err.count("\n") == 1, err
@@ -384,7 +384,8 @@ def test_without_gcsfs_the_extra_is_named(bucket, monkeypatch, capsys):
 
 def test_no_client_is_imported_for_a_local_folder():
     code = (
-        "import sys, ddpm_jax, ddpm_jax.cli as cli\ncli.main(['--help']); cli.storage_path('a')\n"
+        "import sys, ddpm_jax.files as files, ddpm_jax.cli as cli; cli.main(['--help']);"
+        "files.storage_path('runs/a');"
         "sys.exit(any(name in sys.modules for name in ('gcsfs', 'fsspec', 'aiohttp', 'etils')))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)

@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ddpm_jax.models.convolutions import DepthwiseConv, Double, Halve, depthwise_conv
 
 from ddpm_jax.models import convolutions
-from ddpm_jax.models.convolutions import DepthwiseConv, Double, Halve, depthwise_conv
 from ddpm_jax.models.layers import GroupNorm
 
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ddpm_jax.models.linear_attention import LinearAttention
 
 from ddpm_jax.models import linear_attention
-from ddpm_jax.models.linear_attention import LinearAttention
 from ddpm_jax.runtime.mesh import batch_sharding, make_mesh, replicated
 
 HEADS, CHANNELS = 2, 3

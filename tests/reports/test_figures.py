@@ -11,6 +11,7 @@ from PIL import Image
 
 from ddpm_jax import plots
 from ddpm_jax.config import (
+    Choice,
     Config,
     DiffusionConfig,
     MlpConfig,
@@ -37,7 +38,7 @@ SCHEDULE = make_schedule("linear", 10, beta_1=0.1, beta_T=0.8)
 POINTS = Config(
     data=PointsData(size=300),
     model=MlpConfig(width=8, layers=1),
-    diffusion=DiffusionConfig(timesteps=20, beta_T=0.5),
+    diffusion=DiffusionConfig(timesteps=20, schedule=Choice("linear", beta_T=0.5)),
     train=TrainConfig(steps=4, batch_size=16, log_every=2, save_every=4, preview_every=None),
     sample=SampleConfig(sampler="ddpm", clip=False, num=3),
 )

@@ -8,8 +8,9 @@ import optax
 import pytest
 
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
+from ddpm_jax.config import Choice
 from ddpm_jax.experiment import build
-from ddpm_jax.optimizers import make_learning_rate, make_optimizer
+from ddpm_jax.optimizers import make_learning_rate
 from ddpm_jax.runtime import mesh as meshes
 from ddpm_jax.runtime.mesh import shard_batch
 from ddpm_jax.training.state import ema_update
@@ -172,8 +173,8 @@ def test_the_gradient_that_is_logged_is_not_clipped(trainer):
 
 
 def test_clipping_bounds_what_the_optimizer_sees():
-    config = dataclasses.replace(TINY.optimizer, clip=0.5, warmup=0, learning_rate=1.0)
-    optimizer = make_optimizer(config, make_learning_rate(config, 10))
+    changes = {"clip": 0.5, "warmup": 0, "learning_rate": 1.0}
+    optimizer = build(changed(TINY, optimizer=changes)).optimizer
     grads = {"w": jnp.full((4,), 100.0)}
     _, state = optimizer.update(grads, optimizer.init(grads), grads, step=0)
     moments = [
@@ -192,10 +193,9 @@ def test_every_optimizer_has_a_state_of_one_form():
         {},
         {"clip": None},
         {"warmup": 5, "decay": "cosine"},
-        {"name": "adamw", "weight_decay": 0.1},
+        {"method": Choice("adamw", weight_decay=0.1)},
     ):
-        config = dataclasses.replace(TINY.optimizer, **changes)
-        state = make_optimizer(config, make_learning_rate(config, 10)).init(params)
+        state = build(changed(TINY, optimizer=changes)).optimizer.init(params)
         forms.add(str(jax.tree.structure(state)))
     assert len(forms) == 1
 
@@ -203,19 +203,20 @@ def test_every_optimizer_has_a_state_of_one_form():
 def test_adamw_decays_weights_and_adam_does_not():
     zero = {"w": jnp.zeros(3)}
     ones = {"w": jnp.ones(3)}
-    for name, decay, expected in (("adam", 0.0, 1.0), ("adamw", 0.1, 1.0 - 0.01 * 0.1)):
-        config = dataclasses.replace(
-            TINY.optimizer, name=name, weight_decay=decay, warmup=0, learning_rate=0.01
-        )
-        optimizer = make_optimizer(config, make_learning_rate(config, 10))
+    for method, expected in (
+        (Choice("adam"), 1.0),
+        (Choice("adamw", weight_decay=0.1), 1.0 - 0.01 * 0.1),
+    ):
+        changes = {"method": method, "warmup": 0, "learning_rate": 0.01}
+        optimizer = build(changed(TINY, optimizer=changes)).optimizer
         updates, _ = optimizer.update(zero, optimizer.init(ones), ones, step=0)
         (after,) = arrays(optax.apply_updates(ones, updates))
         np.testing.assert_allclose(after, expected, rtol=1e-6)
 
 
 def test_the_rate_follows_the_step_of_the_run_and_not_the_updates_made():
-    config = dataclasses.replace(TINY.optimizer, learning_rate=1.0, warmup=0, decay="linear")
-    optimizer = make_optimizer(config, make_learning_rate(config, 10))
+    changes = {"learning_rate": 1.0, "warmup": 0, "decay": "linear"}
+    optimizer = build(changed(TINY, train={"steps": 10}, optimizer=changes)).optimizer
     ones = {"w": jnp.ones(3)}
     state = optimizer.init(ones)
     for step, rate in ((0, 1.0), (5, 0.5), (5, 0.5), (9, 0.1)):
@@ -226,8 +227,7 @@ def test_the_rate_follows_the_step_of_the_run_and_not_the_updates_made():
 
 @pytest.mark.parametrize("decay", ["constant", "linear", "cosine"])
 def test_the_learning_rate_rises_then_follows_its_course(decay):
-    config = dataclasses.replace(TINY.optimizer, learning_rate=2.0, warmup=10, decay=decay)
-    rate = make_learning_rate(config, 110)
+    rate = make_learning_rate(2.0, 110, warmup=10, decay=decay)
     rates = np.array([rate(n) for n in range(111)])
     np.testing.assert_allclose(rates[:10], 0.2 * np.arange(1, 11), rtol=1e-6)
     share = {"constant": 1.0, "linear": 0.5, "cosine": 0.5}[decay]

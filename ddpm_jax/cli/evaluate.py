@@ -1,0 +1,46 @@
+"""`ddpm evaluate`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ddpm_jax import config as configs
+from ddpm_jax.cli.arguments import Shared, options_of, settings_of, target_of
+from ddpm_jax.cli.console import bar, show, warn
+from ddpm_jax.cli.flags import HELP, read, split
+from ddpm_jax.evaluation.evaluate import evaluate
+from ddpm_jax.runtime.distributed import is_first
+from ddpm_jax.sampling.run import load
+
+
+@dataclass(frozen=True)
+class Options:
+    """Compares samples of a run with its data, or with other data: --data.split test."""
+
+    metrics: tuple[str, ...] | None = None
+    """Names of metrics; if left out, all that apply to the data."""
+    seed: int = 0
+    """Seed of the samples."""
+    checkpoint: int | None = None
+    """Step of the checkpoint; if left out, the newest good one."""
+    params: Literal["ema", "raw"] = "ema"
+    """The moving average of the parameters, or the parameters themselves."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+def run(words: list[str]) -> int:
+    """Prints the metrics of a run."""
+    if words and words[-1] in HELP:
+        shown = [*settings_of(Options), *configs.settings(Shared())]
+        read("ddpm evaluate RUN", ["--help"], shown, (Options.__doc__ or "").strip())
+    target, words = target_of(words, "ddpm evaluate", "RUN")
+    prog = f"ddpm evaluate {target}"
+    of_data, words = split(words, lambda name: name.startswith("data."))
+    options = options_of(Options, prog, words)
+    run = load(target, checkpoint=options.checkpoint, params=options.params, report=warn)
+    given = read(prog, of_data, configs.settings(run.config))
+    data = configs.override(run.config, given).data
+    values = evaluate(run, options.metrics, data=data, seed=options.seed, progress=bar)
+    if is_first():
+        show(values, options.json)
+    return 0

@@ -1,0 +1,117 @@
+"""Dispatch, exit codes and the first help page of the `ddpm` command."""
+
+import atexit
+import gc
+import importlib
+import importlib.metadata
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from ddpm_jax.errors import UserError, nearest
+from ddpm_jax.runtime.compilation import enable_compilation_cache
+from ddpm_jax.runtime.distributed import find_process, joined
+
+
+class Command(NamedTuple):
+    """One command."""
+
+    run: Callable[[list[str]], int]
+    """Takes the words behind the command's name; returns the exit code."""
+    usage: str
+    help: str
+    shared: bool = False
+    """Whether several processes can share the work."""
+
+
+def _module(name: str) -> Callable[[list[str]], int]:
+    """Returns the `run` of a command's module, imported when it is called.
+
+    JAX takes a second to import, tyro a tenth. `ddpm --help` and a mistyped command need neither.
+    """
+    return lambda words: importlib.import_module(f"ddpm_jax.cli.{name}").run(words)
+
+
+COMMANDS = {
+    "train": Command(_module("train"), "CONFIG", "train a config, or go on where it stopped", True),
+    "sample": Command(_module("sample"), "RUN", "draw samples from a run", True),
+    "evaluate": Command(_module("evaluate"), "RUN", "compare a run's samples with its data", True),
+    "plot": Command(_module("plot"), "CONFIG|RUN [FIGURE]", "draw a figure, or the config's own"),
+    "info": Command(_module("info"), "CONFIG|RUN", "parameters, FLOPs, memory, data"),
+    "bench": Command(_module("bench"), "CONFIG|RUN", "how fast it runs on this machine"),
+    "data": Command(
+        _module("data"), "prepare NAME|info SOURCE", "prepare a TFDS data set; look at any data"
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 2 for a mistake of the user, told in one line."""
+    if argv is None:  # This is the program, not a call from Python.
+        # Importing and tracing make millions of objects, and hardly any become garbage. Looking for
+        # it took a tenth of a short command's time, and again as much when Python ended.
+        gc.set_threshold(10_000, 10, 10)
+        atexit.register(gc.freeze)
+    try:
+        code = _answer(list(sys.argv[1:] if argv is None else argv))
+        # If the reader has left, it must show here: when Python ends, it would print an error.
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # `head` leaves early, for example. Python must not try to flush again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _answer(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(importlib.metadata.version("ddpm_jax"))
+        return 0
+    try:
+        if words[0] not in COMMANDS:
+            known = ", ".join(COMMANDS)
+            hint = nearest(words[0], list(COMMANDS))
+            raise UserError(f"there is no command {words[0]}{hint}; there are {known}")
+        command = COMMANDS[words[0]]
+        enable_compilation_cache()
+        if not command.shared or words[-1] in ("-h", "--help"):
+            return command.run(words[1:])
+        return _run_shared(command, words[1:], f"ddpm {words[0]}")
+    except UserError as error:
+        # Names of files may hold line breaks; the message must stay one line.
+        print(f"ddpm: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        return 2
+    except SystemExit:  # tyro has printed its help.
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run_shared(command: Command, words: list[str], prog: str) -> int:
+    """Runs a command as one of several processes, if it is one; all end with one exit code."""
+    from ddpm_jax.cli.arguments import Shared, options_of
+    from ddpm_jax.cli.flags import split
+
+    named, rest = split(words, lambda name: name.startswith("distributed."))
+    place = find_process(options_of(Shared, prog, named).distributed)
+    if place is None:
+        return command.run(rest)
+    with joined(place):
+        return command.run(rest)
+
+
+def _usage() -> str:
+    rows = [(f"ddpm {name} {row.usage}", row.help) for name, row in COMMANDS.items()]
+    width = max(len(left) for left, _ in rows)
+    lines = "\n".join(f"  {left:<{width}}  {right}" for left, right in rows)
+    return (
+        "Denoising diffusion probabilistic models in JAX.\n\n"
+        f"{lines}\n\n"
+        "CONFIG is a config file, the name of a shipped one (digits, cifar10, …), or a run.\n"
+        "Any setting of a config can be replaced by its dotted name: --train.steps 200.\n"
+        "ddpm COMMAND --help says more."
+    )

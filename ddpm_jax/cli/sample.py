@@ -1,0 +1,94 @@
+"""`ddpm sample`."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ddpm_jax import config as configs
+from ddpm_jax import plots
+from ddpm_jax.cli.arguments import Shared, built, settings_of, target_of
+from ddpm_jax.cli.console import bar, warn
+from ddpm_jax.cli.flags import HELP, read
+from ddpm_jax.config import SampleConfig, Setting
+from ddpm_jax.errors import UserError
+from ddpm_jax.files import StoragePath, storage_path
+from ddpm_jax.runtime.distributed import is_first
+from ddpm_jax.sampling.chain import animation_size, write_samples
+from ddpm_jax.sampling.run import load
+from ddpm_jax.sampling.shards import sample_shards
+
+_WRITERS = (".png", ".gif", ".npz")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Draws samples from a run. Settings that are left out are those of the run's config."""
+
+    seed: int = 0
+    """Sample i depends only on the seed and on i."""
+    labels: tuple[int, ...] | None = None
+    """One class for each sample, or one class for all; if left out, each class in turn."""
+    checkpoint: int | None = None
+    """Step of the checkpoint; if left out, the newest good one."""
+    params: Literal["ema", "raw"] = "ema"
+    """The moving average of the parameters, or the parameters themselves."""
+    output: str | None = None
+    """FILE.png (a grid), FILE.gif (their denoising), FILE.npz, or a folder for many; if left out,
+    RUN-seedS.png here. A folder gets numbered .npz files, which several processes share out; after
+    a kill the same command adds what is missing."""
+
+
+def flags() -> list[Setting]:
+    """Returns what can be set: the command's own options, and the config's `sample` section."""
+    section = [
+        # An option of the sampler goes by its own name: --eta.
+        each._replace(
+            name=each.name.rpartition(".")[2], type=each.type | None, default=None, section=""
+        )
+        for each in configs.settings(SampleConfig())
+    ]
+    return [*settings_of(Options), *section]
+
+
+def run(words: list[str]) -> int:
+    """Draws samples into a file or a folder."""
+    about = (Options.__doc__ or "").strip()
+    if words and words[-1] in HELP:
+        read("ddpm sample RUN", ["--help"], [*flags(), *configs.settings(Shared())], about)
+    target, words = target_of(words, "ddpm sample", "RUN")
+    given = read(f"ddpm sample {target}", words, flags())
+    own = {each.name for each in settings_of(Options)}
+    options = built(Options, {name: value for name, value in given.items() if name in own})
+    settings = {name: value for name, value in given.items() if name not in own}
+    named = f"{storage_path(target).resolve().name}-seed{options.seed}.png"
+    output = storage_path(options.output or named)
+    if output.suffix not in ("", *_WRITERS):
+        known = ", ".join(_WRITERS)
+        raise UserError(f"--output {output}: its ending must be one of {known}, or none: a folder")
+    return _draw(target, output, options, settings)
+
+
+def _draw(target: str, output: StoragePath, options: Options, settings: dict[str, Any]) -> int:
+    to_folder = output.suffix == ""
+    run = load(
+        target,
+        checkpoint=options.checkpoint,
+        params=options.params,
+        here=to_folder,
+        report=warn,
+    )
+    num, labels = settings.pop("num", None), options.labels
+    if labels is not None and len(labels) == 1 and num is not None:
+        labels = labels * num
+    shared = {"seed": options.seed, "labels": labels, "progress": bar("sampling"), **settings}
+    if to_folder:
+        count = sample_shards(run, output, num, **shared)
+    else:
+        plots.check_path(output, output.suffix)
+        film = animation_size(run.config.data.example_shape) if output.suffix == ".gif" else 0
+        drawn = run.sample(num, num_trajectories=film, **shared)
+        count = len(drawn.samples)
+        if is_first():
+            write_samples(output, drawn)
+    if is_first():
+        print(f"{count} samples of step {run.step} in {output}")
+    return 0

@@ -1,0 +1,66 @@
+"""`ddpm train`."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ddpm_jax import config as configs
+from ddpm_jax.cli.arguments import Request, Shared, request
+from ddpm_jax.cli.plot import Figure, draw, own_figures
+from ddpm_jax.errors import UserError
+from ddpm_jax.files import StoragePath, storage_path
+
+
+@dataclass(frozen=True)
+class Options:
+    """Trains a config in a folder, and goes on from its newest checkpoint if there is one.
+
+    CONFIG is a config file, the name of a shipped config, or the folder of a run. Several processes
+    share the work with the --distributed settings; Slurm and TPU pods set them by themselves.
+    """
+
+    workdir: str | None = None
+    """Folder of the run; if left out, runs/NAME for NAME.py, or the run itself."""
+    smoke: bool = False
+    """Run the config's small version in seconds, in runs/NAME-smoke, to see that all works."""
+
+
+def run(words: list[str]) -> int:
+    """Trains, draws the config's own figures, and returns the exit code."""
+    asked = request("ddpm train", "CONFIG", words, Options, more=configs.settings(Shared()))
+    figures = own_figures(asked.config)
+    workdir = storage_path(asked.options.workdir or _default_workdir(asked))
+    from ddpm_jax.training.train import train
+
+    code = train(asked.config, workdir)
+    if figures and code == 0:
+        _draw_at_the_end(asked.config, workdir, figures)
+    return code
+
+
+def _default_workdir(asked: Request) -> str:
+    if storage_path(asked.target).is_dir():
+        return asked.target
+    name = Path(asked.target).stem
+    return f"runs/{name}-smoke" if asked.options.smoke else f"runs/{name}"
+
+
+def _draw_at_the_end(config: configs.Config, run: StoragePath, figures: list[Figure]) -> None:
+    """Draws a config's own figures once all steps are done.
+
+    The run is complete without them: a figure that can't be drawn only prints a line.
+    """
+    import jax
+
+    from ddpm_jax.checkpoints.checkpoint import Checkpoints
+
+    # Several processes would have to draw together.
+    if jax.process_count() > 1:
+        return
+    if (Checkpoints(run).newest_good() or 0) < config.train.steps:
+        return
+    for figure in figures:
+        try:
+            draw(config, run, [figure])
+        except (OSError, UserError) as error:
+            print(f"the figure {figure[0]} was not drawn: {error}", file=sys.stderr)

@@ -1,0 +1,118 @@
+"""A config from plain values, and with some of its settings replaced or compared."""
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from ddpm_jax.config.checks import require_row
+from ddpm_jax.config.choices import choice_fields
+from ddpm_jax.config.migrations import RENAMED, lift
+from ddpm_jax.config.plain import flatten, to_dict
+from ddpm_jax.config.run import Config
+from ddpm_jax.config.settings import canonical
+from ddpm_jax.config.settings import settings as settings_of
+from ddpm_jax.config.values import members, typed
+from ddpm_jax.errors import UserError, nearest
+
+Section = TypeVar("Section")
+
+
+def from_dict(plain: dict[str, Any]) -> Config:
+    """Rebuilds a Config from `to_dict`'s values; settings left out take their defaults.
+
+    Raises UserError for an unknown setting or kind, or a value of another type.
+    """
+    return _section(Config, plain, "")
+
+
+def from_saved(plain: dict[str, Any]) -> Config:
+    """Rebuilds a Config from what any version saved, with its `format`; without it, format 0.
+
+    Raises UserError as `from_dict` does, and for a format of a newer version.
+    """
+    if not isinstance(plain, dict):
+        return from_dict(plain)
+    settings = {name: value for name, value in plain.items() if name != "format"}
+    return from_dict(lift(settings, plain.get("format", 0)))
+
+
+def _section(hint: Any, plain: Any, where: str) -> Any:
+    if not isinstance(plain, dict):
+        raise UserError(f"{where or 'config'} is {plain!r}; it must be a table of settings")
+    kinds = {cls.kind: cls for cls in members(hint) if hasattr(cls, "kind")}
+    if kinds:
+        kind = plain.get("kind", next(iter(kinds)))
+        require_row(f"{where}.kind", kind, kinds)
+        cls = kinds[kind]
+    else:
+        cls = hint
+    hints, choices = typing.get_type_hints(cls), choice_fields(cls)
+    names = [item.name for item in dataclasses.fields(cls)]
+    values = {}
+    for name, value in plain.items():
+        dotted = f"{where}.{name}".lstrip(".")
+        if name == "kind" and kinds:
+            continue
+        if name not in names:
+            raise UserError(_unknown(dotted, names))
+        if name in choices:
+            values[name] = choices[name].read(value)
+        elif any(dataclasses.is_dataclass(member) for member in members(hints[name])):
+            values[name] = _section(hints[name], value, dotted)
+        else:
+            values[name] = typed(hints[name], value, dotted)
+    return cls(**values)
+
+
+def _unknown(dotted: str, known: list[str]) -> str:
+    if dotted in RENAMED:
+        return f"unknown setting {dotted}: it is now {RENAMED[dotted]}"
+    return f"unknown setting {dotted}{nearest(dotted.rpartition('.')[2], known)}"
+
+
+def override(config: Section, settings: Mapping[str, Any]) -> Section:
+    """Returns a config, or one section, with settings replaced by name: {"train.steps": 4}.
+
+    Another row keeps those options that it takes, too, unless a whole `Choice` is given. Raises
+    UserError for an unknown name or an impossible value.
+    """
+    known = [each.name for each in settings_of(config)]
+    given = {canonical(name, known): value for name, value in settings.items()}
+    plain = to_dict(config)
+    # A row comes before its options, whose names have one part more.
+    for name in sorted(given, key=lambda name: name.count(".")):
+        *path, last = name.split(".")
+        place, section = plain, config
+        for part in path:
+            place, section = place[part], getattr(section, part, None)
+        field = choice_fields(section).get(last) if dataclasses.is_dataclass(section) else None
+        value = given[name]
+        place[last] = value if field is None else field.changed(getattr(section, last), value)
+    return _section(type(config), plain, "")
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Returns the settings that differ, as dotted name -> (old value, new value).
+
+    None stands for an option that the old or the new row does not take.
+    """
+    before, after = flatten(old), flatten(new)
+    names = dict.fromkeys([*before, *after])
+    pairs = {name: (before.get(name), after.get(name)) for name in names}
+    return {name: (a, b) for name, (a, b) in pairs.items() if a != b}
+
+
+# Another value of one of these gives the saved parameters another shape or another meaning.
+_IDENTITY = ("model", "diffusion", "data.kind", "data.image_size", "data.channels")
+_HARMLESS = ("model.dropout", "model.dtype", "model.remat")
+
+
+def breaking(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Returns those differences with which a run of `old` can't go on as `new`."""
+
+    def breaks(name: str) -> bool:
+        inside = any(name == each or name.startswith(f"{each}.") for each in _IDENTITY)
+        return inside and name not in _HARMLESS
+
+    return {name: pair for name, pair in differences(old, new).items() if breaks(name)}

@@ -1,0 +1,38 @@
+"""Plain values, as JSON has them, checked against type annotations."""
+
+import types
+import typing
+from typing import Any, Literal
+
+from ddpm_jax.errors import UserError
+
+
+def members(hint: Any) -> tuple[Any, ...]:
+    """Returns the members of a union, or the one type itself."""
+    union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+    return typing.get_args(hint) if union else (hint,)
+
+
+def typed(hint: Any, value: Any, dotted: str) -> Any:
+    """Returns a plain value as its type: lists become tuples, whole numbers floats.
+
+    Raises UserError, with the dotted name of the setting, for a value of another type.
+    """
+    for member in members(hint):
+        origin, args = typing.get_origin(member), typing.get_args(member)
+        if member is Any or (origin is Literal and value in args):
+            return value
+        if origin is tuple and isinstance(value, list | tuple):
+            inner = args[:1] * len(value) if args[-1] is Ellipsis else args
+            if len(inner) == len(value):
+                return tuple(
+                    typed(each, item, dotted) for each, item in zip(inner, value, strict=True)
+                )
+        if member is type(None) and value is None:
+            return None
+        if member is float and type(value) in (int, float):
+            return float(value)  # type: ignore[arg-type]
+        if isinstance(member, type) and type(value) is member:
+            return value
+    named = str(getattr(hint, "__name__", hint)).replace("typing.", "")
+    raise UserError(f"{dotted} is {value!r}; it must be {named}")

@@ -1,0 +1,173 @@
+"""A row of a table and its options, as one setting."""
+
+import copy
+import dataclasses
+import json
+import pickle
+
+import pytest
+
+from ddpm_jax import config as configs
+from ddpm_jax.config import Choice, Config, DiffusionConfig, OptimizerConfig, SampleConfig
+from ddpm_jax.config.choices import choice_fields
+from ddpm_jax.diffusion import SAMPLERS, SCHEDULES, WEIGHTINGS
+from ddpm_jax.errors import UserError
+from ddpm_jax.optimizers import OPTIMIZERS
+from ddpm_jax.tables import signature_of
+from tests.tiny import TINY
+
+SECTIONS = {"diffusion": DiffusionConfig, "optimizer": OptimizerConfig, "sample": SampleConfig}
+ROWS = [
+    (section, name, row)
+    for section, cls in SECTIONS.items()
+    for name, field in choice_fields(cls).items()
+    for row in field.table
+]
+
+
+def test_a_rows_name_alone_is_completed_by_its_signature():
+    assert SampleConfig(sampler="ddim").sampler == Choice("ddim", eta=0.0)
+    assert DiffusionConfig().schedule == Choice("linear", beta_1=1e-4, beta_T=0.02)
+    some = DiffusionConfig(schedule=Choice("linear", beta_T=0.1))
+    assert some.schedule == Choice("linear", beta_1=1e-4, beta_T=0.1)
+
+
+def test_equal_choices_make_equal_and_hashable_sections():
+    one, other = (SampleConfig(sampler=it) for it in ("ddim", Choice("ddim", eta=0)))
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one != SampleConfig(sampler=Choice("ddim", eta=1.0))
+
+
+@pytest.mark.parametrize(
+    "make", [copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))]
+)
+def test_a_choice_is_copied_and_pickled(make):
+    assert make(Choice("ddim", eta=0.5)) == Choice("ddim", eta=0.5)
+
+
+@pytest.mark.parametrize(("section", "name", "row"), ROWS)
+def test_every_row_goes_to_json_and_back(section, name, row):
+    config = dataclasses.replace(TINY, **{section: SECTIONS[section](**{name: row})})
+    plain = json.loads(configs.dumps(config))[section][name]
+    assert plain["name"] == row
+    table = choice_fields(SECTIONS[section])[name].table
+    assert set(plain) == {"name", *signature_of(table[row])}
+    assert configs.loads(configs.dumps(config)) == config
+
+
+@pytest.mark.parametrize("plain", ["ddim", {"name": "ddim"}, {"name": "ddim", "eta": 0}])
+def test_json_may_leave_out_options(plain):
+    config = configs.from_dict({"model": {"attention": [4]}, "sample": {"sampler": plain}})
+    assert config.sample.sampler == Choice("ddim", eta=0.0)
+
+
+@pytest.mark.parametrize(
+    ("plain", "words"),
+    [
+        ({"eta": 0.5}, "it must have the name of a row"),
+        ({"name": "ddim", "eta": "a"}, "sample.sampler.eta is 'a'; it must be float"),
+        ({"name": "ddmi"}, "one of ddim, ddpm, ddpm-beta (did you mean ddpm?)"),
+        (["ddim"], "sample.sampler is ['ddim']; it must be a Choice or a row's name"),
+    ],
+)
+def test_json_that_is_no_choice_is_named(plain, words):
+    with pytest.raises(UserError) as caught:
+        configs.from_dict({"sample": {"sampler": plain}})
+    assert words in str(caught.value)
+
+
+def test_another_row_keeps_the_options_that_it_takes_too():
+    config = configs.override(
+        Config(),
+        {"diffusion.schedule": Choice("linear", beta_1=1e-3, beta_T=0.03)},
+    )
+    other = configs.override(config, {"diffusion.schedule": "sigmoid"})
+    assert other.diffusion.schedule == Choice("sigmoid", beta_1=1e-3, beta_T=0.03)
+    cosine = configs.override(other, {"diffusion.schedule": "cosine"})
+    assert cosine.diffusion.schedule == Choice("cosine", s=0.008)
+    whole = configs.override(config, {"diffusion.schedule": Choice("sigmoid", beta_T=0.1)})
+    assert whole.diffusion.schedule == Choice("sigmoid", beta_1=1e-4, beta_T=0.1)
+
+
+@pytest.mark.parametrize("eta", ["sample.sampler.eta", "sample.eta"])
+def test_a_row_and_its_option_are_set_together_in_any_order(eta):
+    for settings in ({eta: 0.5, "sample.sampler": "ddim"}, {"sample.sampler": "ddim", eta: 0.5}):
+        assert configs.override(TINY, settings).sample.sampler == Choice("ddim", eta=0.5)
+
+
+def test_a_section_is_overridden_as_a_config_is():
+    section = configs.override(TINY.sample, {"sampler": "ddim", "eta": 1, "steps": 5})
+    assert section.sampler == Choice("ddim", eta=1.0)
+    assert section.steps == 5
+    assert section.num == TINY.sample.num
+    assert configs.override(section, {"steps": None}).steps is None
+    with pytest.raises(UserError, match=r"unknown setting stepz \(did you mean steps\?\)"):
+        configs.override(TINY.sample, {"stepz": 5})
+
+
+def test_an_option_that_two_choices_take_needs_its_whole_name(monkeypatch):
+    monkeypatch.setitem(SCHEDULES, "gamma", lambda T, *, gamma=1.0: SCHEDULES["cosine"](T))
+    with pytest.raises(UserError, match=r"it could be diffusion\.schedule\.gamma or diffusion\.w"):
+        configs.override(Config(), {"diffusion.gamma": 1.0})
+
+
+def added_schedule(T, *, steepness: float = 2.0):
+    if steepness <= 0:
+        raise ValueError(f"steepness is {steepness}; it must be above 0")
+    return SCHEDULES["cosine"](T)
+
+
+def added_weighting(log_snr, eps_loss_factor, *, steepness: float = 2.0):
+    if steepness <= 0:
+        raise ValueError(f"steepness is {steepness}; it must be above 0")
+    return steepness * log_snr
+
+
+def added_sampler(schedule, *, steepness: float = 2.0):
+    if steepness <= 0:
+        raise ValueError(f"steepness is {steepness}; it must be above 0")
+    return SAMPLERS["ddpm"](schedule)
+
+
+def added_optimizer(*, steepness: float = 2.0):
+    if steepness <= 0:
+        raise ValueError(f"steepness is {steepness}; it must be above 0")
+    return OPTIMIZERS["adam"]()
+
+
+ADDED = [
+    ("diffusion.schedule", SCHEDULES, added_schedule),
+    ("diffusion.weighting", WEIGHTINGS, added_weighting),
+    ("sample.sampler", SAMPLERS, added_sampler),
+    ("optimizer.method", OPTIMIZERS, added_optimizer),
+]
+
+
+@pytest.mark.parametrize(("setting", "table", "row"), ADDED)
+def test_a_row_added_from_outside_is_found_by_the_config_with_no_second_edit(
+    setting, table, row, monkeypatch
+):
+    from ddpm_jax.experiment import build
+
+    monkeypatch.setitem(table, "added", row)
+    config = configs.override(TINY, {setting: "added", f"{setting}.steepness": 3})
+    assert configs.flatten(config)[f"{setting}.steepness"] == 3.0
+    assert configs.loads(configs.dumps(config)) == config
+    build(config)
+    found = {each.name: each for each in configs.settings(TINY)}
+    assert "added" in found[setting].rows
+    assert found[f"{setting}.steepness"].doc() == "Of added."
+    with pytest.raises(UserError) as caught:
+        configs.override(config, {f"{setting}.steepness": 0.0})
+    assert str(caught.value) == f"{setting}.steepness is 0.0; it must be above 0"
+
+
+def test_an_option_without_a_default_must_be_given(monkeypatch):
+    def needs(schedule, *, order: int):
+        return SAMPLERS["ddpm"](schedule)
+
+    monkeypatch.setitem(SAMPLERS, "needs", needs)
+    assert SampleConfig(sampler=Choice("needs", order=2)).sampler.options == {"order": 2}
+    with pytest.raises(UserError, match=r"sample\.sampler\.order is missing: needs needs it"):
+        SampleConfig(sampler="needs")
