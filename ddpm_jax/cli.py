@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -188,12 +189,18 @@ def _train(args: list[str]) -> int:
         name = f"{Path(target).stem}-smoke" if smoke else Path(target).stem
         workdir = target if storage_path(target).is_dir() else f"runs/{name}"
     figures = _own_figures(config)
+    from ddpm_jax.training.logging.progress import TerminalReport
+    from ddpm_jax.training.preemption import PreemptionHandler
     from ddpm_jax.training.train import train
 
-    code = train(config, workdir)
-    if figures and code == 0:
+    report = TerminalReport()
+    with PreemptionHandler(report if first() else lambda line: None) as preemption:
+        result = train(config, workdir, report=report, preemption=preemption)
+    if result.signal == signal.SIGINT:
+        return 130
+    if figures:
         _draw_at_the_end(config, storage_path(workdir), figures)
-    return code
+    return 0
 
 
 def _draw_at_the_end(config: "Config", run: StoragePath, figures: list[tuple[str, Any]]) -> None:

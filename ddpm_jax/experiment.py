@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ddpm_jax.config import Config
+from ddpm_jax.config import Config, OptimizerConfig
 from ddpm_jax.data.pixels import random_flip, to_unit
 from ddpm_jax.diffusion import (
     LOSSES,
@@ -22,9 +22,11 @@ from ddpm_jax.diffusion import (
     make_weighting,
     q_sample,
 )
+from ddpm_jax.diffusion.timestep_samplers import TimestepSampler, make_timestep_sampler
 from ddpm_jax.models import MODELS
-from ddpm_jax.optimizers import make_learning_rate, make_optimizer
+from ddpm_jax.optimizers import OPTIMIZERS, make_learning_rate, make_optimizer
 from ddpm_jax.runtime.random import stream_key
+from ddpm_jax.tables import choose, settings_for
 from ddpm_jax.typing import Batch, Conditioning, Examples, PerExample, Timesteps
 
 
@@ -34,6 +36,8 @@ class DiffusionInputs(NamedTuple):
     x_0: Examples
     eps: Examples
     t: Timesteps
+    weight: PerExample | None
+    """What each loss is multiplied by, because t was not drawn uniformly; None for 1."""
     conditioning: Conditioning
     dropout: Any
 
@@ -49,7 +53,8 @@ class Experiment:
     weighting: Callable[[PerExample], PerExample]
     learning_rate: optax.Schedule
     optimizer: optax.GradientTransformationExtraArgs
-    """Its update is told the `step`, which the learning rate follows, and if that is `good`."""
+    """Its update takes the `step` of the run, and whether it is `good` (finite)."""
+    timestep_sampler: TimestepSampler
 
     @property
     def num_classes(self) -> int:
@@ -69,11 +74,11 @@ class Experiment:
         """Calls the network; x_t is `[B, …]`, t is `[B]` or a scalar in 1…T."""
         return self.model.apply({"params": params}, x_t, t, conditioning, **options)  # type: ignore
 
-    def draw(self, batch: Batch, step: int | jax.Array) -> DiffusionInputs:
+    def draw(self, batch: Batch, step: int | jax.Array, timesteps: Any = None) -> DiffusionInputs:
         """Draws noise, timesteps, flips and dropped labels of a step, for the global batch.
 
-        They depend on (seed, step) and the place in the global batch alone, so that neither the
-        number of devices nor a restart changes them.
+        They depend only on (seed, step), on the position in the global batch and on `timesteps`,
+        the timestep sampler's state. So neither the number of devices nor a restart changes them.
         """
         config = self.config
 
@@ -84,7 +89,7 @@ class Experiment:
         if config.data.flip:
             x_0 = random_flip(key("flip"), x_0)
         count = x_0.shape[0]
-        t = jax.random.randint(key("timestep"), (count,), 1, config.diffusion.timesteps + 1)
+        t, weight = self.timestep_sampler.draw(timesteps, key("timestep"), count)
         eps = jax.random.normal(key("noise"), x_0.shape)
         labels = None
         if self.num_classes:
@@ -92,10 +97,14 @@ class Experiment:
         if labels is not None and config.train.label_dropout > 0:
             dropped = jax.random.bernoulli(key("labels"), config.train.label_dropout, (count,))
             labels = jnp.where(dropped, self.num_classes, labels)
-        return DiffusionInputs(x_0, eps, t, Conditioning(labels=labels), key("dropout"))
+        conditioning = Conditioning(labels=labels)
+        return DiffusionInputs(x_0, eps, t, weight, conditioning, key("dropout"))
 
     def losses(self, params: Any, drawn: DiffusionInputs, *, train: bool) -> PerExample:
-        """Returns the weighted loss of each example, float32 `[B]` (Ho et al. 2020, eq. 14)."""
+        """Returns the weighted loss of each example, float32 `[B]` (Ho et al. 2020, eq. 14).
+
+        The weight is the objective's; the timestep sampler's is left to the caller.
+        """
         config = self.config.diffusion
         x_0, eps, t = drawn.x_0, drawn.eps, drawn.t
         x_t = q_sample(self.schedule, x_0, t, eps)
@@ -110,7 +119,13 @@ def build(config: Config) -> Experiment:
     """Builds the experiment of a config; touches no data, no device and no file."""
     diffusion = config.diffusion
     parameterization = PARAMETERIZATIONS[diffusion.prediction]
-    learning_rate = make_learning_rate(config.optimizer, config.train.steps)
+    optimizer = config.optimizer
+    learning_rate = make_learning_rate(
+        optimizer.learning_rate,
+        config.train.steps,
+        warmup=optimizer.warmup,
+        decay=optimizer.decay,
+    )
     return Experiment(
         config=config,
         model=_network(config),
@@ -130,8 +145,17 @@ def build(config: Config) -> Experiment:
             p2_k=diffusion.p2_k,
         ),
         learning_rate=learning_rate,
-        optimizer=make_optimizer(config.optimizer, learning_rate),
+        optimizer=make_optimizer(
+            optimizer.name, learning_rate, clip=optimizer.clip, **_optimizer_options(optimizer)
+        ),
+        timestep_sampler=make_timestep_sampler(config.train.timestep_sampler, diffusion.timesteps),
     )
+
+
+def _optimizer_options(config: OptimizerConfig) -> dict[str, float]:
+    options = {name: getattr(config, name) for name in ("beta1", "beta2", "eps", "weight_decay")}
+    row = choose("optimizer", OPTIMIZERS, config.name)
+    return settings_for("optimizer", OPTIMIZERS, row, options)
 
 
 def _network(config: Config) -> nn.Module:

@@ -1,71 +1,124 @@
-"""Optimizers: the learning rate over the steps, clipping, and the update of the parameters."""
+"""Optimizers: a table of update directions, each behind clipping and the guard against bad steps.
 
+To add one, write a function whose keyword-only parameters are its options, and which returns an
+Optax transformation of the gradient into the direction to go against (`optax.scale_by_lion`, say,
+or a chain of such). The learning rate is applied afterwards, from the number of the run's step.
+"""
+
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ddpm_jax.config import OptimizerConfig
+from ddpm_jax.tables import choose, options_of, require_options
+
+DECAYS: dict[str, Callable[[float, int], optax.Schedule]] = {
+    "constant": lambda peak, steps: optax.constant_schedule(peak),
+    "linear": lambda peak, steps: optax.linear_schedule(peak, 0.0, steps),
+    "cosine": lambda peak, steps: optax.cosine_decay_schedule(peak, steps),
+}
 
 
-def make_learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Linear warm-up, then constant, or falling to 0 at the last step along a line or a cosine."""
-    peak, rest = config.learning_rate, max(1, steps - config.warmup)
-    courses = {
-        "constant": lambda: optax.constant_schedule(peak),
-        "linear": lambda: optax.linear_schedule(peak, 0.0, rest),
-        "cosine": lambda: optax.cosine_decay_schedule(peak, rest),
-    }
-    course = courses[config.decay]()
-    if config.warmup == 0:
+def make_learning_rate(
+    peak: float, steps: int, *, warmup: int = 0, decay: str = "constant"
+) -> optax.Schedule:
+    """Returns the learning rate of step 0 … steps-1: a linear warm-up, then a row of DECAYS.
+
+    All rows but `constant` reach 0 at the last step.
+    """
+    course = choose("decay of the learning rate", DECAYS, decay)(peak, max(1, steps - warmup))
+    if warmup == 0:
         return course
-    # The first step already learns: rate 1/warmup of the peak, not zero.
-    rise = optax.linear_schedule(peak / config.warmup, peak, max(1, config.warmup - 1))
-    return optax.join_schedules([rise, course], [config.warmup])
+    # The first step already learns: its rate is peak / warmup, not zero.
+    rise = optax.linear_schedule(peak / warmup, peak, max(1, warmup - 1))
+    return optax.join_schedules([rise, course], [warmup])
+
+
+def adam(
+    *, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
+) -> optax.GradientTransformationExtraArgs:
+    """Adam (Kingma & Ba 2015, algorithm 1)."""
+    return _scale_by_adam(beta1, beta2, eps, weight_decay=0.0)
+
+
+def adamw(
+    *, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0
+) -> optax.GradientTransformationExtraArgs:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2); Adam's state."""
+    return _scale_by_adam(beta1, beta2, eps, weight_decay=weight_decay)
+
+
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"adam": adam, "adamw": adamw}
 
 
 def make_optimizer(
-    config: OptimizerConfig, learning_rate: optax.Schedule
+    name: str, learning_rate: optax.Schedule, *, clip: float | None = None, **options: Any
 ) -> optax.GradientTransformationExtraArgs:
-    """Adam or AdamW behind clipping by the gradient's global norm.
+    """Returns a row of OPTIMIZERS behind clipping by the gradient's global norm.
 
-    `update` takes `step=`, and `good=`: where that is False the state stays as it is, and the
-    updates mean nothing. Every setting gives a state of one form, so that each of them can be
-    changed on resume.
+    Its `update` takes `step=`, the number of the run's step, and `good=`, a boolean scalar. Where
+    `good` is False the state stays as it is and the updates are meaningless. Raises ValueError for
+    an unknown row or option.
     """
-    clip, decay = config.clip, config.weight_decay
+    row = choose("optimizer", OPTIMIZERS, name)
+    require_options(f"optimizer {name!r}", options, options_of(row))
     return optax.chain(
         optax.identity() if clip is None else _clip_by_global_norm(clip),
-        _scale_by_adam(config.beta1, config.beta2, config.eps),
-        optax.add_decayed_weights(decay) if config.name == "adamw" else optax.identity(),
-        _scale_by_course(learning_rate),
+        _guarded(row(**options)),
+        _scale_by_schedule(learning_rate),
     )
 
 
-def _clip_by_global_norm(most: float) -> optax.GradientTransformation:
-    """Scales the gradient down to the norm `most` where it is longer.
+def _guarded(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Keeps the state of any transformation, leaf by leaf, where a step is not `good`.
 
-    By one factor: Optax's divides and selects at each parameter, which costs as much as Adam does.
+    A transformation whose `update` has a parameter `good` does that itself: it may never hold its
+    old and new state at once.
+    """
+    if "good" in inspect.signature(inner.update).parameters:
+        return optax.with_extra_args_support(inner)
+    plain = optax.with_extra_args_support(inner)
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, good: Any = True, **extra: Any
+    ) -> tuple[Any, Any]:
+        updates, after = plain.update(updates, state, params, **extra)
+        return updates, jax.tree.map(lambda new, old: jnp.where(good, new, old), after, state)
+
+    return optax.GradientTransformationExtraArgs(plain.init, update)
+
+
+def _clip_by_global_norm(limit: float) -> optax.GradientTransformation:
+    """Scales the gradient down to the norm `limit` where its norm is larger.
+
+    It multiplies by one factor. Optax's own divides and selects at each parameter, which costs as
+    much as Adam does.
     """
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        # Without a gradient the quotient is infinite, and the factor 1.
-        factor = jnp.minimum(1.0, most / optax.tree.norm(updates))
+        # If the gradient is zero, the quotient is infinite and the factor 1.
+        factor = jnp.minimum(1.0, limit / optax.tree.norm(updates))
         return jax.tree.map(lambda leaf: factor * leaf, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def _scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformationExtraArgs:
-    """Adam's quotient of moments (Kingma & Ba 2015, algorithm 1); a bad step can't move its state.
+def _scale_by_adam(
+    beta1: float, beta2: float, eps: float, *, weight_decay: float
+) -> optax.GradientTransformationExtraArgs:
+    """Adam's quotient of moments; it guards its own state.
 
-    Optax's computes the update from moments that a guard around it would then throw away, so that
-    old and new ones live side by side: XLA copied the whole state, at every step.
+    A guard around Optax's Adam would hold old and new moments at once, so that XLA would copy the
+    whole state at every step.
     """
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        good = jnp.asarray(extra.get("good", True))
+    def update(
+        updates: Any, state: Any, params: Any = None, *, good: Any = True, **extra: Any
+    ) -> tuple[Any, Any]:
+        good = jnp.asarray(good)
         count = state.count + good.astype(state.count.dtype)
 
         def moment(old: Any, decay: float, power: int) -> Any:
@@ -73,21 +126,23 @@ def _scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransforma
                 lambda m, g: jnp.where(good, decay * m + (1 - decay) * g**power, m), old, updates
             )
 
-        mu, nu = moment(state.mu, b1, 1), moment(state.nu, b2, 2)
-        # The moments' bias is corrected by a factor each: divisions cost as much as all the rest.
-        first, second = (1 / (1 - decay ** count.astype(jnp.float32)) for decay in (b1, b2))
+        mu, nu = moment(state.mu, beta1, 1), moment(state.nu, beta2, 2)
+        # Each bias is corrected by a factor: dividing every moment costs as much as all the rest.
+        first, second = (1 / (1 - decay ** count.astype(jnp.float32)) for decay in (beta1, beta2))
         quotient = jax.tree.map(lambda m, v: (first * m) / (jnp.sqrt(second * v) + eps), mu, nu)
+        if weight_decay:
+            quotient = jax.tree.map(lambda q, p: q + weight_decay * p, quotient, params)
         return quotient, optax.ScaleByAdamState(count, mu, nu)
 
-    init = optax.scale_by_adam(b1, b2, eps).init
+    init = optax.scale_by_adam(beta1, beta2, eps).init
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _scale_by_course(learning_rate: optax.Schedule) -> optax.GradientTransformationExtraArgs:
-    """Goes down by the learning rate of the run's own step.
+def _scale_by_schedule(learning_rate: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+    """Multiplies by minus the learning rate of the run's own step.
 
-    Optax counts the updates that were made; a step whose update was left out would hold the whole
-    course back by one, and the rate that is logged would not be the one that was used.
+    Optax counts the updates that were made. A step without an update would then delay the whole
+    schedule, and the rate that is logged would not be the one that was used.
     """
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:

@@ -69,7 +69,8 @@ class DiffusionConfig:
 class OptimizerConfig:
     """Adam or AdamW, its learning rate over time, and the clipping of gradients."""
 
-    name: Literal["adam", "adamw"] = "adam"
+    name: str = "adam"
+    """A row of OPTIMIZERS: adam or adamw."""
     learning_rate: float = 2e-4
     warmup: int = 0
     """Steps over which the learning rate rises linearly from 0."""
@@ -84,6 +85,9 @@ class OptimizerConfig:
     """Largest global norm of the gradient; None for no limit."""
 
     def __post_init__(self):
+        from ddpm_jax.optimizers import OPTIMIZERS
+
+        require_row("optimizer.name", self.name, OPTIMIZERS)
         rate = self.learning_rate
         require(0 < rate < math.inf, "optimizer.learning_rate", rate, "above 0")
         require(self.warmup >= 0, "optimizer.warmup", self.warmup, "0 or more")
@@ -108,10 +112,16 @@ class TrainConfig:
     steps_per_dispatch: int = 1
     """Steps in one call of the compiled program; more pays where a step is a few milliseconds, and
     on a CPU, where each call takes its memory anew, for all that needn't stop within one step."""
+    averages: tuple[str, ...] = ("ema",)
+    """Averages of the parameters that are kept; previews are drawn from the first."""
     ema_decay: float = 0.9999
     """Decay of the moving average of the parameters; it warms up as (1 + step) / (10 + step)."""
+    timestep_sampler: str = "uniform"
+    """How the timesteps of a batch are drawn: uniform."""
     label_dropout: float = 0.0
     """Share of labels replaced by the null class, for classifier-free guidance."""
+    loggers: tuple[str, ...] = ("tensorboard",)
+    """What logs the run besides metrics.jsonl and events.jsonl: tensorboard, wandb."""
     log_every: int = 100
     save_every: int = 5_000
     keep: int = 3
@@ -129,7 +139,7 @@ class TrainConfig:
 
     @property
     def nonfinite_limit(self) -> int:
-        """How many bad steps in a row are too many, by the policy."""
+        """How many steps in a row may be non-finite before the policy acts."""
         return 1 if self.on_nonfinite == "stop" else self.max_nonfinite_steps
 
     def __post_init__(self):
@@ -151,6 +161,10 @@ class TrainConfig:
         require(
             divides, "train.gradient_accumulation_steps", self.gradient_accumulation_steps, need
         )
+        from ddpm_jax.diffusion.timestep_samplers import TIMESTEP_SAMPLERS
+
+        require_row("train.timestep_sampler", self.timestep_sampler, TIMESTEP_SAMPLERS)
+        require(len(self.averages) > 0, "train.averages", self.averages, "at least one name")
         require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "in [0, 1)")
         require(0 <= self.label_dropout < 1, "train.label_dropout", self.label_dropout, "in [0, 1)")
 

@@ -111,7 +111,7 @@ def load(
         what = "has no checkpoints" if folder.is_dir() else "does not exist"
         raise UserError(f"{folder} {what}; train first: ddpm train CONFIG --workdir {folder}")
     experiment = build(checkpoints.config(step))
-    name = {"ema": "ema", "raw": "params"}[params]
+    name = "params" if params == "raw" else f"ema.{params}"
     mesh = fitting_mesh(experiment.config.mesh.fsdp, jax.local_devices() if here else None)
     shapes = checkpoints.shapes(step, name)
     if shapes is None:
