@@ -36,10 +36,10 @@ class DiffusionInputs(NamedTuple):
     x_0: Examples
     eps: Examples
     t: Timesteps
-    weight: PerExample | None
-    """What each loss is multiplied by, because t was not drawn uniformly; None for 1."""
     conditioning: Conditioning
     dropout: Any
+    weight: PerExample | None = None
+    """What each loss is multiplied by, because t was not drawn uniformly; None for 1."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Experiment:
             dropped = jax.random.bernoulli(key("labels"), config.train.label_dropout, (count,))
             labels = jnp.where(dropped, self.num_classes, labels)
         conditioning = Conditioning(labels=labels)
-        return DiffusionInputs(x_0, eps, t, weight, conditioning, key("dropout"))
+        return DiffusionInputs(x_0, eps, t, conditioning, key("dropout"), weight)
 
     def losses(self, params: Any, drawn: DiffusionInputs, *, train: bool) -> PerExample:
         """Returns the weighted loss of each example, float32 `[B]` (Ho et al. 2020, eq. 14).

@@ -50,14 +50,14 @@ def from_text(text: str) -> Manifest:
     return {name: (tuple(shape), dtype) for name, (shape, dtype) in json.loads(text).items()}
 
 
-def is_in(name: str, fields: Sequence[str]) -> bool:
-    """Returns whether an array belongs to one of some fields, as `ema.slow.bias` to `ema.slow`."""
-    return any(name == field or name.startswith(f"{field}.") for field in fields)
-
-
 def of_fields(manifest: Manifest, fields: Sequence[str]) -> Manifest:
-    """Returns the arrays that belong to some fields."""
-    return {name: what for name, what in manifest.items() if is_in(name, fields)}
+    """Returns the arrays of some fields, field by field: `ema.slow` has `ema.slow.bias`."""
+    return {
+        name: what
+        for field in fields
+        for name, what in manifest.items()
+        if name == field or name.startswith(f"{field}.")
+    }
 
 
 def tree_of(manifest: Manifest, field: str) -> Any:
