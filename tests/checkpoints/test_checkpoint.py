@@ -108,13 +108,13 @@ def test_what_this_code_wrote_is_laid_out_without_a_trace(saved, fsdp, monkeypat
     for field, layout in (("params", expected.params), ("ema.ema", expected.ema["ema"])):
         assert with_shardings(checkpoints.shapes(4, field), other.mesh) == layout
     with monkeypatch.context() as patch:
-        patch.delattr("ddpm_jax.sampling.run.state_layout")
+        patch.delattr("ddpm_jax.experiment.Experiment.init_params")
         assert_same(ddpm_jax.load(saved[0], checkpoint=4).params, saved[1][4].ema["ema"])
     monkeypatch.setattr(checkpoint, "versions", lambda: versions() | {"flax": "0.1"})
     assert checkpoints.shapes(4, "ema.ema") is None
     assert_same(ddpm_jax.load(saved[0], checkpoint=4).params, saved[1][4].ema["ema"])
-    monkeypatch.delattr("ddpm_jax.sampling.run.state_layout")
-    with pytest.raises(NameError):
+    monkeypatch.delattr("ddpm_jax.experiment.Experiment.init_params")
+    with pytest.raises(AttributeError, match="init_params"):
         ddpm_jax.load(saved[0], checkpoint=4)
 
 

@@ -127,10 +127,9 @@ def test_the_arrays_that_a_wanted_one_is_made_of_are_found(monkeypatch):
 
 
 def conv2x2(x, kernel):
-    windows = [x[:, p : x.shape[1] - 1 + p, q : x.shape[2] - 1 + q] for p in (0, 1) for q in (0, 1)]
-    return sum(
-        window @ kernel[p, q] for window, (p, q) in zip(windows, np.ndindex(2, 2), strict=True)
-    )
+    height, width = x.shape[1] - 1, x.shape[2] - 1
+    taps = np.ndindex(2, 2)
+    return np.sum([x[:, p : p + height, q : q + width] @ kernel[p, q] for p, q in taps], axis=0)
 
 
 def padded(x):

@@ -20,7 +20,7 @@ def test_every_row_draws_times_in_range_with_an_unbiased_mean(name):
         assert int(t.max()) == T
         value = np.asarray(t, np.float64) * (1 if weight is None else np.asarray(weight))
         assert value.mean() == pytest.approx((T + 1) / 2, rel=0.02)
-        after = sampler.update(state, t, np.asarray(t, np.float32))
+        after = sampler.update(state, t, t.astype("float32"))
         assert jax.tree.structure(after) == jax.tree.structure(state)
         state = after
 

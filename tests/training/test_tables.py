@@ -210,6 +210,7 @@ def test_the_weights_keep_the_mean_loss_unbiased(added):
     losses = jnp.linspace(1.0, 3.0, 10)
     state = {"losses": jnp.tile(losses[:, None], (1, 4))}
     t, weight = experiment.timestep_sampler.draw(state, jax.random.key(0), 50_000)
+    assert weight is not None
     assert float((weight * losses[t - 1]).mean()) == pytest.approx(float(losses.mean()), rel=0.01)
 
 
