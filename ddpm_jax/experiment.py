@@ -21,6 +21,7 @@ from ddpm_jax.diffusion import (
     make_weighting,
     q_sample,
 )
+from ddpm_jax.diffusion.timestep_samplers import TimestepSampler, make_timestep_sampler
 from ddpm_jax.models import make_network
 from ddpm_jax.ops import from_environment
 from ddpm_jax.optimizers import make_learning_rate, make_optimizer
@@ -36,6 +37,8 @@ class DiffusionInputs(NamedTuple):
     t: Timesteps
     conditioning: Conditioning
     dropout: Any
+    weight: PerExample | None = None
+    """What each loss is multiplied by, because t was not drawn uniformly; None for 1."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class Experiment:
     weighting: Callable[[PerExample], PerExample]
     learning_rate: optax.Schedule
     optimizer: optax.GradientTransformationExtraArgs
-    """Its update is told the `step`, which the learning rate follows, and if that is `good`."""
+    """Its update takes the `step` of the run, and whether it is `good` (finite)."""
+    timestep_sampler: TimestepSampler
 
     @property
     def num_classes(self) -> int:
@@ -69,11 +73,11 @@ class Experiment:
         """Calls the network; x_t is `[B, …]`, t is `[B]` or a scalar in 1…T."""
         return self.model.apply({"params": params}, x_t, t, conditioning, **options)  # type: ignore
 
-    def draw(self, batch: Batch, step: int | jax.Array) -> DiffusionInputs:
+    def draw(self, batch: Batch, step: int | jax.Array, timesteps: Any = None) -> DiffusionInputs:
         """Draws noise, timesteps, flips and dropped labels of a step, for the global batch.
 
-        They depend on (seed, step) and the place in the global batch alone, so that neither the
-        number of devices nor a restart changes them.
+        They depend only on (seed, step), on the position in the global batch and on `timesteps`,
+        the timestep sampler's state. So neither the number of devices nor a restart changes them.
         """
         config = self.config
 
@@ -84,7 +88,7 @@ class Experiment:
         if config.data.flip:
             x_0 = random_flip(key("flip"), x_0)
         count = x_0.shape[0]
-        t = jax.random.randint(key("timestep"), (count,), 1, config.diffusion.timesteps + 1)
+        t, weight = self.timestep_sampler.draw(timesteps, key("timestep"), count)
         eps = jax.random.normal(key("noise"), x_0.shape)
         labels = None
         if self.num_classes:
@@ -92,10 +96,14 @@ class Experiment:
         if labels is not None and config.train.label_dropout > 0:
             dropped = jax.random.bernoulli(key("labels"), config.train.label_dropout, (count,))
             labels = jnp.where(dropped, self.num_classes, labels)
-        return DiffusionInputs(x_0, eps, t, Conditioning(labels=labels), key("dropout"))
+        conditioning = Conditioning(labels=labels)
+        return DiffusionInputs(x_0, eps, t, conditioning, key("dropout"), weight)
 
     def losses(self, params: Any, drawn: DiffusionInputs, *, train: bool) -> PerExample:
-        """Returns the weighted loss of each example, float32 `[B]` (Ho et al. 2020, eq. 14)."""
+        """Returns the weighted loss of each example, float32 `[B]` (Ho et al. 2020, eq. 14).
+
+        The weight is the objective's; the timestep sampler's is left to the caller.
+        """
         config = self.config.diffusion
         x_0, eps, t = drawn.x_0, drawn.eps, drawn.t
         x_t = q_sample(self.schedule, x_0, t, eps)
@@ -114,7 +122,7 @@ def build(config: Config, *, devices: int = 1) -> Experiment:
     """
     diffusion = config.diffusion
     parameterization = PARAMETERIZATIONS[diffusion.prediction.name]
-    optimizer = config.optimizer
+    optimizer, timestep_sampler = config.optimizer, config.train.timestep_sampler
     learning_rate = make_learning_rate(
         optimizer.learning_rate,
         config.train.steps,
@@ -139,5 +147,8 @@ def build(config: Config, *, devices: int = 1) -> Experiment:
         learning_rate=learning_rate,
         optimizer=make_optimizer(
             optimizer.method.name, learning_rate, clip=optimizer.clip, **optimizer.method.options
+        ),
+        timestep_sampler=make_timestep_sampler(
+            timestep_sampler.name, diffusion.timesteps, **timestep_sampler.options
         ),
     )

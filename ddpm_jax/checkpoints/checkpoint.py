@@ -2,15 +2,15 @@
 
     checkpoints/
       12000/
-        state/           what Orbax writes: step, params, ema, opt_state
-        arrays.json      shape and type of each of them
-        meta.json        the whole config, what the data were, and the code that wrote it
+        state/           what Orbax writes: the fields of the training state
+        arrays.json      shape and type of each array, by its dotted name
+        meta.json        format, the whole config, what the data were, and the code that wrote it
         checksums.json   SHA-256 of every other file
       13000.tmp/         being written, or left by a kill: never read, removed by the next save
 
-So it looks on a disk; `training.commit` says how else a folder comes to count. One that does not
-match its checksums was altered, and is passed over by name; Orbax alone would restore wrong numbers
-from a flipped bit without a word.
+This is the layout on a disk; `checkpoints.commit` says how it differs in a bucket. A checkpoint
+that does not match its checksums was altered. It is reported and passed over: Orbax alone would
+silently restore wrong numbers from a flipped bit.
 """
 
 import json
@@ -22,16 +22,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
 from ddpm_jax import config as configs
 from ddpm_jax.checkpoints.commit import META, commit_in, damage, first_line
+from ddpm_jax.checkpoints.lifting import sources
 from ddpm_jax.checkpoints.manifest import (
-    Arrays,
+    Manifest,
+    by_name,
     difference,
     from_text,
-    named,
+    keystr,
+    manifest_of,
     of_fields,
+    shapes_of,
     to_text,
     tree_of,
 )
@@ -41,6 +46,7 @@ from ddpm_jax.config import Config
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import Remote, StoragePath, StoreError, storage_path
 from ddpm_jax.runtime.distributed import BarrierAborted, gather, is_alone, is_first, versions
+from ddpm_jax.runtime.mesh import with_shardings
 
 _STATE, _ARRAYS = "state", "arrays.json"
 
@@ -48,12 +54,12 @@ _STATE, _ARRAYS = "state", "arrays.json"
 class Checkpoints:
     """The checkpoints of one run folder; saving goes on in the background."""
 
-    def __init__(self, run: str | StoragePath, *, report: Callable[[str], None] = print):
-        """`report` is given one line for each checkpoint that had to be passed over."""
+    def __init__(self, run: str | StoragePath, *, report: Callable[[str], None] | None = None):
+        """`report` is called with a line for each damaged checkpoint that is passed over."""
         self.run = storage_path(run)
         self.folder = self.run.absolute() / "checkpoints"
         self._commit = commit_in(self.folder)
-        self._report = report
+        self._report = report or (lambda line: None)
         self._writer: Writer | None = None
         self._thread: threading.Thread | None = None
         self._failure: str | None = None
@@ -74,37 +80,33 @@ class Checkpoints:
         keep: int | None,
         keep_every: int | None,
         data: Mapping[str, Any] | None = None,
-        along: Callable[[], None] = lambda: None,
+        before_commit: Callable[[], None] = lambda: None,
     ) -> None:
         """Copies the state to the host, then writes it in the background; all processes call it.
 
-        When it is on disk, older checkpoints are removed but for the newest `keep` (None keeps
-        all) and the multiples of `keep_every`. A save that fails leaves them alone, and raises
-        nothing: `problem` and `wait` tell of it. `data` is kept as what the data were. `along` is
-        called in the background before the checkpoint counts: what belongs to the steps before it
-        is then kept, too.
+        When it is on disk, older checkpoints are removed, except the newest `keep` (None keeps
+        all) and the multiples of `keep_every`. A save that fails removes none and raises nothing:
+        `problem` and `wait` report it. `data` describes the data, for a resume to compare.
+        `before_commit` is called in the background before the checkpoint counts, to store what
+        belongs to the steps before it.
         """
         self.join()
         failure, texts = None, {}
         try:
-            meta = {
-                "format": configs.FORMAT,
-                "step": step,
-                "config": configs.to_dict(config),
-                "data": data,
-            }
-            texts[META] = json.dumps({**meta, "versions": versions()}, indent=2) + "\n"
-            texts[_ARRAYS] = to_text(named(_fields(state)))
+            meta = {"format": configs.FORMAT, "step": step, "config": configs.to_dict(config)}
+            meta |= {"data": data, "versions": versions()}
+            texts[META] = json.dumps(meta, indent=2) + "\n"
+            texts[_ARRAYS] = to_text(manifest_of(by_name(_fields(state))))
             if is_first():
                 self._commit.begin(step)
         except Exception as error:
             failure = error
-        # Orbax begins by waiting for all devices: either all processes come to it or none.
+        # Orbax begins by waiting for all devices, so all processes must call it, or none.
         if self._reason_of_any(failure) is not None:
             failure = failure or BarrierAborted()
         else:
             failure = self._start(step, state)
-        arguments = (step, texts, keep, keep_every, along, failure)
+        arguments = (step, texts, keep, keep_every, before_commit, failure)
         self._thread = threading.Thread(target=self._finish, args=arguments, daemon=True)
         self._thread.start()
 
@@ -123,14 +125,14 @@ class Checkpoints:
         texts: dict[str, str],
         keep: int | None,
         keep_every: int | None,
-        along: Callable[[], None],
+        before_commit: Callable[[], None],
         failure: Exception | None,
     ) -> None:
         """Ends a save, in the background; one process's failure is every process's."""
         try:
             if failure is None and self._writer is not None:
                 self._writer.wait()
-        except Exception as error:  # Told in the caller's thread.
+        except Exception as error:  # Reported in the caller's thread.
             failure = error
         if failure is not None and self._writer is not None:
             self._writer.give_up()
@@ -138,7 +140,7 @@ class Checkpoints:
         failure = None
         try:
             if reason is None and is_first():
-                along()
+                before_commit()
                 self._seal(step, texts)
                 if keep is not None:
                     self._prune(step, keep, keep_every)
@@ -149,20 +151,20 @@ class Checkpoints:
             self._give_up(step, reason)
 
     def _reason_of_any(self, failure: Exception | None) -> str | None:
-        """Why a save failed, on the first process where it did; all processes call it."""
+        """Returns why a save failed on the first process where it did; all processes call it."""
         own = None if failure is None else _reason(failure, self.folder)
         if own is not None and not is_alone():
             own = f"{own}, on {socket.gethostname()}"
         said = [
             each for each in gather("save", [isinstance(failure, BarrierAborted), own]) if each[1]
         ]
-        # Who merely waited for another one knows no reason; the other one does.
+        # A process that merely waited for another one does not know the reason.
         return min(said, key=lambda each: each[0], default=[False, None])[1]
 
     def _give_up(self, step: int, reason: str) -> None:
         if self._quiet is not None:
             self._quiet.stay()
-        # A writer that failed may fail for ever; and what it wrote only takes room.
+        # A writer that failed once may go on failing, and what it wrote only takes space.
         writer, self._writer = self._writer, None
         with suppress(Exception):
             if writer is not None:
@@ -177,13 +179,13 @@ class Checkpoints:
         self._commit.end(step)
 
     def _prune(self, newest: int, keep: int, keep_every: int | None) -> None:
-        # A later one is damaged, or the run would have gone on from it: it must not count.
+        # Later ones are damaged, or the run would have gone on from them: they must not count.
         for step in [step for step in self.steps() if step <= newest][:-keep]:
             if keep_every is None or step % keep_every:
                 self._commit.remove(step)
 
     def problem(self) -> str | None:
-        """Says, once and without waiting, why the last save failed, if it is known to have."""
+        """Returns once, without waiting, why the last save failed, if it is known to have."""
         failure, self._failure = self._failure, None
         return failure
 
@@ -200,7 +202,7 @@ class Checkpoints:
         if reason is not None:
             raise UserError(
                 f"the checkpoint in {self.folder} could not be written: {reason}; "
-                "make room there, or mend the folder, then run the same command again"
+                "free some space there, or repair the folder, then run the same command again"
             )
 
     def close(self) -> None:
@@ -216,7 +218,7 @@ class Checkpoints:
     def newest_good(self, step: int | None = None, *, at_most: int | None = None) -> int | None:
         """Returns `step`, or the newest checkpoint whose files all match their checksums.
 
-        With `at_most`, later ones don't count. Returns None if there is no checkpoint at all.
+        With `at_most`, later ones are ignored. Returns None if there is no checkpoint at all.
         Raises UserError if the step asked for does not exist or is damaged, or if every checkpoint
         is damaged.
         """
@@ -234,7 +236,7 @@ class Checkpoints:
         if steps:
             raise UserError(
                 f"no good checkpoint is left in {self.folder}: put one back, "
-                "or train again in another --workdir"
+                "or train again in another folder"
             )
         return None
 
@@ -244,19 +246,90 @@ class Checkpoints:
         return configs.from_saved({**meta["config"], "format": meta.get("format", 0)})
 
     def data(self, step: int) -> dict[str, Any] | None:
-        """Returns what was said of the data that a checkpoint was trained on, if it was."""
+        """Returns the description of the data that a checkpoint was saved with, if any."""
         return self._meta(step).get("data")
 
     def shapes(self, step: int, field: str) -> Any | None:
-        """Returns a top-level name's arrays as shapes, if this very code wrote the checkpoint.
+        """Returns a field's arrays as shapes, if exactly this code wrote the checkpoint.
 
-        They are then those of the config's network, which else takes a trace of it to find out.
+        They are then the shapes of the config's network, which it would otherwise take a trace to
+        find out. A field is a dotted name: `params`, or `ema.ema`.
         """
-        if self._meta(step).get("versions") != versions():
+        meta = self._meta(step)
+        if meta["format"] != configs.FORMAT or meta.get("versions") != versions():
             return None
-        return tree_of(self._arrays(step), field)
+        return tree_of(self._saved(step), field)
 
-    def _arrays(self, step: int) -> Arrays:
+    def difference(self, step: int, layout: Any) -> str | None:
+        """Returns how the first array of `layout` differs from the checkpoint's, or None."""
+        fields = _fields(layout)
+        with _asked(self.folder / str(step)):
+            lifted = jax.eval_shape(self._lift(step), shapes_of(self._saved(step)))
+        return difference(
+            of_fields(manifest_of(lifted), list(fields)), manifest_of(by_name(fields))
+        )
+
+    def restore(self, step: int, layout: Any) -> Any:
+        """Restores a checkpoint into the shapes and shardings of `layout`, on any devices.
+
+        `layout` is a NamedTuple of trees of `jax.ShapeDtypeStruct`, or a mapping of them whose keys
+        are fields (dotted names, as `ema.ema`); the arrays of other fields are not read. A
+        checkpoint of an older format is lifted to today's. Raises UserError, naming the first array
+        that differs, if it is of another network.
+        """
+        other = self.difference(step, layout)
+        if other is not None:
+            raise self._foreign(step, other)
+        fields = _fields(layout)
+        targets = by_name(fields)
+        found = self._read(step, targets) if targets else {}
+        structure = jax.tree.structure(list(fields.values()))
+        trees = jax.tree.unflatten(structure, [found[name] for name in targets])
+        return type(layout)(**dict(zip(fields, trees, strict=True)))
+
+    def _read(self, step: int, targets: dict[str, Any]) -> dict[str, Any]:
+        """Reads today's arrays, by name, into their shardings."""
+        meta = self._meta(step)
+        if meta["format"] == configs.FORMAT:
+            return self._read_saved(step, targets)
+        shapes = shapes_of(self._saved(step))
+        names = sources(shapes, self._lift(step), wanted=targets.__contains__)
+        # Sharded as training had them, so that no device holds an array that it should not.
+        mesh = next(iter(targets.values())).sharding.mesh
+        saved = self._read_saved(step, with_shardings({name: shapes[name] for name in names}, mesh))
+        lift = self._lift(step)
+        wanted = {name: target.sharding for name, target in targets.items()}
+        compiled = jax.jit(
+            lambda arrays: {name: it for name, it in lift(arrays).items() if name in wanted},
+            out_shardings=wanted,
+        )
+        return compiled(saved)
+
+    def _read_saved(self, step: int, targets: dict[str, Any]) -> dict[str, Any]:
+        """Reads arrays by the names that they were saved under, into their shardings."""
+        folder = self.folder / str(step)
+
+        def target(path: Any, _: Any) -> Any:
+            return targets.get(keystr(path), ocp.PLACEHOLDER)
+
+        with _asked(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            state = str(folder / _STATE)
+            # Orbax wants the saved tree's own structure, with its tuples and its empty nodes.
+            tree = reader.metadata(state).item_metadata.tree
+            item = jax.tree_util.tree_map_with_path(target, tree)
+            arguments = ocp.args.PyTreeRestore(
+                item=item, restore_args=ocp.checkpoint_utils.construct_restore_args(item)
+            )
+            restored = reader.restore(state, args=arguments)
+        leaves = jax.tree.leaves_with_path(restored)
+        return {keystr(path): leaf for path, leaf in leaves if keystr(path) in targets}
+
+    def _lift(self, step: int) -> Callable[[Any], Any]:
+        """Returns the function from the saved arrays to today's, both by name."""
+        meta = self._meta(step)
+        return lambda arrays: configs.lift_arrays(arrays, meta["config"], meta["format"])
+
+    def _saved(self, step: int) -> Manifest:
         try:
             return from_text((self.folder / str(step) / _ARRAYS).read_text())
         except FileNotFoundError:
@@ -265,42 +338,28 @@ class Checkpoints:
     def _foreign(self, step: int, what: str) -> UserError:
         return UserError(
             f"checkpoint {self.folder / str(step)} has {what}: it was written by other code; "
-            "go on with that, or choose another --workdir"
+            "go on with that code, or choose another folder"
         )
 
     def _meta(self, step: int) -> dict[str, Any]:
-        return json.loads((self.folder / str(step) / META).read_text())
-
-    def restore(self, step: int, layout: Any) -> Any:
-        """Restores a checkpoint into the shapes and shardings of `layout`, on any devices.
-
-        `layout` is a mapping or NamedTuple of trees of `jax.ShapeDtypeStruct`; top-level names
-        that it lacks (the optimizer, say) are not read. Raises UserError, naming the first array
-        that is not the same in both, if the checkpoint is of another network.
-        """
-        fields = _fields(layout)
-        folder = self.folder / str(step)
-        with _asked(folder):
-            other = difference(of_fields(self._arrays(step), list(fields)), named(fields))
-        if other is not None:
-            raise self._foreign(step, other)
-        restore_args = ocp.checkpoint_utils.construct_restore_args(fields)
-        arguments = ocp.args.PyTreeRestore(
-            item=fields, restore_args=restore_args, partial_restore=True
-        )
-        with _asked(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            found = reader.restore(str(folder / _STATE), args=arguments)
-        return type(layout)(**found)
+        """Returns meta.json; raises UserError if the format is newer than this code."""
+        meta = {"format": 0, **json.loads((self.folder / str(step) / META).read_text())}
+        if meta["format"] > configs.FORMAT:
+            raise UserError(
+                f"checkpoint {self.folder / str(step)} has format {meta['format']}, and this "
+                f"version of ddpm_jax reads formats up to {configs.FORMAT}; install a newer one"
+            )
+        return meta
 
 
 def _fields(state: Any) -> dict[str, Any]:
-    """The trees of a state, or of its layout, by their top-level names."""
+    """Returns the trees of a state, or of its layout, by their fields."""
     return state._asdict() if hasattr(state, "_asdict") else dict(state)
 
 
 @contextmanager
 def _asked(folder: StoragePath) -> Iterator[None]:
-    """Makes one line of what TensorStore says of a bucket that can't be read any more."""
+    """Turns what TensorStore says of a bucket that can't be read any more into one line."""
     try:
         yield
     except UserError:
@@ -312,7 +371,7 @@ def _asked(folder: StoragePath) -> Iterator[None]:
 
 
 def _reason(error: Exception, folder: StoragePath) -> str:
-    """Why a write failed, in the system's words where it was the system that refused it."""
+    """Returns why a write failed, in the operating system's words if it refused it."""
     if isinstance(folder, Remote):
         return str(error) if isinstance(error, UserError) else folder.explain(error)
     code = re.search(r"os_error_code='(\d+)'", str(error))

@@ -1,10 +1,10 @@
-"""When a checkpoint counts: a folder of files that is there whole, or not at all.
+"""The commit of a checkpoint: its folder is there completely, or it does not count.
 
-Locally it is written beside, as `13000.tmp`, and gets its bare number by one rename after its last
-byte is on disk. A bucket can't rename a folder: there it is written under its number, and counts
-once its checksums lie in it, which are put last and removed first. So a numbered folder without
-checksums is unfinished in a bucket, and damaged on a disk; one that does not match them was
-altered in either.
+On a disk it is written as `13000.tmp`. After its last byte is on disk, one rename gives it its bare
+number. A bucket can't rename a folder. There it is written under its number, and counts once it
+contains its checksums, which are written last and removed first. So a numbered folder without
+checksums is unfinished in a bucket, and damaged on a disk. A folder that does not match its
+checksums was altered in either.
 """
 
 import hashlib
@@ -19,40 +19,40 @@ SUMS, META = "checksums.json", "meta.json"
 
 
 class Commit(Protocol):
-    """How checkpoints in one folder come to count, and how they cease to."""
+    """How checkpoints in one folder are committed and removed."""
 
     def steps(self) -> list[int]:
         """Returns the steps that count, in rising order; reads no content."""
         ...
 
     def begin(self, step: int) -> None:
-        """Makes the folder, and room for a step: what a kill left in it is removed."""
+        """Creates the folder, and removes what a killed process left of earlier saves."""
         ...
 
     def written(self, step: int) -> StoragePath:
-        """Returns where a step is written before it counts."""
+        """Returns the folder in which a step is written before it counts."""
         ...
 
     def end(self, step: int) -> None:
-        """Makes what was written count."""
+        """Commits what was written."""
         ...
 
     def drop(self, step: int) -> None:
-        """Removes what was written of a step that shall not count, if it can be."""
+        """Removes, if possible, what was written of a step that must not count."""
         ...
 
     def remove(self, step: int) -> None:
-        """Removes a step that counts; half a removal does not look like damage."""
+        """Removes a committed step; an interrupted removal does not look like damage."""
         ...
 
 
 def commit_in(folder: StoragePath) -> Commit:
-    """Returns how it is done in a folder."""
+    """Returns the way that fits a folder."""
     return Marked(folder) if isinstance(folder, Remote) else Renamed(folder)
 
 
 class Renamed:
-    """On a disk."""
+    """Commits on a disk, by a rename."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -73,7 +73,7 @@ class Renamed:
     def end(self, step: int) -> None:
         target, final = self.written(step), self._folder / str(step)
         _put_checksums(target)
-        if final.exists():  # An altered one that the resume passed over.
+        if final.exists():  # Altered, so the resume ignored it.
             remove(final)
         target.rename(final)
 
@@ -86,7 +86,7 @@ class Renamed:
 
 
 class Marked:
-    """In a bucket."""
+    """Commits in a bucket, by writing the checksums last."""
 
     def __init__(self, folder: Remote):
         self._folder = folder
@@ -103,7 +103,7 @@ class Marked:
     def begin(self, step: int) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         for number in self._numbers():
-            # One of this number that counts is an altered one that the resume passed over.
+            # A committed one of this number was altered, so the resume ignored it.
             if number == step or not self._mark(number).is_file():
                 self.remove(number)
 
@@ -115,7 +115,7 @@ class Marked:
 
     def drop(self, step: int) -> None:
         with suppress(OSError):
-            if not self._mark(step).is_file():  # It may be the removal of older ones that failed.
+            if not self._mark(step).is_file():  # Perhaps only removing older ones failed.
                 self.remove(step)
 
     def remove(self, step: int) -> None:
@@ -124,7 +124,7 @@ class Marked:
 
 
 def _put_checksums(folder: StoragePath) -> None:
-    # Read back from where they lie: what counts is what was kept, not what was meant.
+    # Read back from the store: the checksums must be of what was stored, not of what was sent.
     (folder / SUMS).write_text(json.dumps(_checksums(folder), indent=2) + "\n")
 
 
@@ -143,7 +143,10 @@ def _sha256(path: StoragePath) -> str:
 
 
 def damage(folder: StoragePath) -> str | None:
-    """Says what is wrong with a checkpoint's files, or None; raises StoreError if it can't tell."""
+    """Returns what is wrong with a checkpoint's files, or None.
+
+    Raises StoreError if the bucket can't be read.
+    """
     try:
         expected = json.loads((folder / SUMS).read_text())
         found = _checksums(folder)
@@ -160,7 +163,7 @@ def damage(folder: StoragePath) -> str | None:
             return f"{name} does not belong to it"
         if expected[name] != found[name]:
             return f"{name} differs from its checksum"
-    try:  # A whole checkpoint under another one's number matches its checksums too.
+    try:  # A complete checkpoint under another number matches its checksums, too.
         said = json.loads((folder / META).read_text())["step"]
     except StoreError:
         raise
@@ -170,6 +173,6 @@ def damage(folder: StoragePath) -> str | None:
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of what an error says, or its kind where it says nothing."""
+    """Returns the first line of an error's message, or its type if it has none."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:200]

@@ -1,56 +1,82 @@
-"""Which arrays a checkpoint holds, against those that a network has."""
+"""The names, shapes and types of the arrays in a checkpoint, against those that a network has."""
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-Arrays = dict[str, tuple[tuple[int, ...], str]]
+Manifest = dict[str, tuple[tuple[int, ...], str]]
+"""Shape and type of every array, by its dotted name: `params.conv_in.kernel`."""
 
 
-def named(fields: dict[str, Any]) -> Arrays:
-    """Returns the shape and type of every array of named trees, under its dotted name."""
+def by_name(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the leaves of named trees under their dotted names."""
+    # Field by field: as one tree, a dict would be sorted, with ema before params.
     return {
-        f"{name}.{jax.tree_util.keystr(path, simple=True, separator='.')}".rstrip("."): (
-            tuple(leaf.shape),
-            str(leaf.dtype),
-        )
-        for name, tree in fields.items()  # a dict as one tree would be sorted: ema before params
+        f"{field}.{keystr(path)}".rstrip("."): leaf
+        for field, tree in fields.items()
         for path, leaf in jax.tree.leaves_with_path(tree)
     }
 
 
-def to_text(arrays: Arrays) -> str:
-    """Returns them as JSON, an array a line."""
-    rows = (f"{json.dumps(name)}: {json.dumps(what)}" for name, what in arrays.items())
+def keystr(path: Any) -> str:
+    """Returns the dotted name of a leaf within its tree."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def manifest_of(arrays: Mapping[str, Any]) -> Manifest:
+    """Returns the manifest of arrays, or of their shapes, by name."""
+    return {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in arrays.items()}
+
+
+def shapes_of(manifest: Manifest) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the arrays of a manifest as shapes, by name."""
+    return {
+        name: jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
+        for name, (shape, dtype) in manifest.items()
+    }
+
+
+def to_text(manifest: Manifest) -> str:
+    """Returns a manifest as JSON, one array per line."""
+    rows = (f"{json.dumps(name)}: {json.dumps(what)}" for name, what in manifest.items())
     return "{\n  " + ",\n  ".join(rows) + "\n}\n"
 
 
-def from_text(text: str) -> Arrays:
-    """Returns what `to_text` was given."""
+def from_text(text: str) -> Manifest:
+    """Returns the manifest that `to_text` was given."""
     return {name: (tuple(shape), dtype) for name, (shape, dtype) in json.loads(text).items()}
 
 
-def of_fields(arrays: Arrays, fields: list[str]) -> Arrays:
-    """Returns those of some top-level names."""
-    return {name: what for name, what in arrays.items() if name.split(".")[0] in fields}
+def of_fields(manifest: Manifest, fields: Sequence[str]) -> Manifest:
+    """Returns the arrays of some fields, field by field: `ema.slow` has `ema.slow.bias`."""
+    return {
+        name: what
+        for field in fields
+        for name, what in manifest.items()
+        if name == field or name.startswith(f"{field}.")
+    }
 
 
-def tree_of(arrays: Arrays, field: str) -> Any:
-    """Returns a top-level name's arrays as shapes, in dicts of dicts as Linen has them."""
+def tree_of(manifest: Manifest, field: str) -> Any:
+    """Returns the arrays of a field as shapes, in the nested dicts that Linen uses."""
     tree: dict[str, Any] = {}
-    for name, (shape, dtype) in of_fields(arrays, [field]).items():
-        *path, last = name.split(".")[1:]
+    for name, shape in shapes_of(of_fields(manifest, [field])).items():
+        *path, last = name.removeprefix(f"{field}.").split(".")
         inner = tree
         for part in path:
             inner = inner.setdefault(part, {})
-        inner[last] = jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
+        inner[last] = shape
     return tree
 
 
-def difference(saved: Arrays, wanted: Arrays) -> str | None:
-    """Says of the first array that differs how it does; Orbax would cast, drop or choke on it."""
+def difference(saved: Manifest, wanted: Manifest) -> str | None:
+    """Returns how the first array that differs does so, or None.
+
+    Orbax itself would cast it, drop it, or fail with a message that does not name it.
+    """
     for name in dict.fromkeys([*wanted, *saved]):
         if name not in saved:
             return f"no {name}, which the network has"

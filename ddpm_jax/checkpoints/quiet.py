@@ -1,4 +1,4 @@
-"""Orbax's hundred lines about a save that failed, of which the run tells in one."""
+"""Suppresses the hundred lines that Orbax prints about a failed save; the run reports it in one."""
 
 import logging
 import sys
@@ -7,9 +7,9 @@ from typing import Any
 
 
 class Quiet:
-    """While it lasts, what Orbax and TensorStore print of a failed write is left out.
+    """Until `close`, suppresses what Orbax and TensorStore print about a failed write.
 
-    Their error still reaches the caller as an exception; nobody else's messages are touched.
+    Their error still reaches the caller as an exception. Other messages are not affected.
     """
 
     def __init__(self):
@@ -17,22 +17,22 @@ class Quiet:
         self._loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
         for logger in self._loggers:
             logger.addFilter(_wanted)
-        # TensorStore answers writes whose caller has given up by then: a traceback for each.
+        # TensorStore answers each write whose caller has given up with a traceback.
         self._hook = sys.unraisablehook
-        self._own = self._tell
+        self._own = self._filter_unraisable
         self._stays = False
         sys.unraisablehook = self._own
-        # And Orbax leaves writes that it never began; who else has coroutines here?
+        # Orbax also leaves coroutines that it never began; no one else uses coroutines here.
         warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
         self._filter = warnings.filters[0]
 
-    def _tell(self, what: Any) -> None:
+    def _filter_unraisable(self, what: Any) -> None:
         late = isinstance(what.exc_value, RuntimeError) and what.object is None
         if not (late and str(what.exc_value) == "Event loop is closed"):
             self._hook(what)
 
     def stay(self) -> None:
-        """Makes `close` do nothing: the last words on a failed write come when Python ends."""
+        """Makes `close` do nothing: the last messages about a failed write come at Python's end."""
         self._stays = True
 
     def close(self) -> None:
@@ -48,5 +48,6 @@ class Quiet:
 
 
 def _wanted(record: logging.LogRecord) -> bool:
-    said = record.getMessage()  # On a disk the path has Orbax's name in it, in a bucket it has not.
-    return "orbax" not in record.pathname and "orbax" not in said and "tensorstore" not in said
+    # On a disk Orbax's name is in the path of what it writes; in a bucket it is not.
+    text = record.getMessage()
+    return "orbax" not in record.pathname and "orbax" not in text and "tensorstore" not in text

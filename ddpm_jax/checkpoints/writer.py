@@ -1,7 +1,8 @@
-"""Orbax's writer of arrays, and how it ends for all processes when it fails on one of them.
+"""Orbax's writer of arrays; when it fails on one process, it ends on all of them.
 
-Orbax's processes wait for each other at several places of a save, and one whose disk is full comes
-to none of them: the others would wait for minutes, and those that wait on their devices for ever.
+Orbax's processes wait for each other at several points of a save. A process whose disk is full
+reaches none of them. The others would wait for minutes, and those that wait on their devices would
+wait for ever.
 """
 
 from typing import Any
@@ -19,7 +20,7 @@ from ddpm_jax.runtime.distributed import (
 
 
 class Writer:
-    """Writes states in the background; all processes make and use it alike."""
+    """Writes states in the background; all processes create and use it together."""
 
     def __init__(self):
         self._barriers = None if is_alone() else AbortableBarriers("save")
@@ -38,32 +39,32 @@ class Writer:
         self._orbax.wait_until_finished()
 
     def give_up(self) -> None:
-        """Ends the save under way on every process, because it failed here."""
+        """Ends the current save on every process, because it failed here."""
         if self._barriers is not None:
             self._barriers.abort()
 
     def close(self) -> None:
-        """Waits for the save under way and ends Orbax's threads."""
+        """Waits for the current save and ends Orbax's threads."""
         self._orbax.close()
 
 
 class _Shared(ocp.StandardCheckpointer):
-    """Orbax's writer with those of its waits replaced that outlast another process's failure."""
+    """Orbax's writer, with those waits replaced that would outlast another process's failure."""
 
     def __init__(self, barriers: AbortableBarriers):
         def wait(*, key: str, timeout_ms: int) -> None:
-            del timeout_ms  # What it guards against, a process that hangs, ends that one's writes.
+            del timeout_ms  # It guards against a process that hangs, whose writes end anyway.
             barriers.wait(key)
 
         options = ocp.AsyncOptions(
             barrier_sync_fn=wait,
-            # In the background the others would await the folder in JAX's key-value store.
+            # In the background the others would wait for the folder in JAX's key-value store.
             create_directories_asynchronously=False,
         )
         super().__init__(async_options=options)
 
     async def create_temporary_path(self, temporary_path: Any) -> None:
-        # Orbax waits on the devices before and after it, which has no end if this raises.
+        # Orbax waits on the devices before and after this, which never ends if this raises.
         failure = None
         if is_first():
             try:

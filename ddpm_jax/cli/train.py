@@ -1,5 +1,6 @@
 """`ddpm train`."""
 
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +31,19 @@ def run(words: list[str]) -> int:
     asked = request("ddpm train", "CONFIG", words, Options, more=configs.settings(Shared()))
     figures = own_figures(asked.config)
     workdir = storage_path(asked.options.workdir or _default_workdir(asked))
+    from ddpm_jax.runtime.distributed import is_first
+    from ddpm_jax.training.logging.progress import TerminalReport
+    from ddpm_jax.training.preemption import PreemptionHandler
     from ddpm_jax.training.train import train
 
-    code = train(asked.config, workdir)
-    if figures and code == 0:
+    report = TerminalReport()
+    with PreemptionHandler(report if is_first() else lambda line: None) as preemption:
+        result = train(asked.config, workdir, report=report, preemption=preemption)
+    if result.signal == signal.SIGINT:
+        return 130
+    if figures:
         _draw_at_the_end(asked.config, workdir, figures)
-    return code
+    return 0
 
 
 def _default_workdir(asked: Request) -> str:

@@ -22,7 +22,7 @@ from ddpm_jax.config.files import (
     load_file,
     loads,
 )
-from ddpm_jax.config.migrations import FORMAT
+from ddpm_jax.config.migrations import FORMAT, lift_arrays
 from ddpm_jax.config.plain import (
     flatten,
     to_dict,
@@ -84,6 +84,7 @@ __all__ = [
     "flatten",
     "from_dict",
     "from_saved",
+    "lift_arrays",
     "load_file",
     "loads",
     "option_settings",

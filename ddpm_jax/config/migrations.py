@@ -6,15 +6,18 @@ a setting gets another name or form, or an array another name or layout, add a r
 may change later.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+
+from einops import rearrange
 
 from ddpm_jax.errors import UserError
 
 Plain = dict[str, Any]
 """A config as nested plain values, as JSON has it."""
-Arrays = dict[str, Any]
-"""The arrays of a checkpoint by their dotted names, as `arrays.json` has them."""
+Arrays = Mapping[str, Any]
+"""The arrays of a checkpoint, or their shapes while traced, by their names in `arrays.json`."""
 
 
 def _unchanged(arrays: Arrays, config: Plain) -> Arrays:
@@ -30,7 +33,7 @@ class Migration(NamedTuple):
     """Lifts the arrays of a checkpoint; the config is the one before this step."""
 
 
-# --- from 0 to 1: renamed settings of the loop; a row and its options became one value ------------
+# --- from 0 to 1: renamed settings; a row and its options are one value; kernels as published -----
 
 RENAMED = {
     "train.accumulate": "train.gradient_accumulation_steps",
@@ -92,7 +95,61 @@ def _joined(
     return {new: {"name": name, **options}, **rest}
 
 
-MIGRATIONS: tuple[Migration, ...] = (Migration(config=_from_0),)
+def name_averages(arrays: Arrays) -> Arrays:
+    """Renames `bad` to `nonfinite`, and `ema.X` to `ema.ema.X`: each average has a name now."""
+
+    def renamed(name: str) -> str:
+        name = "nonfinite" if name == "bad" else name
+        return re.sub(r"^ema\.", "ema.ema.", name)
+
+    return {renamed(name): array for name, array in arrays.items()}
+
+
+def unfold_strided_kernels(arrays: Arrays, config: Plain) -> Arrays:
+    """Turns the 2×2 kernels over blocks of 2×2 pixels into the 4×4 kernels that they are.
+
+    They are the convolutions of stride 2 in small_unet and annotated_unet; their moments and
+    averages are permuted alike.
+    """
+    if config["model"]["kind"] not in ("small_unet", "annotated_unet"):
+        return arrays
+
+    def unfolded(name: str, array: Any) -> Any:
+        if re.search(r"\bdown_\d+\.conv\.kernel$", name):
+            return unfold_downsampling(array)
+        if re.search(r"\bup_\d+\.conv\.kernel$", name):
+            return unfold_upsampling(array)
+        return array
+
+    return {name: unfolded(name, array) for name, array in arrays.items()}
+
+
+def unfold_downsampling(kernel: Any) -> Any:
+    """Returns the 4×4 kernel `[4, 4, C, K]` of a stride-2 convolution padded by 1.
+
+    `kernel` `[2, 2, 4 C, K]` acts on the padded image in blocks, whose channels are (row, column,
+    channel).
+    """
+    return rearrange(kernel, "p q (i j c) k -> (p i) (q j) c k", i=2, j=2)
+
+
+def unfold_upsampling(kernel: Any) -> Any:
+    """Returns the 4×4 kernel `[4, 4, C, K]` of the transposed convolution of stride 2.
+
+    It is the one that `jax.lax.conv_transpose(x, kernel, (2, 2), "SAME")` takes. `kernel`
+    `[2, 2, C, 4 K]` acts on the image padded by 1 and gives blocks of 2×2 pixels, whose channels
+    are (row, column, channel); a border of 1 is cropped. So pixel i of a block has rows 1 - i and
+    3 - i of the 4×4 kernel.
+    """
+    split = rearrange(kernel, "p q c (i j k) -> p i q j c k", i=2, j=2)
+    return rearrange(split[:, ::-1, :, ::-1], "p i q j c k -> (p i) (q j) c k")
+
+
+def _arrays_from_0(arrays: Arrays, config: Plain) -> Arrays:
+    return unfold_strided_kernels(name_averages(arrays), config)
+
+
+MIGRATIONS: tuple[Migration, ...] = (Migration(config=_from_0, arrays=_arrays_from_0),)
 FORMAT = len(MIGRATIONS)
 """The format that this version writes."""
 

@@ -21,6 +21,7 @@ from ddpm_jax.diffusion import (
     make_schedule,
     make_weighting,
 )
+from ddpm_jax.diffusion.timestep_samplers import TIMESTEP_SAMPLERS
 from ddpm_jax.errors import require
 from ddpm_jax.models import ModelConfig, UNetConfig
 from ddpm_jax.optimizers import OPTIMIZERS
@@ -88,10 +89,18 @@ class TrainConfig:
     steps_per_dispatch: int = 1
     """Steps in one call of the compiled program; more pays where a step is a few milliseconds, and
     on a CPU, where each call takes its memory anew, for all that needn't stop within one step."""
+    averages: tuple[str, ...] = ("ema",)
+    """Averages of the parameters that are kept; previews are drawn from the first."""
     ema_decay: float = 0.9999
     """Decay of the moving average of the parameters; it warms up as (1 + step) / (10 + step)."""
+    timestep_sampler: ChoiceField = ChoiceField(
+        "train.timestep_sampler", TIMESTEP_SAMPLERS, "uniform"
+    )
+    """How the timesteps of a batch are drawn."""
     label_dropout: float = 0.0
     """Share of labels replaced by the null class, for classifier-free guidance."""
+    loggers: tuple[str, ...] = ("tensorboard",)
+    """What logs the run besides metrics.jsonl and events.jsonl: tensorboard, wandb."""
     log_every: int = 100
     save_every: int = 5_000
     keep: int = 3
@@ -109,7 +118,7 @@ class TrainConfig:
 
     @property
     def nonfinite_limit(self) -> int:
-        """How many bad steps in a row are too many, by the policy."""
+        """How many steps in a row may be non-finite before the policy acts."""
         return 1 if self.on_nonfinite == "stop" else self.max_nonfinite_steps
 
     def __post_init__(self):
@@ -131,6 +140,7 @@ class TrainConfig:
         require(
             divides, "train.gradient_accumulation_steps", self.gradient_accumulation_steps, need
         )
+        require(len(self.averages) > 0, "train.averages", self.averages, "at least one name")
         require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "in [0, 1)")
         require(0 <= self.label_dropout < 1, "train.label_dropout", self.label_dropout, "in [0, 1)")
 

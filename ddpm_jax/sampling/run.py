@@ -105,7 +105,7 @@ def load(
     config = checkpoints.config(step)
     mesh = fitting_mesh(config.mesh.fsdp, jax.local_devices() if here else None)
     experiment = build(config, devices=mesh.size)
-    name = {"ema": "ema", "raw": "params"}[params]
+    name = "params" if params == "raw" else f"ema.{params}"
     shapes = checkpoints.shapes(step, name)
     if shapes is None:
         shapes = jax.eval_shape(experiment.init_params, jax.random.key(0))

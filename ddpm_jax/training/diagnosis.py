@@ -1,7 +1,7 @@
-"""Where a step stopped being finite: the step computed once more, with all that it leaves out.
+"""Where a step stopped being finite: the step is computed again, and its parts are inspected.
 
-A step follows from parameters, seed and number alone, so nothing of this is kept while training:
-it is compiled on the day it is needed.
+Parameters, seed and step number determine a step, so training keeps nothing for this. The program
+is compiled only when it is needed.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.runtime.mesh import replicated
-from ddpm_jax.training.step import gradient, losses
+from ddpm_jax.training.state import TrainState
+from ddpm_jax.training.step import gradient
 from ddpm_jax.typing import Batch
 
 _RANGES = 4
@@ -23,7 +24,7 @@ _RANGES = 4
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A step that was bad, in words and numbers."""
+    """A non-finite step, in words and numbers."""
 
     step: int
     loss: float
@@ -33,14 +34,15 @@ class Diagnosis:
     losses: np.ndarray
     """float32 `[B]`"""
     data: list[int]
-    """Places in the batch of the examples that hold numbers which are not finite."""
+    """Indices in the batch of the examples with values that are not finite."""
     parameter: str | None
-    """The first parameter that is not finite, with how much of it."""
+    """The first parameter that is not finite, with the number of such values."""
     gradient: str | None
+    """The same for the gradient."""
 
     @property
     def summary(self) -> str:
-        """What failed first, in half a line."""
+        """The first cause that was found, in half a line."""
         if self.data:
             return f"the data of {len(self.data)} example(s) of its batch are not finite"
         if self.parameter:
@@ -48,15 +50,15 @@ class Diagnosis:
         if self.gradient:
             return f"the gradient of {self.gradient} is the first that is not finite"
         if not np.isfinite(self.loss) or not np.isfinite(self.grad_norm):
-            return "every leaf of the gradient is finite, their sum is not"
-        return "computed once more it was finite: look at the rounding, or at the machine"
+            return "every leaf of the gradient is finite, but their sum is not"
+        return "computed again it was finite: rounding or the hardware may be the cause"
 
     def lines(self) -> list[str]:
-        """The report for people."""
+        """Returns the report for people."""
         times = " ".join(map(str, self.t[:64])) + (" …" if len(self.t) > 64 else "")
         return [
             f"step {self.step}: loss {self.loss:g}, norm of the gradient {self.grad_norm:g}",
-            f"  data that are not finite, by place in the batch: {_places(self.data)}",
+            f"  examples with values that are not finite, by index: {_indices(self.data)}",
             f"  first parameter that is not finite: {self.parameter or 'none'}",
             f"  first gradient that is not finite: {self.gradient or 'none'}",
             *(f"  loss at {line}" for line in self._by_range()),
@@ -64,9 +66,9 @@ class Diagnosis:
         ]
 
     def plain(self) -> dict[str, Any]:
-        """The same as JSON takes it, numbers that are not finite as words."""
+        """Returns the same as JSON values; numbers that may be non-finite are strings."""
         return {
-            "bad_step": self.step,
+            "nonfinite_step": self.step,
             "loss": str(self.loss),
             "grad_norm": str(self.grad_norm),
             "data": self.data,
@@ -77,41 +79,44 @@ class Diagnosis:
         }
 
     def _by_range(self) -> list[str]:
-        # By rank, not by width: each range has as many examples as the next one.
+        # Split by rank, so that each range has the same number of examples.
         order = np.argsort(self.t, kind="stable")
         lines = []
         for part in np.array_split(order, min(_RANGES, len(order))):
             finite = np.isfinite(self.losses[part])
             mean = f"{self.losses[part][finite].mean():.4g}" if finite.any() else "none finite"
-            bad = f", {(~finite).sum()} of {len(part)} not finite" if not finite.all() else ""
-            lines.append(f"t {self.t[part[0]]} … {self.t[part[-1]]}: {mean}{bad}")
+            rest = f", {(~finite).sum()} of {len(part)} not finite" if not finite.all() else ""
+            lines.append(f"t {self.t[part[0]]} … {self.t[part[-1]]}: {mean}{rest}")
         return lines
 
 
-def diagnose(experiment: Experiment, mesh: Mesh, params: Any, batch: Batch, step: int) -> Diagnosis:
-    """Computes a step anew from the parameters it met; all processes call it.
+def diagnose(
+    experiment: Experiment, mesh: Mesh, state: TrainState, batch: Batch, step: int
+) -> Diagnosis:
+    """Computes step number `step` again, from the parameters that it met; all processes call it.
 
-    `batch` is the step's, on the mesh. The program is another one than the training's: what hung on
-    its rounding may come out finite here, and the report then says so.
+    `batch` is the step's, on the mesh. This program is not the training program: what depended on
+    that one's rounding may come out finite here, and the report then says so.
     """
+    parts = experiment.config.train.gradient_accumulation_steps
 
     @jax.jit
-    def look(params: Any, batch: Batch, step: jax.Array) -> dict[str, Any]:
-        drawn = experiment.draw(batch, step)
-        parts = experiment.config.train.gradient_accumulation_steps
-        loss, grads = gradient(experiment, params, drawn, parts)
+    def inspect(params: Any, timesteps: Any, batch: Batch, step: jax.Array) -> dict[str, Any]:
+        drawn = experiment.draw(batch, step, timesteps)
+        loss, losses, grads = gradient(experiment, params, drawn, parts)
         found = {
             "loss": loss,
             "grad_norm": optax.tree.norm(grads),
             "t": drawn.t,
-            "losses": losses(experiment, params, drawn, parts),
+            "losses": losses,
             "data": ~jnp.isfinite(drawn.x_0).all(axis=tuple(range(1, drawn.x_0.ndim))),
-            "params": _bad_numbers(params),
-            "grads": _bad_numbers(grads),
+            "params": _count_nonfinite(params),
+            "grads": _count_nonfinite(grads),
         }
         return jax.lax.with_sharding_constraint(found, replicated(mesh))
 
-    found = jax.device_get(look(params, batch, jnp.asarray(step, jnp.int32)))
+    number = jnp.asarray(step, jnp.int32)
+    found = jax.device_get(inspect(state.params, state.timesteps, batch, number))
     return Diagnosis(
         step=step,
         loss=float(found["loss"]),
@@ -119,12 +124,12 @@ def diagnose(experiment: Experiment, mesh: Mesh, params: Any, batch: Batch, step
         t=found["t"],
         losses=found["losses"],
         data=np.flatnonzero(found["data"]).tolist(),
-        parameter=_first(params, found["params"]),
-        gradient=_first(params, found["grads"]),
+        parameter=_first(state.params, found["params"]),
+        gradient=_first(state.params, found["grads"]),
     )
 
 
-def _bad_numbers(tree: Any) -> list[jax.Array]:
+def _count_nonfinite(tree: Any) -> list[jax.Array]:
     return [(~jnp.isfinite(leaf)).sum() for leaf in jax.tree.leaves(tree)]
 
 
@@ -136,5 +141,5 @@ def _first(tree: Any, counts: list[Any]) -> str | None:
     return None
 
 
-def _places(places: list[int]) -> str:
-    return (" ".join(map(str, places[:16])) + (" …" if len(places) > 16 else "")) or "none"
+def _indices(indices: list[int]) -> str:
+    return (" ".join(map(str, indices[:16])) + (" …" if len(indices) > 16 else "")) or "none"

@@ -1,4 +1,7 @@
-"""Signals as wishes: a run saves before it ends, all processes of it at the same step."""
+"""Signals as requests to stop: a run saves before it ends, all of its processes at the same step.
+
+Training installs no signal handler. The program that owns the process passes this one to it.
+"""
 
 import queue
 import signal
@@ -10,56 +13,54 @@ from ddpm_jax.runtime.distributed import StopAgreement, is_alone
 
 
 class PreemptionHandler:
-    """Turns SIGTERM and the first SIGINT into a wish that the loop grants after its next step.
+    """Within its `with` block, turns SIGTERM and the first SIGINT into a request to stop.
 
-    A wish of one process is a wish of all.
+    The training loop grants it after its current dispatch. A request to one process is one to all:
+    each of several processes must use a handler.
     """
 
-    def __init__(self, say: Callable[[str], None]):
-        """`say` is told, in a thread of its own, when a wish comes, that it was heard."""
+    def __init__(self, report: Callable[[str], None]):
+        """`report` is called with a line, in a thread of its own, when a request arrives."""
         self.signal: int | None = None
-        self._say = say
-        # A signal may come in the middle of a line being printed, when its own thread can print
-        # none; into this queue it may put whatever it interrupted.
-        self._wishes: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        self._voice = threading.Thread(target=self._speak, daemon=True)
-        self._agreement = None if is_alone() else StopAgreement(self._heard)
+        """The signal that arrived here, or on another process."""
+        self._report = report
+        # A signal may interrupt a thread while it prints, and then that thread can't print again.
+        # It can put into this queue, whatever was interrupted.
+        self._requests: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._reporter = threading.Thread(target=self._report_requests, daemon=True)
+        self._agreement = None if is_alone() else StopAgreement(self._accept)
 
     def reached(self) -> bool:
-        """Whether it is time to save and end; every process asks at the same places of its way."""
+        """Returns whether to save and end now; every process asks at the same points."""
         if self._agreement is None:
             return self.signal is not None
         return self._agreement.reached_stop_point()
 
-    @property
-    def exit_code(self) -> int:
-        return 130 if self.signal == signal.SIGINT else 0
-
-    def _wish(self, number: int, _: FrameType | None) -> None:
+    def _handle(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT:
-            # The next one is the system's: Python's own would wait for a compilation to end.
+            # The next one ends the process: Python's own would wait for a compilation to end.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         if self._agreement is None:
-            self._heard(number)
+            self._accept(number)
         else:
             self._agreement.request(number)
 
-    def _heard(self, number: int) -> None:
+    def _accept(self, number: int) -> None:
         self.signal = number
-        self._wishes.put(number)
+        self._requests.put(number)
 
-    def _speak(self) -> None:
-        while (number := self._wishes.get()) is not None:
+    def _report_requests(self) -> None:
+        while (number := self._requests.get()) is not None:
             hint = "; once more ends at once, without saving" if number == signal.SIGINT else ""
-            self._say(f"saving after this step{hint}")
+            self._report(f"saving after this step{hint}")
 
     def __enter__(self) -> "PreemptionHandler":
-        self._voice.start()
-        self._old = {n: signal.signal(n, self._wish) for n in (signal.SIGTERM, signal.SIGINT)}
+        self._reporter.start()
+        self._old = {n: signal.signal(n, self._handle) for n in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
-        self._wishes.put(None)
-        self._voice.join()
+        self._requests.put(None)
+        self._reporter.join()

@@ -1,50 +1,52 @@
-"""What training carries from step to step, and how its average is formed."""
+"""What training carries from step to step."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from ddpm_jax.config import TrainConfig
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.runtime.random import stream_key
+from ddpm_jax.training.ema import Decay, ema_init, make_averages
 
 
 class TrainState(NamedTuple):
-    """Everything that the next step needs and (config, seed) do not give.
+    """Everything that the next step needs and that (config, seed) do not determine.
 
-    No hyperparameter and no key is in it: an edited config takes effect on resume. All arrays are
-    float32 but the counters.
+    It holds no hyperparameter and no key, so an edited config takes effect on resume. All arrays
+    are float32 except the counters.
     """
 
     step: jax.Array
-    """int32, how many steps have been made: the next batch, and all that is random about it."""
+    """int32, how many steps have been made. It determines the next batch and its random draws."""
     params: Any
-    ema: Any
+    ema: dict[str, Any]
+    """A tree like `params` for each average, by its name in AVERAGES."""
     opt_state: Any
-    bad: jax.Array
-    """int32, how many of the last steps, in a row, gave no update, for want of finite numbers.
+    nonfinite: jax.Array
+    """int32, how many of the last steps, in a row, gave no update because they were not finite.
 
-    It lies here because the run's course depends on it: counted by the host, it would begin anew
-    with every restart, and a killed run would give up or go back at other steps than an unbroken
-    one.
+    The run's course depends on it. If the host counted, a restart would begin the count anew, and a
+    killed run would give up or roll back at other steps than an unbroken one.
     """
+    timesteps: Any = None
+    """The state of the timestep sampler; None for a sampler without a history."""
+
+
+def averages_of(train: TrainConfig) -> dict[str, Decay]:
+    """Returns the averages that a config keeps, by name."""
+    return make_averages(train.averages, decay=train.ema_decay)
 
 
 def init_state(experiment: Experiment) -> TrainState:
     """Draws the parameters from the run's seed; pure, so `jax.eval_shape` gives its shapes."""
     params = experiment.init_params(stream_key(experiment.config.seed, "init"))
-    opt_state = experiment.optimizer.init(params)
-    # A copy: the state is donated, and two leaves of it must not be one buffer.
-    ema = jax.tree.map(jnp.copy, params)
-    return TrainState(jnp.zeros((), jnp.int32), params, ema, opt_state, jnp.zeros((), jnp.int32))
-
-
-def ema_update(ema: Any, params: Any, step: jax.Array, decay: float) -> Any:
-    """Moves the average towards the parameters after update number `step` (counted from 1).
-
-    The decay is min(decay, (1 + step) / (10 + step)), so that the average follows the parameters
-    at first and forgets where they began.
-    """
-    step = step.astype(jnp.float32)
-    now = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda average, value: value + now * (average - value), ema, params)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        ema=ema_init(averages_of(experiment.config.train), params),
+        opt_state=experiment.optimizer.init(params),
+        nonfinite=jnp.zeros((), jnp.int32),
+        timesteps=experiment.timestep_sampler.init(),
+    )

@@ -13,7 +13,8 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import DiffusionInputs, Experiment
 from ddpm_jax.runtime.compilation import compiler_options
 from ddpm_jax.runtime.mesh import batch_sharding, replicated, state_shardings, with_shardings
-from ddpm_jax.training.state import TrainState, ema_update, init_state
+from ddpm_jax.training.ema import ema_update
+from ddpm_jax.training.state import TrainState, averages_of, init_state
 from ddpm_jax.typing import Batch, PerExample
 
 Metrics = dict[str, jax.Array]
@@ -23,12 +24,12 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 def make_train_step(experiment: Experiment, mesh: Mesh | None = None) -> TrainStep:
     """Returns `train_step(state, batch) -> (state, metrics)`: Ho et al. 2020, algorithm 1.
 
-    It is `make_update`'s, of what the experiment draws for the batch.
+    It draws what the experiment draws for the batch, then calls `make_update`'s function.
     """
     update = make_update(experiment, mesh)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        return update(state, experiment.draw(batch, state.step))
+        return update(state, experiment.draw(batch, state.step, state.timesteps))
 
     return train_step
 
@@ -38,54 +39,73 @@ def make_update(
 ) -> Callable[[TrainState, DiffusionInputs], tuple[TrainState, Metrics]]:
     """Returns `update(state, drawn) -> (state, metrics)`, which draws nothing itself.
 
-    `metrics` are scalars: loss, grad_norm before clipping and learning_rate in float32, and `bad`,
-    the new state's count. A step is bad if its loss or gradient is not finite: it counts, and
-    changes nothing else. After `train.nonfinite_limit` of them in a row the state stands still,
-    whatever batches follow: the host may learn of it late, and still finds the parameters that
-    failed.
-    `mesh` is that of the devices, if parameters are split over some.
+    `metrics` are scalars: loss, grad_norm before clipping and learning_rate in float32, and
+    `nonfinite`, the new state's count. A step whose loss or gradient is not finite changes nothing
+    but that count and the step. After `train.nonfinite_limit` of them in a row the state no longer
+    changes, whatever batches follow: the host may read the count late, and still finds the
+    parameters that failed. `mesh` holds the devices, if there are several.
     """
     train = experiment.config.train
-    gathered, scattered = _split_over(mesh)
+    averages = averages_of(train)
+    gather, scatter = _split_over(mesh)
 
     def update(state: TrainState, drawn: DiffusionInputs) -> tuple[TrainState, Metrics]:
-        loss, grads = gradient(
-            experiment, gathered(state.params), drawn, train.gradient_accumulation_steps
+        loss, losses, grads = gradient(
+            experiment, gather(state.params), drawn, train.gradient_accumulation_steps
         )
-        grads = scattered(grads)
-        # One number that is not finite, in any leaf, and the norm is not.
+        grads = scatter(grads)
+        # If one number of any leaf is not finite, neither is the norm.
         norm = optax.tree.norm(grads)
-        good = jnp.isfinite(loss) & jnp.isfinite(norm)
-        still = state.bad >= train.nonfinite_limit
-        moves = good & ~still
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        stopped = state.nonfinite >= train.nonfinite_limit
+        good = finite & ~stopped
         updates, opt_state = experiment.optimizer.update(
-            grads, state.opt_state, state.params, step=state.step, good=moves
+            grads, state.opt_state, state.params, step=state.step, good=good
         )
-        # What is left out is left out leaf by leaf, each from its own old value alone: so every
-        # buffer of the state, which is donated, is written in its place.
-        params = _moved(moves, optax.apply_updates(state.params, updates), state.params)
-        ema = ema_update(state.ema, params, state.step + 1, train.ema_decay)
+        # Each leaf is chosen from its own old value alone. So every buffer of the state, which is
+        # donated, can be written in place.
+        params = _choose(good, optax.apply_updates(state.params, updates), state.params)
+        ema = ema_update(averages, state.ema, params, state.step + 1)
         after = TrainState(
-            step=jnp.where(still, state.step, state.step + 1),
+            step=jnp.where(stopped, state.step, state.step + 1),
             params=params,
-            ema=_moved(moves, ema, state.ema),
+            ema=_choose(good, ema, state.ema),
             opt_state=opt_state,
-            bad=jnp.where(still, state.bad, jnp.where(good, 0, state.bad + 1)),
+            nonfinite=jnp.where(
+                stopped, state.nonfinite, jnp.where(finite, 0, state.nonfinite + 1)
+            ),
+            timesteps=_next_timesteps(experiment, mesh, good, state.timesteps, drawn.t, losses),
         )
         metrics = {
             "loss": loss,
             "grad_norm": norm,
-            # From the compiled step: computed by the host, it would wait behind the next one.
+            # From the compiled step: a value that the host computes would wait behind the next one.
             "learning_rate": jnp.asarray(experiment.learning_rate(state.step), jnp.float32),
-            "bad": after.bad,
+            "nonfinite": after.nonfinite,
         }
         return after, metrics
 
     return update
 
 
-def _moved(moves: jax.Array, new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda new, old: jnp.where(moves, new, old), new, old)
+def _choose(good: jax.Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda new, old: jnp.where(good, new, old), new, old)
+
+
+def _next_timesteps(
+    experiment: Experiment,
+    mesh: Mesh | None,
+    good: jax.Array,
+    state: Any,
+    t: jax.Array,
+    losses: PerExample,
+) -> Any:
+    """Returns the timestep sampler's state after a step; every device computes the whole of it."""
+    if state is None:
+        return None
+    if mesh is not None:
+        t, losses = jax.lax.with_sharding_constraint((t, losses), replicated(mesh))
+    return _choose(good, experiment.timestep_sampler.update(state, t, losses), state)
 
 
 def _split_over(mesh: Mesh | None) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
@@ -96,52 +116,50 @@ def _split_over(mesh: Mesh | None) -> tuple[Callable[[Any], Any], Callable[[Any]
     if mesh is None or mesh.shape["fsdp"] == 1:
         return (lambda params: params), (lambda grads: grads)
 
-    def gathered(params: Any) -> Any:
+    def gather(params: Any) -> Any:
         return jax.lax.with_sharding_constraint(params, replicated(mesh))
 
-    def scattered(grads: Any) -> Any:
-        # First as the sum on every device, which XLA makes one reduce-scatter where it has that:
-        # else it splits the products as well, and the activations that go into them.
+    def scatter(grads: Any) -> Any:
+        # First the sum on every device; XLA turns both steps into one reduce-scatter if it can.
+        # Otherwise it would split the products too, and the activations that go into them.
         whole = jax.lax.with_sharding_constraint(grads, replicated(mesh))
         return jax.lax.with_sharding_constraint(whole, state_shardings(grads, mesh))
 
-    return gathered, scattered
+    return gather, scatter
 
 
 def gradient(
     experiment: Experiment, params: Any, drawn: DiffusionInputs, parts: int
-) -> tuple[jax.Array, Any]:
-    """Mean loss over the batch and its gradient, in `parts` one after the other."""
+) -> tuple[jax.Array, PerExample, Any]:
+    """Returns the mean loss, the losses `[B]`, and the gradient of the mean.
 
-    def mean_loss(params: Any, drawn: DiffusionInputs) -> jax.Array:
-        return jnp.mean(experiment.losses(params, drawn, train=True))
+    The mean is weighted by `drawn.weight`, the losses are not. The batch is computed in `parts`,
+    one after the other.
+    """
 
+    def mean_loss(params: Any, drawn: DiffusionInputs) -> tuple[jax.Array, PerExample]:
+        losses = experiment.losses(params, drawn, train=True)
+        weighted = losses if drawn.weight is None else drawn.weight * losses
+        return jnp.mean(weighted), losses
+
+    compute = jax.value_and_grad(mean_loss, has_aux=True)
     if parts == 1:
-        return jax.value_and_grad(mean_loss)(params, drawn)
+        (loss, losses), grads = compute(params, drawn)
+        return loss, losses, grads
 
-    def add(total: Any, piece: tuple[DiffusionInputs, jax.Array]) -> tuple[Any, None]:
+    def add(total: Any, piece: tuple[DiffusionInputs, jax.Array]) -> tuple[Any, PerExample]:
         part, key = piece
-        value = jax.value_and_grad(mean_loss)(params, part._replace(dropout=key))
-        return jax.tree.map(jnp.add, total, value), None
+        (loss, losses), grads = compute(params, part._replace(dropout=key))
+        return jax.tree.map(jnp.add, total, (loss, grads)), losses
 
     zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
-    total, _ = jax.lax.scan(add, zero, _split(drawn, parts))
-    return jax.tree.map(lambda x: x / parts, total)
-
-
-def losses(experiment: Experiment, params: Any, drawn: DiffusionInputs, parts: int) -> PerExample:
-    """The losses `[B]` whose mean `gradient` takes, with the same dropout."""
-    if parts == 1:
-        return experiment.losses(params, drawn, train=True)
-
-    def part(piece: tuple[DiffusionInputs, jax.Array]) -> PerExample:
-        return experiment.losses(params, piece[0]._replace(dropout=piece[1]), train=True)
-
-    return jnp.moveaxis(jax.lax.map(part, _split(drawn, parts)), 0, 1).reshape(-1)
+    total, losses = jax.lax.scan(add, zero, _split(drawn, parts))
+    loss, grads = jax.tree.map(lambda x: x / parts, total)
+    return loss, jnp.moveaxis(losses, 0, 1).reshape(-1), grads
 
 
 def _split(drawn: DiffusionInputs, parts: int) -> tuple[DiffusionInputs, jax.Array]:
-    """Stacks the parts of a batch on a leading axis, and a key of dropout for each."""
+    """Stacks the parts of a batch on a leading axis, with a dropout key for each."""
 
     def split(x: jax.Array) -> jax.Array:
         # Every parts-th example: each device keeps its own rows, and nothing crosses the mesh.
@@ -153,13 +171,15 @@ def _split(drawn: DiffusionInputs, parts: int) -> tuple[DiffusionInputs, jax.Arr
 def make_multi_step(experiment: Experiment, mesh: Mesh | None = None) -> TrainStep:
     """Returns a step over batches stacked on a leading axis; its metrics are stacked alike.
 
-    What all of them draw is drawn first, at once: a generator's rounds cost the same for a hundred
-    small draws as for one, and on a CPU they would be a tenth of a small network's step. So it is
-    held for all steps of a dispatch, as floats.
+    The random numbers of all steps are drawn first, at once, and kept as floats: a generator's
+    rounds cost the same for a hundred small draws as for one, and on a CPU they would be a tenth of
+    a small network's step. A timestep sampler with a history must draw step by step.
     """
     update = make_update(experiment, mesh)
 
     def steps(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
+        if state.timesteps is not None:
+            return jax.lax.scan(make_train_step(experiment, mesh), state, batches)
         numbers = state.step + jnp.arange(len(batches.examples))
         return jax.lax.scan(update, state, jax.vmap(experiment.draw)(batches, numbers))
 
@@ -181,18 +201,24 @@ def check_batch(config: Config, mesh: Mesh | AbstractMesh) -> None:
 
 
 def state_layout(experiment: Experiment, mesh: Mesh | AbstractMesh) -> TrainState:
-    """Returns the state as shapes with shardings: the network is traced, nothing computed."""
-    return with_shardings(jax.eval_shape(lambda: init_state(experiment)), mesh)
+    """Returns the state as shapes with shardings: the network is traced, nothing is computed."""
+    layout = with_shardings(jax.eval_shape(lambda: init_state(experiment)), mesh)
+    # Every device draws the timesteps of the whole batch, so each needs the sampler's whole state.
+    whole = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
+        layout.timesteps,
+    )
+    return layout._replace(timesteps=whole)
 
 
 def jit_init(experiment: Experiment, mesh: Mesh) -> Callable[[], TrainState]:
-    """Compiles the initial state straight into its shards: no device ever holds it whole."""
+    """Compiles the initial state straight into its shards: no device ever holds all of it."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state_layout(experiment, mesh))
     return jax.jit(lambda: init_state(experiment), out_shardings=shardings)
 
 
 def jit_train_step(experiment: Experiment, mesh: Mesh) -> Any:
-    """Jits the step (or several a dispatch) over the mesh; the state it is given is consumed."""
+    """Jits the step (or several a dispatch) over the mesh; the state passed to it is donated."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state_layout(experiment, mesh))
     several = experiment.config.train.steps_per_dispatch > 1
     make, leading = (make_multi_step, 1) if several else (make_train_step, 0)

@@ -1,17 +1,18 @@
-"""The steps of a run, its saves and previews, and what it does when either goes wrong.
+"""The training loop: its steps, saves and previews, and what it does when one of them fails.
 
-Going back (`train.on_nonfinite` rollback). A run is a pure function of (config, seed, step):
-trained again from an older checkpoint it would meet the same numbers, and leaving out the bad steps
-alone is what skip does. So what is passed over is the whole stretch between two scheduled saves in
-which the steps went bad: the run goes on at its end with the parameters of its beginning, and the
-batches in between, which led there, are never seen. Beginning and end follow from the steps that were bad
-and from `save_every`, not from which checkpoints happen to be on disk; where the beginning isn't,
-it is trained again from an older one. So a killed run still ends as an unbroken one: started again
-before the stretch it meets the same bad steps, and after it their outcome, saved at its end. A run
-that goes bad in two stretches in a row is not helped by going back, and stops.
+Rollback (`train.on_nonfinite`). A run is a pure function of (config, seed, step): trained again
+from an older checkpoint it would meet the same numbers. Leaving out the non-finite steps alone is
+what the policy `skip` does. So a rollback leaves out the whole interval between two scheduled saves
+in which the steps became non-finite: the run goes on at its end with the parameters of its
+beginning, and never sees the batches in between. Both ends follow from the numbers of those steps
+and from `save_every`, not from which checkpoints are on disk; if the beginning is not there, it is
+trained again from an older one. So a killed run still ends as an unbroken one. Restarted before the
+interval it meets the same steps, and restarted after it, it finds their outcome saved at its end.
+If a run becomes non-finite in two intervals in a row, rolling back does not help, and the run ends.
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -28,67 +29,72 @@ from ddpm_jax.runtime.mesh import local_rows, shard_batch
 from ddpm_jax.sampling.chain import SampleProgram, animation_size, write_samples
 from ddpm_jax.training.diagnosis import Diagnosis, diagnose
 from ddpm_jax.training.logging.run_logger import RunLogger
-from ddpm_jax.training.preemption import PreemptionHandler
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import batch_layout, jit_init, jit_train_step, state_layout
 from ddpm_jax.training.step_metrics import StepMetrics
 
 
 class Trainer:
-    """What the loop works with, on every process alike."""
+    """Trains one run; every process of it runs the same loop."""
 
     def __init__(
         self,
         program: SampleProgram,
         source: Source,
         checkpoints: Checkpoints,
-        journal: RunLogger,
-        stop: PreemptionHandler,
+        logger: RunLogger,
+        *,
+        should_stop: Callable[[], bool],
     ):
-        """`program` draws the pictures, and says what is trained and on which devices."""
+        """`program` draws the previews, and holds the experiment and the devices.
+
+        `should_stop` is asked after every dispatch, and must answer the same on every process.
+        """
         self.program, self.experiment, self.mesh = program, program.experiment, program.mesh
-        self.source, self.checkpoints, self.journal = source, checkpoints, journal
-        self.config, self.run, self.stop = self.experiment.config, checkpoints.run, stop
+        self.source, self.checkpoints, self.logger = source, checkpoints, logger
+        self.config, self.run = self.experiment.config, checkpoints.run
+        self.should_stop = should_stop
         self._rows = local_rows(self.mesh, self.config.train.batch_size)
         self._saved: int | None = None
-        self._passed: dict[int, int] = {}
-        """Where stretches that went bad begin, and where they end."""
+        self._skipped: dict[int, int] = {}
+        """The first step of each interval that a rollback leaves out, and its end."""
 
     def begin(self, step: int) -> TrainState:
-        """Restores the state of `step`, or draws the first one."""
+        """Restores the state of `step`, or draws the initial one."""
         layout = state_layout(self.experiment, self.mesh)
         count = sum(leaf.size for leaf in jax.tree.leaves(layout.params))
-        self.journal.say(
+        self.logger.say(
             f"{self.run}: {count:,} parameters, {len(self.source):,} examples, "
             f"{self.mesh.size} {jax.devices()[0].platform} device(s)"
         )
         if step:
-            self.journal.say(f"going on from step {step:,}")
-        return self._state(step)
+            self.logger.say(f"going on from step {step:,}")
+        return self._load(step)
 
-    def _state(self, step: int) -> TrainState:
+    def _load(self, step: int) -> TrainState:
         self._saved = step
         if step == 0:
             return jit_init(self.experiment, self.mesh)()
         return self.checkpoints.restore(step, state_layout(self.experiment, self.mesh))
 
-    def steps(self, state: TrainState, step: int) -> tuple[TrainState, int]:
-        """Runs to the last step, or to the end of the dispatch in which a signal came.
+    def train(self, state: TrainState, step: int) -> tuple[TrainState, int]:
+        """Trains to the last step, or to the end of the dispatch in which it should stop.
 
-        Raises UserError if too many steps in a row were bad, or the last state can't be saved.
+        Raises UserError if too many steps in a row are not finite, or the last state can't be
+        saved.
         """
         train = self.config.train
         if step >= train.steps:
             return state, step
         self._compiled = self._compile()
-        self._meter = StepMetrics(train, self.journal)
+        self._metrics = StepMetrics(train, self.logger)
         with Batches(
             self.source, seed=self.config.seed, batch_size=train.batch_size, rows=self._rows
         ) as batches:
-            state, step = self._march(state, step, batches)
-            while self._meter.broken:
-                state, step = self._march(*self._recover(state, batches), batches)
-        self._meter.flush()
+            state, step = self._run_until_due(state, step, batches)
+            while self._metrics.limit_reached:
+                state, step = self._run_until_due(*self._recover(state, batches), batches)
+        self._metrics.flush()
         self.checkpoints.join()
         self._report_save("trying once more")
         if self._saved != step:
@@ -96,133 +102,136 @@ class Trainer:
             self._end_save(step)
         return state, step
 
-    def _march(self, state: TrainState, step: int, batches: Batches) -> tuple[TrainState, int]:
-        """Goes on until the last step, a signal, or too many bad steps in a row."""
-        train, meter = self.config.train, self._meter
-        while step < train.steps and not meter.broken and not self.stop.reached():
-            if step in self._passed:
-                state, step = self._pass_over(state, step)
+    def _run_until_due(
+        self, state: TrainState, step: int, batches: Batches
+    ) -> tuple[TrainState, int]:
+        """Runs to the last step, a request to stop, or the limit of non-finite steps in a row."""
+        train, metrics = self.config.train, self._metrics
+        while step < train.steps and not metrics.limit_reached and not self.should_stop():
+            if step in self._skipped:
+                state, step = self._skip_interval(state, step)
             else:
                 state, step = self._dispatch(state, step, batches)
             # Saved first: a preview may take longer than a scheduler waits after its signal.
             if step % train.save_every == 0:
-                meter.settle()
-                # What follows a bad step may be what it was that failed: no good place to go back.
-                if not meter.bad:
+                metrics.settle()
+                # After a non-finite step the state may already be corrupt: do not save it.
+                if not metrics.nonfinite:
                     self._save(state, step)
             self._report_save("training goes on, and tries again at the next save")
             due = train.preview_every and step % train.preview_every == 0
-            if due and not meter.broken:
-                with meter.paused():
+            if due and not metrics.limit_reached:
+                with metrics.paused():
                     self._preview(state, step)
-        meter.settle()
+        metrics.settle()
         return state, step
 
     def _dispatch(self, state: TrainState, step: int, batches: Batches) -> tuple[TrainState, int]:
         each = self.config.train.steps_per_dispatch
-        with self._meter.waiting():
+        with self._metrics.waiting():
             rows = [self._batch(batches, n) for n in range(step, step + each)]
             batch = rows[0] if each == 1 else jax.tree.map(lambda *x: np.stack(x), *rows)
-            batch = self._put(batch, leading=int(each > 1))
+            batch = self._place(batch, leading=int(each > 1))
         state, metrics = self._compiled(state, batch)
-        self._meter.add(step + each, metrics)
-        self.journal.advance(each)
+        self._metrics.add(step + each, metrics)
+        self.logger.advance(step + each)
         return state, step + each
 
     def _batch(self, batches: Batches, step: int) -> Any:
         batch = batches(step)
         return batch if self.experiment.num_classes else batch._replace(labels=None)
 
-    def _put(self, batch: Any, *, leading: int = 0) -> Any:
+    def _place(self, batch: Any, *, leading: int = 0) -> Any:
         size = self.config.train.batch_size
         return shard_batch(batch, self.mesh, rows=self._rows, size=size, leading=leading)
 
     def _compile(self) -> Any:
         begun = time.monotonic()
-        self.journal.say("compiling the training step")
+        self.logger.say("compiling the training step")
         step = jit_train_step(self.experiment, self.mesh)
         layout = state_layout(self.experiment, self.mesh)
         compiled = step.lower(layout, batch_layout(self.experiment, self.mesh)).compile()
-        self.journal.say(f"compiled in {time.monotonic() - begun:.1f} s")
+        self.logger.say(f"compiled in {time.monotonic() - begun:.1f} s")
         return compiled
 
-    # --- bad steps ---
+    # --- non-finite steps ---
 
     def _recover(self, state: TrainState, batches: Batches) -> tuple[TrainState, int]:
-        """Tells what went wrong, then goes back if that is wished and can help.
+        """Reports what went wrong, then rolls back if the policy says so and it can help.
 
-        The state stands where the bad steps were met, with their parameters. Raises UserError where
-        the run ends here.
+        The state still has the parameters that met the non-finite steps. Raises UserError where the
+        run ends here.
         """
         train = self.config.train
-        done, bad = int(state.step), int(state.bad)
-        first = done - bad
+        done, nonfinite = int(state.step), int(state.nonfinite)
+        first_step = done - nonfinite
         self.checkpoints.join()
-        batch = self._put(self._batch(batches, first))
-        found = diagnose(self.experiment, self.mesh, state.params, batch, first)
+        batch = self._place(self._batch(batches, first_step))
+        found = diagnose(self.experiment, self.mesh, state, batch, first_step)
         for line in found.lines():
-            self.journal.say(line)
-        self.journal.event(done, "report", bad=bad, **found.plain())
-        back = (first - 1) // train.save_every * train.save_every
+            self.logger.say(line)
+        self.logger.event(done, "report", nonfinite=nonfinite, **found.plain())
+        back = (first_step - 1) // train.save_every * train.save_every
         to = min(train.steps, -(-done // train.save_every) * train.save_every)
-        if train.on_nonfinite != "rollback" or first == 0 or back in self._landings():
-            self._give_up(found, bad)
-        self._passed[back] = to
-        self.journal.event(to, "rollback", back=back)
-        self.journal.say(
-            f"{bad} bad step(s) in a row from step {first}: going back to step {back}, "
-            f"and passing over all up to step {to}"
+        if train.on_nonfinite != "rollback" or first_step == 0 or back in self._rollback_ends():
+            self._give_up(found, nonfinite)
+        self._skipped[back] = to
+        self.logger.event(to, "rollback", back=back)
+        self.logger.say(
+            f"{nonfinite} non-finite step(s) in a row from step {first_step}: rolling back to step "
+            f"{back}, and leaving out all steps up to {to}"
         )
         at = broadcast_from_first(lambda: self.checkpoints.newest_good(at_most=back) or 0)
         if at < back:
-            self.journal.say(f"step {back} is not on disk: training it again from step {at}")
-        self.journal.rewind(at)
-        self._meter.restart()
-        # Gone first: no device has room for two states.
+            self.logger.say(f"step {back} is not on disk: training it again from step {at}")
+        self.logger.rewind(at)
+        self._metrics.restart()
+        # Freed first, because a device may have no room for two states.
         jax.tree.map(lambda leaf: leaf.delete(), state)
-        return self._state(at), at
+        return self._load(at), at
 
-    def _landings(self) -> set[int]:
-        """Where the run already went on after a stretch that was passed over, restarts included."""
+    def _rollback_ends(self) -> set[int]:
+        """Returns the steps at which the run went on after each rollback, restarts included."""
 
-        def before() -> list[int]:
-            events = self.journal.events()
+        def logged() -> list[int]:
+            events = self.logger.events()
             return [row["step"] for row in events if row.get("event") == "rollback"]
 
-        return {*broadcast_from_first(before), *self._passed.values()}
+        return {*broadcast_from_first(logged), *self._skipped.values()}
 
-    def _give_up(self, found: Diagnosis, bad: int) -> None:
-        many = f", nor at the {bad - 1} after it" if bad > 1 else ""
+    def _give_up(self, found: Diagnosis, nonfinite: int) -> None:
+        many = f", nor at the {nonfinite - 1} after it" if nonfinite > 1 else ""
         newest = broadcast_from_first(lambda: max(self.checkpoints.steps(), default=None))
         where = "there is no checkpoint" if newest is None else f"the newest checkpoint is {newest}"
         what = "gradient" if np.isfinite(found.loss) and not found.data else "loss"
         raise UserError(
-            f"the {what} is not finite at step {found.step}{many}: {found.summary}; {where}: mend "
+            f"the {what} is not finite at step {found.step}{many}: {found.summary}; {where}: fix "
             "the data, lower --optimizer.learning_rate or use --model.dtype float32, and run again"
         )
 
-    def _pass_over(self, state: TrainState, step: int) -> tuple[TrainState, int]:
-        """The state of a stretch's beginning, at its end."""
-        to = self._passed[step]
-        self._meter.flush()
-        self._meter.restart()
-        self.journal.advance(to - step)
+    def _skip_interval(self, state: TrainState, step: int) -> tuple[TrainState, int]:
+        """Returns the state at an interval's beginning as the state at its end."""
+        to = self._skipped[step]
+        self._metrics.flush()
+        self._metrics.restart()
+        self.logger.advance(to)
 
         def number(value: int, like: jax.Array) -> jax.Array:
             return jax.device_put(np.asarray(value, like.dtype), like.sharding)
 
-        return state._replace(step=number(to, state.step), bad=number(0, state.bad)), to
+        skipped = {"step": number(to, state.step), "nonfinite": number(0, state.nonfinite)}
+        return state._replace(**skipped), to
 
     # --- files ---
 
     def _save(self, state: TrainState, step: int) -> None:
         train = self.config.train
-        # In the middle of bad steps, older checkpoints may be needed to go back to.
-        keep = None if self._meter.bad else train.keep
-        with self._meter.paused():
+        # During non-finite steps, a rollback may need older checkpoints.
+        keep = None if self._metrics.nonfinite else train.keep
+        with self._metrics.paused():
             self.checkpoints.join()
             self._report_save(f"trying again at step {step}")
-            self.journal.flush()
+            self.logger.flush()
             self.checkpoints.save(
                 step,
                 state,
@@ -230,19 +239,19 @@ class Trainer:
                 keep=keep,
                 keep_every=train.keep_every,
                 data=describe_source(self.source),
-                along=self.journal.put,
+                before_commit=self.logger.put,
             )
         self._saved = step
 
     def _report_save(self, then: str) -> None:
-        """Says so if the last save is known to have failed."""
+        """Reports the last save if it is known to have failed."""
         reason = self.checkpoints.problem()
         if reason is not None and self._saved is not None:
-            self.journal.say(
+            self.logger.say(
                 f"the checkpoint of step {self._saved} could not be written ({reason}); "
                 f"older ones are as they were; {then}"
             )
-            self.journal.event(self._saved, "save failed", reason=reason)
+            self.logger.event(self._saved, "save failed", reason=reason)
             self._saved = None
 
     def _end_save(self, step: int) -> None:
@@ -250,48 +259,48 @@ class Trainer:
             self.checkpoints.wait()
         except UserError as error:
             newest = broadcast_from_first(lambda: max(self.checkpoints.steps(), default=None))
-            have = "there is none" if newest is None else f"the newest there is of step {newest}"
+            have = "there is none" if newest is None else f"the newest one is of step {newest}"
             why = f"stopped at step {step} with its state unsaved, and {have}"
             raise UserError(f"{why}: {error}") from None
 
     def _preview(self, state: TrainState, step: int) -> None:
         try:
-            drawn = self.program(
-                state.ema, self.config.sample.num, seed=self.config.seed, progress=self._interrupt
-            )
+            drawn = self._draw(state)
             if is_first():
                 path = self.run / "samples" / f"{step:08}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_samples(path, drawn)
-                self.journal.picture(step, "samples", path)
+                self.logger.picture(step, "samples", path)
         except _Interrupted:
             return
         except (OSError, UserError) as error:
-            self.journal.say(f"the preview of step {step} was not written: {error}")
+            self.logger.say(f"the preview of step {step} was not written: {error}")
 
     def finish(self, state: TrainState) -> None:
-        """Draws what people want to see of a finished run: samples, their film, the loss."""
-        self.journal.say("drawing samples.png, denoising.gif and loss.png")
+        """Draws the pictures of a finished run: samples, their animation, the loss."""
+        self.logger.say("drawing samples.png, denoising.gif and loss.png")
         try:
-            drawn = self.program(
-                state.ema,
-                self.config.sample.num,
-                seed=self.config.seed,
-                num_trajectories=animation_size(self.config.data.example_shape),
-                progress=self._interrupt,
-            )
+            size = animation_size(self.config.data.example_shape)
+            drawn = self._draw(state, num_trajectories=size)
         except _Interrupted:
             return
         if is_first():
             write_samples(self.run / "samples.png", drawn)
             write_samples(self.run / "denoising.gif", drawn)
-            plots.loss(self.run / "loss.png", self.journal.rows())
-        self.journal.say(f"done; draw more with: ddpm sample {self.run}")
+            plots.loss(self.run / "loss.png", self.logger.rows())
+        self.logger.say(f"done; draw more with: ddpm sample {self.run}")
 
-    def _interrupt(self, done: int, total: int) -> None:
-        if self.stop.reached():
-            raise _Interrupted
+    def _draw(self, state: TrainState, **options: Any) -> Any:
+        """Draws samples from the first average; raises _Interrupted if the run should stop."""
+
+        def check(done: int, total: int) -> None:
+            if self.should_stop():
+                raise _Interrupted
+
+        config = self.config
+        params = state.ema[config.train.averages[0]]
+        return self.program(params, config.sample.num, seed=config.seed, progress=check, **options)
 
 
 class _Interrupted(Exception):
-    """Pictures were left for a signal's sake."""
+    """Drawing was given up because the run should stop."""

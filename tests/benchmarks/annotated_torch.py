@@ -294,7 +294,7 @@ def compare(options: argparse.Namespace) -> None:
         }
         config = override(shipped("fashion_mnist"), how)
         ours = Ours(config)
-        weights, told = theirs.described()
+        weights, told = theirs.describe_source()
         count = ours.check(carried(weights), told, tolerance=2e-5)
         assert count == COUNT, f"{count:,} parameters, not {COUNT:,}"
         print(f"{count:,} parameters and the same outputs on both sides")

@@ -134,7 +134,7 @@ class Peer:
             sys.exit(f"PyTorch's side ended when asked to {what}; its own words are above")
         return json.loads(answer)
 
-    def described(self) -> tuple[Arrays, Arrays]:
+    def describe_source(self) -> tuple[Arrays, Arrays]:
         """Returns its network's weights by their names, and x, t and y."""
         with tempfile.TemporaryDirectory() as scratch:
             path = str(Path(scratch) / "network.npz")
@@ -230,7 +230,7 @@ class Ours:
 
     def sample(self, num: int) -> None:
         """Draws that many samples, through the whole chain."""
-        self._chain(self._state.ema, num, seed=0)
+        self._chain(self._state.ema["ema"], num, seed=0)
 
     def sample_part(self, steps: int) -> None:
         """Draws a batch through the first steps of the chain, in dispatches of its own length."""
@@ -241,7 +241,7 @@ class Ours:
                 raise _EnoughError
 
         with contextlib.suppress(_EnoughError):
-            self._chain(self._state.ema, self.config.sample.num, seed=0, progress=progress)
+            self._chain(self._state.ema["ema"], self.config.sample.num, seed=0, progress=progress)
 
     def check(self, params: Params, told: Arrays, *, tolerance: float) -> int:
         """Takes over the other side's parameters; returns their number.
@@ -264,7 +264,7 @@ class Ours:
         )
         # Copies: the state is donated, so that no two of its leaves may be one buffer.
         copies = (self._jax.tree.map(self._jax.numpy.copy, placed) for _ in range(2))
-        self._state = self._state._replace(params=next(copies), ema=next(copies))
+        self._state = self._state._replace(params=next(copies), ema={"ema": next(copies)})
         return sum(value.size for value in self._jax.tree.leaves(params))
 
 

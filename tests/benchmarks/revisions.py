@@ -101,7 +101,7 @@ def compare(
     what: str, here: Callable[[], float], there: Callable[[], float], pairs: int
 ) -> tuple[float, float]:
     """Prints and returns the ratio of here to there, and the upper bound of its 95 % interval."""
-    here(), there()  # Compiles, warms up.
+    _ = here(), there()  # Compiles, warms up.
     both = []
     for pair in range(pairs):
         first, second = (here, there) if pair % 2 else (there, here)

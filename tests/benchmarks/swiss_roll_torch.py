@@ -151,7 +151,7 @@ def main() -> None:
 def compare(options: argparse.Namespace) -> None:
     with started(__file__, options, PACKAGES) as theirs:
         ours = SwissRoll()
-        weights, told = theirs.described()
+        weights, told = theirs.describe_source()
         count = ours.check(carried(weights), told, tolerance=1e-5)
         print(f"{count:,} parameters and the same outputs on both sides")
         print(versions(theirs.ask("about")))

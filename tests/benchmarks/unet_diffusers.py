@@ -282,7 +282,7 @@ def compare(options: argparse.Namespace) -> None:
     words += ["--batch", str(options.batch)] if options.batch else []
     with started(__file__, options, PACKAGES, *words) as theirs:
         ours = Ours(configured(options))
-        weights, told = theirs.described()
+        weights, told = theirs.describe_source()
         found = ours.check(carried(weights, ours.params), told, tolerance=2e-5)
         assert found == count, f"{found:,} parameters, not {count:,}"
         print(f"{count:,} parameters and the same outputs on both sides")

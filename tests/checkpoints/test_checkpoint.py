@@ -9,6 +9,7 @@ import pytest
 import ddpm_jax
 from ddpm_jax.checkpoints import checkpoint
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
+from ddpm_jax.config import FORMAT
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import mesh
 from ddpm_jax.runtime.distributed import versions
@@ -84,16 +85,17 @@ def test_a_state_of_eight_devices_comes_back_on_one(tmp_path, trainer):
 
 def test_the_average_is_restored_alone(saved, trainer):
     run, states = saved
-    layout = {"ema": state_layout(trainer.experiment, trainer.mesh).ema}
+    layout = {"ema.ema": state_layout(trainer.experiment, trainer.mesh).ema["ema"]}
     restored = Checkpoints(run).restore(4, layout)
-    assert list(restored) == ["ema"]
-    assert_same(restored["ema"], states[4].ema)
+    assert list(restored) == ["ema.ema"]
+    assert_same(restored["ema.ema"], states[4].ema["ema"])
 
 
 def test_a_checkpoint_describes_itself(saved):
     assert Checkpoints(saved[0]).config(4) == TINY
     meta = json.loads((saved[0] / "checkpoints/4/meta.json").read_text())
     assert meta["step"] == 4
+    assert meta["format"] == FORMAT
     assert meta["versions"]["jax"] == jax.__version__
 
 
@@ -103,17 +105,16 @@ def test_what_this_code_wrote_is_laid_out_without_a_trace(saved, fsdp, monkeypat
     other = StepLoop(changed(TINY, mesh={"fsdp": fsdp}), 2)
     expected = state_layout(other.experiment, other.mesh)
     checkpoints = Checkpoints(saved[0])
-    for field in ("params", "ema"):
-        found = with_shardings(checkpoints.shapes(4, field), other.mesh)
-        assert found == getattr(expected, field)
+    for field, layout in (("params", expected.params), ("ema.ema", expected.ema["ema"])):
+        assert with_shardings(checkpoints.shapes(4, field), other.mesh) == layout
     with monkeypatch.context() as patch:
-        patch.delattr("ddpm_jax.sampling.run.state_layout")
-        assert_same(ddpm_jax.load(saved[0], checkpoint=4).params, saved[1][4].ema)
+        patch.delattr("ddpm_jax.experiment.Experiment.init_params")
+        assert_same(ddpm_jax.load(saved[0], checkpoint=4).params, saved[1][4].ema["ema"])
     monkeypatch.setattr(checkpoint, "versions", lambda: versions() | {"flax": "0.1"})
-    assert checkpoints.shapes(4, "ema") is None
-    assert_same(ddpm_jax.load(saved[0], checkpoint=4).params, saved[1][4].ema)
-    monkeypatch.delattr("ddpm_jax.sampling.run.state_layout")
-    with pytest.raises(NameError):
+    assert checkpoints.shapes(4, "ema.ema") is None
+    assert_same(ddpm_jax.load(saved[0], checkpoint=4).params, saved[1][4].ema["ema"])
+    monkeypatch.delattr("ddpm_jax.experiment.Experiment.init_params")
+    with pytest.raises(AttributeError, match="init_params"):
         ddpm_jax.load(saved[0], checkpoint=4)
 
 

@@ -126,7 +126,7 @@ def test_its_sample_step_is_traced(name):
     carry = jax.eval_shape(program._first_carry, seed, indices)
     times = jax.ShapeDtypeStruct((2,), program.times.dtype)
     some_steps = program._some_steps
-    after = jax.eval_shape(some_steps, state(name).ema, carry, times, seed, indices, labels)
+    after = jax.eval_shape(some_steps, state(name).ema["ema"], carry, times, seed, indices, labels)
     assert jax.tree.map(shape, after) == jax.tree.map(shape, carry)
     assert after.x.shape == (rows, *run.config.data.example_shape)
     assert after.x.dtype == jnp.float32

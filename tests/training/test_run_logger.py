@@ -1,8 +1,15 @@
 import json
+import sys
+import types
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from ddpm_jax.training.logging.run_logger import RunLogger, _Lines, read_events, read_rows
+from ddpm_jax.errors import UserError
+from ddpm_jax.training.logging.json_lines import JsonLines, read_events, read_rows
+from ddpm_jax.training.logging.logger import Logger
+from ddpm_jax.training.logging.run_logger import LOGGERS, RunLogger
 
 VALUES = {"loss": 1.0, "grad_norm": 1.0, "images_per_s": 1.0}
 
@@ -20,7 +27,7 @@ class Full:
 
 def test_rows_wait_for_room_and_none_is_halved(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    lines = _Lines(path)
+    lines = JsonLines(path)
     lines.add({"step": 1})
     file, lines._file = lines._file, Full(lines._file)
     for step in (2, 3):
@@ -33,18 +40,22 @@ def test_rows_wait_for_room_and_none_is_halved(tmp_path):
     assert [row["step"] for row in read_rows(path)] == [1, 2, 3, 4]
 
 
-def test_a_full_disk_is_told_once_and_training_goes_on(tmp_path, capsys):
-    journal = RunLogger(tmp_path, start=0, total=9)
-    journal.row(1, VALUES)
-    assert journal._rows is not None
-    file, journal._rows._file = journal._rows._file, Full(journal._rows._file)
-    journal.row(2, VALUES)
-    journal.row(3, VALUES)
-    said = capsys.readouterr().err
-    assert said.count("metrics.jsonl can't be written (No space left on device)") == 1
-    journal._rows._file = file
-    journal.row(4, VALUES)
-    journal.close()
+def test_a_full_disk_is_reported_once_and_training_goes_on(tmp_path):
+    said = []
+    logger = RunLogger(tmp_path, start=0, total=9, report=said.append)
+    logger.row(1, VALUES)
+    lines = logger._loggers["metrics.jsonl"]._lines  # type: ignore[attr-defined]
+    file, lines._file = lines._file, Full(lines._file)
+    for step in (2, 3):
+        logger.row(step, VALUES)
+        # What the file ignores does not end its failure.
+        logger.advance(step)
+        logger.event(step, "data")
+    reason = "metrics.jsonl can't be written (No space left on device)"
+    assert sum(reason in line for line in said) == 1
+    lines._file = file
+    logger.row(4, VALUES)
+    logger.close()
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
 
 
@@ -55,14 +66,14 @@ def test_a_damaged_row_ends_what_is_read(tmp_path):
         assert [row["step"] for row in read_rows(path)] == [1]
 
 
-def test_rewinding_takes_rows_back_and_events_only_from_the_way(tmp_path):
-    journal = RunLogger(tmp_path, start=0, total=9)
+def test_rewinding_takes_back_rows_and_leaves_out_events(tmp_path):
+    logger = RunLogger(tmp_path, start=0, total=9)
     for step in (2, 4, 6):
-        journal.row(step, VALUES)
-    journal.event(4, "rollback", back=2)
-    journal.rewind(2)
-    journal.row(3, VALUES)
-    journal.close()
+        logger.row(step, VALUES)
+    logger.event(4, "rollback", back=2)
+    logger.rewind(2)
+    logger.row(3, VALUES)
+    logger.close()
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [2, 3]
     assert [row["event"] for row in read_events(tmp_path / "events.jsonl")] == ["start", "rollback"]
     RunLogger(tmp_path, start=3, total=9).close()
@@ -70,3 +81,111 @@ def test_rewinding_takes_rows_back_and_events_only_from_the_way(tmp_path):
     # Nothing is ever taken out of the file itself.
     written = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert len(written) == 3
+
+
+class Memory(Logger):
+    def __init__(self, context):
+        self.context, self.seen = context, []
+
+    def row(self, step, values):
+        self.seen.append(("row", step, values))
+
+    def event(self, step, name, details):
+        self.seen.append((name, step, details))
+
+    def picture(self, step, name, pixels):
+        self.seen.append((name, step, pixels.shape))
+
+    def advance(self, step):
+        self.seen.append(("advance", step))
+
+    def rewind(self, step):
+        self.seen.append(("rewind", step))
+
+    def flush(self):
+        raise UserError("the service is down")
+
+    def close(self):
+        self.seen.append(("close",))
+
+
+def test_a_logger_from_outside_gets_everything_and_its_failure_costs_a_line(monkeypatch, tmp_path):
+    made, said = [], []
+    monkeypatch.setitem(LOGGERS, "memory", lambda context: made.append(Memory(context)) or made[0])
+    settings = {"train.steps": 9}
+    logger = RunLogger(
+        tmp_path, start=3, total=9, loggers=("memory",), settings=settings, report=said.append
+    )
+    logger.row(4, VALUES)
+    logger.event(4, "rollback", back=2)
+    Image.new("L", (6, 5)).save(tmp_path / "a.png")
+    logger.picture(4, "samples", tmp_path / "a.png")
+    logger.advance(5)
+    logger.flush()
+    logger.flush()
+    logger.rewind(2)
+    logger.close()
+    (memory,) = made
+    assert memory.context.settings == settings
+    assert memory.context.run == tmp_path.name
+    assert memory.seen == [
+        ("rewind", 3),
+        ("start", 3, {}),
+        ("row", 4, VALUES),
+        ("rollback", 4, {"back": 2}),
+        ("samples", 4, (5, 6, 3)),
+        ("advance", 5),
+        ("rewind", 2),
+        ("close",),
+    ]
+    assert sum("memory can't be written (the service is down)" in line for line in said) == 1
+
+
+def test_it_says_nothing_unasked(tmp_path, capfd):
+    for silent in (False, True):
+        logger = RunLogger(tmp_path, start=0, total=9, silent=silent)
+        logger.say("something")
+        logger.row(1, VALUES)
+        logger.close()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_progress_is_a_line_for_each_row(tmp_path):
+    said = []
+    logger = RunLogger(tmp_path, start=0, total=9, report=said.append)
+    logger.advance(1)
+    logger.row(3, VALUES)
+    logger.close()
+    assert said == ["step 3 of 9  loss 1.0000  grad 1.00  img/s 1  0:00 left"]
+
+
+def test_wandb_that_is_not_installed_is_refused_in_a_line(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r'pip install "ddpm_jax\[wandb\]"') as told:
+        RunLogger(tmp_path, start=0, total=9, loggers=("wandb",))
+    assert len(str(told.value).splitlines()) == 1
+
+
+def test_wandb_gets_rows_and_pictures_under_an_id_that_stays(monkeypatch, tmp_path):
+    calls = []
+    run = types.SimpleNamespace(
+        log=lambda values, step: calls.append((values, step)),
+        finish=lambda: calls.append("finish"),
+    )
+    made = []
+    module = types.SimpleNamespace(
+        init=lambda **options: made.append(options) or run, Image=lambda pixels: pixels.shape
+    )
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    for _ in range(2):
+        logger = RunLogger(
+            tmp_path, start=0, total=9, loggers=("wandb",), settings={"train.steps": 9}
+        )
+        logger.row(2, VALUES)
+        Image.fromarray(np.zeros((5, 6), np.uint8)).save(tmp_path / "a.png")
+        logger.picture(2, "samples", tmp_path / "a.png")
+        logger.close()
+    assert calls[:3] == [(VALUES, 2), ({"samples": (5, 6, 3)}, 2), "finish"]
+    assert made[0] == made[1]
+    assert made[0]["config"] == {"train.steps": 9}
+    assert made[0]["resume"] == "allow"

@@ -4,22 +4,19 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
-from ddpm_jax.config import Choice
 from ddpm_jax.experiment import build
-from ddpm_jax.optimizers import make_learning_rate
 from ddpm_jax.runtime import mesh as meshes
 from ddpm_jax.runtime.mesh import shard_batch
-from ddpm_jax.training.state import ema_update
+from ddpm_jax.training.ema import ema_update, warmed_up
 from ddpm_jax.training.step import (
     batch_layout,
     jit_train_step,
     state_layout,
 )
-from tests.tiny import TINY, StepLoop, arrays, assert_same, changed
+from tests.tiny import TINY, StepLoop, assert_same, changed
 
 
 @pytest.fixture(scope="module")
@@ -172,75 +169,12 @@ def test_the_gradient_that_is_logged_is_not_clipped(trainer):
     assert norms[0] > 1e-2
 
 
-def test_clipping_bounds_what_the_optimizer_sees():
-    changes = {"clip": 0.5, "warmup": 0, "learning_rate": 1.0}
-    optimizer = build(changed(TINY, optimizer=changes)).optimizer
-    grads = {"w": jnp.full((4,), 100.0)}
-    _, state = optimizer.update(grads, optimizer.init(grads), grads, step=0)
-    moments = [
-        s.mu["w"]
-        for s in jax.tree.leaves(state, is_leaf=lambda s: hasattr(s, "mu"))
-        if hasattr(s, "mu")
-    ]
-    np.testing.assert_allclose(optax.tree.norm(moments[0]), 0.1 * 0.5, rtol=1e-5)
-
-
-def test_every_optimizer_has_a_state_of_one_form():
-    # So that a resumed run may clip, decay or warm up otherwise than before.
-    params = {"w": jnp.ones(3)}
-    forms = set()
-    for changes in (
-        {},
-        {"clip": None},
-        {"warmup": 5, "decay": "cosine"},
-        {"method": Choice("adamw", weight_decay=0.1)},
-    ):
-        state = build(changed(TINY, optimizer=changes)).optimizer.init(params)
-        forms.add(str(jax.tree.structure(state)))
-    assert len(forms) == 1
-
-
-def test_adamw_decays_weights_and_adam_does_not():
-    zero = {"w": jnp.zeros(3)}
-    ones = {"w": jnp.ones(3)}
-    for method, expected in (
-        (Choice("adam"), 1.0),
-        (Choice("adamw", weight_decay=0.1), 1.0 - 0.01 * 0.1),
-    ):
-        changes = {"method": method, "warmup": 0, "learning_rate": 0.01}
-        optimizer = build(changed(TINY, optimizer=changes)).optimizer
-        updates, _ = optimizer.update(zero, optimizer.init(ones), ones, step=0)
-        (after,) = arrays(optax.apply_updates(ones, updates))
-        np.testing.assert_allclose(after, expected, rtol=1e-6)
-
-
-def test_the_rate_follows_the_step_of_the_run_and_not_the_updates_made():
-    changes = {"learning_rate": 1.0, "warmup": 0, "decay": "linear"}
-    optimizer = build(changed(TINY, train={"steps": 10}, optimizer=changes)).optimizer
-    ones = {"w": jnp.ones(3)}
-    state = optimizer.init(ones)
-    for step, rate in ((0, 1.0), (5, 0.5), (5, 0.5), (9, 0.1)):
-        updates, state = optimizer.update(ones, state, ones, step=step)
-        # Adam's quotient is 1 for a gradient that stays the same.
-        np.testing.assert_allclose(arrays(updates)[0], -rate, rtol=1e-4)
-
-
-@pytest.mark.parametrize("decay", ["constant", "linear", "cosine"])
-def test_the_learning_rate_rises_then_follows_its_course(decay):
-    rate = make_learning_rate(2.0, 110, warmup=10, decay=decay)
-    rates = np.array([rate(n) for n in range(111)])
-    np.testing.assert_allclose(rates[:10], 0.2 * np.arange(1, 11), rtol=1e-6)
-    share = {"constant": 1.0, "linear": 0.5, "cosine": 0.5}[decay]
-    assert rates[60] == pytest.approx(2.0 * share, rel=1e-5)
-    assert rates[110] == pytest.approx(2.0 if decay == "constant" else 0.0, abs=1e-6)
-
-
 def test_the_average_follows_at_first_and_is_slow_later():
     zero, one = {"w": jnp.zeros(())}, {"w": jnp.ones(())}
-    early = ema_update(zero, one, jnp.asarray(1), 0.999)["w"]
-    assert float(early) == pytest.approx(1 - 2 / 11)
-    late = ema_update(zero, one, jnp.asarray(10**6), 0.999)["w"]
-    assert float(late) == pytest.approx(1 - 0.999, rel=1e-3)
+    for step, expected in ((1, 1 - 2 / 11), (10**6, 1 - 0.999)):
+        averages = {"ema": warmed_up(decay=0.999)}
+        (average,) = ema_update(averages, {"ema": zero}, one, jnp.asarray(step)).values()
+        assert float(average["w"]) == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_average_of_a_run_is_its_recurrence(trainer):

@@ -1,37 +1,39 @@
-"""TensorBoard's event files, written where the caller stands.
+"""TensorBoard's event files, written in the caller's thread.
 
-tensorboardX's own SummaryWriter hands its events to a thread. Where the disk is full that thread
-dies, and the tenth event after it waits for ever: here the caller gets the error, and goes on.
+tensorboardX's own SummaryWriter passes its events to a thread. Where the disk is full that thread
+dies, and the tenth event after it waits for ever. Here the caller gets the error, and goes on.
 """
 
 import math
 import os
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ddpm_jax.training.logging.logger import LogContext, Logger
+
 _FLUSH_SECONDS = 30.0
 
 
-class Board:
-    """One event file at a time in `folder`; each method raises OSError if it can't be written."""
+class TensorBoard(Logger):
+    """Curves of the rows, and pictures; one event file at a time in the folder `tensorboard`."""
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    def __init__(self, context: LogContext):
+        self._folder = context.folder / "tensorboard"
         self._file: Any = None
         self._opened, self._flushed = 0, 0.0
         self._purge: int | None = None
 
-    def purge(self, step: int) -> None:
-        """Hides what earlier files say of `step` and later ones."""
+    def rewind(self, step: int) -> None:
+        """Hides what earlier files have after `step`; all of it for step 0."""
         self._drop()
-        self._purge = step
+        self._purge = step + 1 if step else 0
 
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Adds a point to each named curve; what is not finite leaves a gap."""
+    def row(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds a point to each named curve; a value that is not finite leaves a gap."""
         from tensorboardX.summary import scalar
 
         for name, value in values.items():
@@ -41,14 +43,13 @@ class Board:
             self.flush()
 
     def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """Adds a picture, uint8 `[H, W, 3]`."""
         from tensorboardX.summary import image
 
         self._add(step, summary=image(name, pixels, dataformats="HWC"))
         self.flush()
 
     def close(self) -> None:
-        """Writes what is held back; a disk that is still full loses it."""
+        """Writes what is buffered; on a disk that is still full it is lost."""
         with suppress(OSError):
             self.flush()
         self._drop()
@@ -61,7 +62,7 @@ class Board:
             if self._file is None:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._opened += 1
-                # A name of its own: two files of one second must not be one.
+                # Two files of the same second need different names.
                 suffix = f".{os.getpid()}.{self._opened}"
                 self._file = EventsWriter(str(self._folder / "events"), suffix)
                 if self._purge is not None:
@@ -77,7 +78,6 @@ class Board:
         self._file.write_event(event)
 
     def flush(self) -> None:
-        """Hands what is held back to the system."""
         self._flushed = time.monotonic()
         try:
             if self._file is not None:
@@ -87,7 +87,7 @@ class Board:
             raise
 
     def _drop(self) -> None:
-        # Half a record ends what TensorBoard reads of a file: what follows goes into a new one.
+        # TensorBoard stops reading a file at half a record, so the next record needs a new file.
         with suppress(OSError):
             if self._file is not None:
                 self._file.close()
