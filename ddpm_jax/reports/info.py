@@ -1,4 +1,4 @@
-"""What a config amounts to before it is run: parameters, FLOPs, memory, devices, data."""
+"""What is known of a config before it runs: parameters, FLOPs, memory, devices, data."""
 
 from typing import Any
 
@@ -23,9 +23,9 @@ def count_parameters(experiment: Experiment) -> int:
 def forward_flops(experiment: Experiment) -> int | None:
     """Returns the FLOPs of the network on one example, as XLA counts them before it optimizes.
 
-    A multiplication and an addition are two. They are those of the network as it is defined, which
-    an accelerator is given: for a CPU some convolutions are written with fewer. None where the
-    backend does not count.
+    A multiplication and an addition count as two. The network is counted as it is defined, which
+    is how an accelerator runs it; on a CPU some operations have forms with fewer FLOPs. None if
+    XLA does not count.
     """
     params = jax.eval_shape(experiment.init_params, jax.random.key(0))
     x_t = jax.ShapeDtypeStruct((1, *experiment.config.data.example_shape), jnp.float32)
@@ -41,9 +41,9 @@ def forward_flops(experiment: Experiment) -> int | None:
 
 
 def step_memory(experiment: Experiment) -> int | None:
-    """Compiles the train step and returns its peak bytes on one device, as the compiler plans them.
+    """Compiles the training step and returns its peak bytes on one device, as the compiler plans.
 
-    None where the backend does not say.
+    None if the backend does not say.
     """
     mesh = fitting_mesh(experiment.config.mesh.fsdp)
     check_batch(experiment.config, mesh)
@@ -57,7 +57,7 @@ def planned_bytes(compiled: Any) -> int | None:
     plan = compiled.memory_analysis()
     if plan is None:
         return None
-    # What is donated is counted once: the new state lies where the old one lay.
+    # Donated buffers count once: the new state is written over the old one.
     return (
         plan.argument_size_in_bytes
         + plan.output_size_in_bytes
@@ -67,9 +67,9 @@ def planned_bytes(compiled: Any) -> int | None:
 
 
 def describe(config: Config) -> dict[str, Any]:
-    """Returns the figures that `ddpm info` prints; the train step is compiled for its memory.
+    """Returns the facts about a config by name; compiles the training step to know its memory.
 
-    `examples` is None, with `data` saying why, where the data is not there yet.
+    `examples` is None if the data are not there yet, and `data` then says why.
     """
     config = resolve(config)
     experiment = build(config)
