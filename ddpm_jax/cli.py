@@ -524,19 +524,19 @@ def _data_info(args: list[str]) -> int:
     source = args[0]
     options = _parse(_SurveyOptions, _flag(args[1:], "--json"), f"ddpm data info {source}")
     from ddpm_jax import plots
-    from ddpm_jax.reports import inspection as survey
+    from ddpm_jax.reports import inspection
 
     path = storage_path(source)
     if path.suffix == ".py" or (path / "config.json").is_file():
         data = _config_of(source, (), "ddpm data info").data
     else:
-        data = survey.guess(source, options.split, options.data_dir)
+        data = inspection.recognize(source, options.split, options.data_dir)
     stem = re.sub(r"[^\w.-]", "-", path.resolve().stem)
     output = plots.check_path(options.output or f"{stem}-preview.png", ".png")
-    found = survey.survey(data, _bar("reading"))
+    found = inspection.inspect(data, _bar("reading"))
     names = found.class_names or None
     plots.grid(output, found.preview, labels=found.labels, names=names)
-    _show(found.facts if options.json else survey.lines(found.facts), options.json)
+    _show(found.facts if options.json else inspection.summarize(found.facts), options.json)
     _warn(f"some of them are in {output}")
     return 0
 
