@@ -434,7 +434,7 @@ def _figure(words: Sequence[str], prog: str) -> tuple[str, dict[str, Any]]:
     """Reads a figure's name and options."""
     from ddpm_jax.reports import figures
 
-    name = words[0] if words else "nothing"
+    name = figures.ALIASES.get(words[0], words[0]) if words else "nothing"
     if name not in figures.FIGURES:
         names, hint = "|".join(figures.FIGURES), nearest(name, list(figures.FIGURES))
         raise UserError(f"{prog} needs a figure, {names}; not {name}{hint}")

@@ -30,8 +30,8 @@ ASSUMPTIONS = (
     f"products reach {SHARE_OF_PEAK:.0%} of the bfloat16 peak (model.dtype bfloat16), however few "
     "examples a device has",
     "a training step costs as many products as three forward passes (four with model.remat)",
-    "a step takes the time of its products, or of writing and reading what the backward pass needs, "
-    "whichever is longer; then the time to read and write the state and to read the gradient",
+    "a step takes the time of its products, or of writing and reading what the backward pass "
+    "needs, whichever is longer; then that of reading and writing the state and the gradient",
     "exchanges use rings and keep all links of a device busy, at half of the two-way rate; at a "
     "quarter in TPU slices that are not a whole torus (below 256 chips of v5e, 64 of v5p)",
     "fsdp gathers each parameter once a step and scatters the sum of its gradient",
