@@ -60,7 +60,7 @@ class Subject(NamedTuple):
             raise UserError("this figure needs a trained run: name its folder, as runs/digits")
         return self.folder
 
-    def count(self, num: int | None, images: int) -> int:
+    def num_shown(self, num: int | None, images: int) -> int:
         """Returns how many examples to show: `num`, or else so many images or a cloud of points.
 
         Without `num`, no more images than a preview has: they may be large.
@@ -126,7 +126,7 @@ def _samples(
 
 def _animation(subject: Subject, path: StoragePath, *, num: int | None = None) -> None:
     """An animation of the denoising of samples, from noise to data."""
-    write_samples(path, subject.sample(subject.count(num, 64), trajectories=True))
+    write_samples(path, subject.sample(subject.num_shown(num, 64), trajectories=True))
 
 
 def _loss(subject: Subject, path: StoragePath) -> None:
@@ -165,7 +165,7 @@ def _forward(
     split: str | None = None,
 ) -> None:
     """Data becoming noise: step by step, and directly from x_0."""
-    x_0, _ = subject.examples(subject.count(num, 1), split)
+    x_0, _ = subject.examples(subject.num_shown(num, 1), split)
     schedule, shown = build(subject.config).schedule, subject.times(times)
     trajectories = {
         name: noised(schedule, x_0, shown, stream_key(subject.seed, "noise"))
@@ -184,7 +184,7 @@ def _reverse(
     rows: Rows = "examples",
 ) -> None:
     """Noise becoming samples: the chain at some of its times."""
-    drawn = subject.sample(subject.count(num, 10), trajectories=True)
+    drawn = subject.sample(subject.num_shown(num, 10), trajectories=True)
     frames, shown = spaced_frames(drawn, times)
     _draw_trajectories(path, {"": frames}, shown, rows)
 
@@ -200,7 +200,7 @@ def _x0(
 ) -> None:
     """x_t, and the x_0 that the network predicts from it."""
     run = subject.run()
-    x_0, labels = subject.examples(subject.count(num, 1), split)
+    x_0, labels = subject.examples(subject.num_shown(num, 1), split)
     shown = subject.times(times)
     x_t = noised_directly(run.experiment.schedule, x_0, shown, stream_key(subject.seed, "noise"))
     predicted = predicted_x_0(run, x_t, shown, labels)

@@ -107,23 +107,23 @@ def test_the_data_are_never_held_whole_as_floats(monkeypatch):
 
 
 class Moments(NamedTuple):
-    """Count, mean and summed squared deviations of features, as a stream in float64."""
+    """Number, mean and summed squared deviations of features, as a stream in float64."""
 
-    count: int
+    size: int
     mean: Any
     scatter: Any
 
 
 def add(state: Moments, features: np.ndarray, labels: Any) -> Moments:
     """Chan et al. 1983, Algorithms for computing the sample variance, equation 1.5."""
-    count = state.count + len(features)
+    size = state.size + len(features)
     mean = features.mean(axis=0)
     gap = mean - state.mean
     inner = (features - mean).T @ (features - mean)
-    weight = state.count * len(features) / count
+    weight = state.size * len(features) / size
     return Moments(
-        count,
-        state.mean + gap * len(features) / count,
+        size,
+        state.mean + gap * len(features) / size,
         state.scatter + inner + weight * np.outer(gap, gap),
     )
 
@@ -137,7 +137,7 @@ def test_a_metric_and_features_from_outside_are_one_row_each(monkeypatch):
     def compare(real: Moments, samples: Moments):
         return {
             "mean": float(real.mean[0]),
-            "covariance": float(real.scatter[0, 3] / (real.count - 1)),
+            "covariance": float(real.scatter[0, 3] / (real.size - 1)),
             "gap": float(np.abs(samples.mean - real.mean).max()),
         }
 

@@ -32,7 +32,7 @@ def drawn_arrays(monkeypatch):
 def test_no_more_pictures_are_shown_than_a_preview_has_unless_told():
     large = changed(PICTURES, sample={"num": 1})
     subject = figures.Subject(large, None, 0, lambda done, total: None)
-    assert (subject.count(None, 64), subject.count(5, 64)) == (1, 5)
+    assert (subject.num_shown(None, 64), subject.num_shown(5, 64)) == (1, 5)
 
 
 def test_the_forward_trajectory_of_pictures(drawn_arrays, tmp_path):

@@ -15,7 +15,7 @@ def blobs(seed, counts):
 
 def test_a_wrong_label_counts_for_the_class_that_was_requested():
     real, samples = blobs(0, [20, 20, 20]), blobs(1, [4, 5, 6])
-    requested = samples.labels.copy()
+    requested = np.array(samples.labels)
     requested[:3] = 2  # three samples that look like a 0 were requested as a 2
     samples = samples._replace(labels=requested)
     classes, counts = confusion(real, samples)
