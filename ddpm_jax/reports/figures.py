@@ -6,7 +6,7 @@ in Python and on the command line.
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +32,15 @@ from ddpm_jax.sampling.run import Run, load
 from ddpm_jax.training.logging.run_logger import read_rows
 from ddpm_jax.typing import Examples, is_image
 
-Rows = Literal["examples", "times"]
-Way = Literal["stepwise", "direct"]
+# The options, with their texts for help pages.
+Num = Annotated[int | None, "How many samples or examples."]
+Columns = Annotated[int | None, "Columns of the grid of samples."]
+Times = Annotated[int, "How many times t, evenly over 0 … T."]
+Rows = Annotated[Literal["examples", "times"], "What a row of the figure is."]
+Way = Annotated[
+    Literal["stepwise", "direct"] | None, "One of the two ways from data to noise, instead of both."
+]
+Split = Annotated[str | None, "Another split of the data set to take examples from, as test."]
 
 _POINTS = 2_000
 """Points of a cloud."""
@@ -117,14 +124,14 @@ def _draw_trajectories(
 
 
 def _samples(
-    subject: Subject, path: StoragePath, *, num: int | None = None, columns: int | None = None
+    subject: Subject, path: StoragePath, *, num: Num = None, columns: Columns = None
 ) -> None:
     """A grid of samples; if the network has classes, one column per class."""
     drawn = subject.sample(num or subject.config.sample.num)
     plots.grid(path, drawn.samples, columns=columns or class_columns(drawn.labels))
 
 
-def _animation(subject: Subject, path: StoragePath, *, num: int | None = None) -> None:
+def _animation(subject: Subject, path: StoragePath, *, num: Num = None) -> None:
     """An animation of the denoising of samples, from noise to data."""
     write_samples(path, subject.sample(subject.num_shown(num, 64), trajectories=True))
 
@@ -158,11 +165,11 @@ def _forward(
     subject: Subject,
     path: StoragePath,
     *,
-    num: int | None = None,
-    times: int = 11,
+    num: Num = None,
+    times: Times = 11,
     rows: Rows = "examples",
-    way: Way | None = None,
-    split: str | None = None,
+    way: Way = None,
+    split: Split = None,
 ) -> None:
     """Data becoming noise: step by step, and directly from x_0."""
     x_0, _ = subject.examples(subject.num_shown(num, 1), split)
@@ -179,8 +186,8 @@ def _reverse(
     subject: Subject,
     path: StoragePath,
     *,
-    num: int | None = None,
-    times: int = 11,
+    num: Num = None,
+    times: Times = 11,
     rows: Rows = "examples",
 ) -> None:
     """Noise becoming samples: the chain at some of its times."""
@@ -193,10 +200,10 @@ def _x0(
     subject: Subject,
     path: StoragePath,
     *,
-    num: int | None = None,
-    times: int = 11,
+    num: Num = None,
+    times: Times = 11,
     rows: Rows = "examples",
-    split: str | None = None,
+    split: Split = None,
 ) -> None:
     """x_t, and the x_0 that the network predicts from it."""
     run = subject.run()
