@@ -77,6 +77,37 @@ def test_all_metrics_share_one_draw_and_each_gets_its_labels():
     assert told["reading the data"][-1] == (60, 60)
 
 
+def test_features_and_labels_of_a_batch_belong_together(monkeypatch):
+    """One metric sees all samples; the other one, of the same draw, those of one class alone."""
+
+    def pairs(request):
+        return Metric(
+            obstacle=lambda real: None,
+            request=lambda real: request,
+            init=list,
+            update=lambda state, features, labels: [
+                *state,
+                *zip(features[:, 0], labels, strict=True),
+            ],
+            result=lambda real, samples: {str(request.num): [real, samples]},  # type: ignore
+        )
+
+    def sample(num, *, first=0, seed=0, labels=None, progress=None):
+        points = np.stack([labels, np.arange(first, first + num)], axis=1).astype(np.float32)
+        return SimpleNamespace(samples=points, labels=np.array(labels))
+
+    run = run_that_draws(MOONS, trained_on=MOONS, num_classes=2, batch_size=4)
+    run.sample = sample
+    both = np.array([0, 1, 1, 0, 1, 0], np.int32)
+    monkeypatch.setitem(METRICS, "all", pairs(Request(np.arange(60), 6, both)))
+    monkeypatch.setitem(METRICS, "some", pairs(Request(np.arange(1, 60, 2), 2, both[1:3])))
+    values: dict[str, Any] = evaluate(run, ["all", "some"])
+    truth = open_source(MOONS).gather(np.arange(60))
+    known = list(zip(np.asarray(truth.examples)[:, 0], np.asarray(truth.labels), strict=True))
+    assert values["6"] == [known, [(label, label) for label in both]]
+    assert values["2"] == [known[1::2], [(1, 1), (1, 1)]]
+
+
 @pytest.mark.parametrize("at_once", [2, 40, 10**6])
 def test_batches_of_the_data_do_not_matter(at_once, monkeypatch):
     run = run_that_draws(FRESH)
