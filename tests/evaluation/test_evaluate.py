@@ -80,19 +80,19 @@ def test_all_metrics_share_one_draw_and_each_gets_its_labels():
 def test_features_and_labels_of_a_batch_belong_together(monkeypatch):
     """One metric sees all samples; the other one, of the same draw, those of one class alone."""
 
+    def add_pairs(state: list, features: np.ndarray, labels: Any) -> list:
+        return [*state, *zip(features[:, 0], labels, strict=True)]
+
     def pairs(request):
         return Metric(
             obstacle=lambda real: None,
             request=lambda real: request,
             init=list,
-            update=lambda state, features, labels: [
-                *state,
-                *zip(features[:, 0], labels, strict=True),
-            ],
+            update=add_pairs,
             result=lambda real, samples: {str(request.num): [real, samples]},  # type: ignore
         )
 
-    def sample(num, *, first=0, seed=0, labels=None, progress=None):
+    def sample(num, *, first=0, seed=0, labels: Any = None, progress=None):
         points = np.stack([labels, np.arange(first, first + num)], axis=1).astype(np.float32)
         return SimpleNamespace(samples=points, labels=np.array(labels))
 
@@ -102,7 +102,7 @@ def test_features_and_labels_of_a_batch_belong_together(monkeypatch):
     monkeypatch.setitem(METRICS, "all", pairs(Request(np.arange(60), 6, both)))
     monkeypatch.setitem(METRICS, "some", pairs(Request(np.arange(1, 60, 2), 2, both[1:3])))
     values: dict[str, Any] = evaluate(run, ["all", "some"])
-    truth = open_source(MOONS).gather(np.arange(60))
+    truth: Any = open_source(MOONS).gather(np.arange(60))
     known = list(zip(np.asarray(truth.examples)[:, 0], np.asarray(truth.labels), strict=True))
     assert values["6"] == [known, [(label, label) for label in both]]
     assert values["2"] == [known[1::2], [(1, 1), (1, 1)]]
