@@ -141,9 +141,9 @@ def train(
         config = configs.load_file(config, smoke=smoke)
     elif smoke:
         raise UserError("smoke is for config files, and this is a Config; change its settings")
-    # TODO(lead): once `training.train` returns its own TrainResult, drop the class above, and:
+    # TODO(lead): joined with the new training.train, the rest of this function is:
     #     found = training.train(config, workdir, source=source, mesh=mesh, report=report)
-    #     return found._replace(run=Run.of(found.run))
+    #     return TrainResult(Run.of(found.run), found.step, found.signal)
     assert source is None, "joined with the new training.train"
     assert mesh is None, "joined with the new training.train"
     assert report is None, "joined with the new training.train"
