@@ -168,7 +168,7 @@ def test_the_other_commands_say_what_they_need(told, run, tmp_path):
     assert "--smoke is for config files" in told("train", run, "--smoke")
     assert "--workdir needs a value" in told("train", DIGITS, "--workdir", "--smoke")
     assert "did you mean forward?" in told("plot", run, "forwards")
-    assert "needs a figure, samples|film|" in told("plot", run)
+    assert "needs a figure, samples|animation|" in told("plot", run)
     assert "this figure is a .png file" in told("plot", run, "loss", "--output", "loss.pdf")
     assert "needs a trained run" in told("plot", DIGITS, "loss", "--output", tmp_path / "x.png")
     assert "did you mean accuracy?" in told("evaluate", run, "--metrics", "acuracy")
@@ -219,7 +219,7 @@ def test_a_figure_that_can_not_be_drawn_costs_a_finished_run_a_line(tmp_path, ca
 
 WRONG_FIGURES = {
     "froward": "(did you mean forward?)",
-    "forward --times 1": "--times is 1; it must be at least 2",
+    "forward --times 1": "times is 1; it must be at least 2",
     "schedules --num 3": "the figure schedules has no such option",
     "reverse --tims 3": "did you mean --times?",
     "": "not nothing",

@@ -16,7 +16,7 @@ from PIL import Image, ImageSequence
 import ddpm_jax
 from ddpm_jax import cli
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
-from ddpm_jax.reports.figures import FIGURES
+from ddpm_jax.reports.figures import FIGURES, suffix_of
 from ddpm_jax.training.logging.run_logger import read_rows
 from ddpm_jax.training.step import state_layout
 from tests.tiny import StepLoop, assert_same
@@ -221,7 +221,7 @@ def test_evaluate_judges_every_class(unbroken, here):
 
 @pytest.mark.parametrize("figure", FIGURES)
 def test_every_figure_is_drawn(unbroken, tmp_path, figure, here):
-    path = tmp_path / ("it.gif" if figure == "film" else "it.png")
+    path = tmp_path / (f"it{suffix_of(figure)}")
     here("plot", unbroken, figure, "--output", path)
     with Image.open(path) as picture:
         assert min(picture.size) > 50

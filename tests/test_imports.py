@@ -25,6 +25,7 @@ LAYERS = (
     ("training",),
     ("evaluation",),
     ("reports",),
+    ("api",),
     ("cli",),
 )
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}

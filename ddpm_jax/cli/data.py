@@ -78,11 +78,11 @@ def _info(source: str, options: Info) -> int:
     if path.suffix == ".py" or (path / "config.json").is_file():
         data = config_of(source).data
     else:
-        data = inspection.guess(source, options.split, options.data_dir)
+        data = inspection.recognize(source, options.split, options.data_dir)
     stem = re.sub(r"[^\w.-]", "-", path.resolve().stem)
     output = plots.check_path(options.output or f"{stem}-preview.png", ".png")
-    found = inspection.survey(data, bar("reading"))
+    found = inspection.inspect(data, bar("reading"))
     plots.grid(output, found.preview, labels=found.labels, names=found.class_names or None)
-    show(found.facts if options.json else inspection.lines(found.facts), options.json)
+    show(found.facts if options.json else inspection.summarize(found.facts), options.json)
     warn(f"some of them are in {output}")
     return 0

@@ -54,7 +54,7 @@ def draw(config: Config, folder: StoragePath | None, wanted: Sequence[Figure]) -
 
 
 def _figure(words: Sequence[str], prog: str) -> Figure:
-    name = words[0] if words else "nothing"
+    name = figures.row_name(words[0]) if words else "nothing"
     if name not in figures.FIGURES:
         hint = nearest(name, list(figures.FIGURES))
         raise UserError(f"{prog} needs a figure, {_names()}; not {name}{hint}")

@@ -3,7 +3,8 @@
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -13,12 +14,12 @@ from jax.sharding import Mesh
 
 from ddpm_jax.config import Config
 from ddpm_jax.data import open_source, resolve
-from ddpm_jax.data.batches import Batches
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, require
 from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.reports.info import count_parameters, forward_flops, planned_bytes
-from ddpm_jax.runtime.mesh import fitting_mesh, shard_batch
+from ddpm_jax.runtime.mesh import fitting_mesh
 from ddpm_jax.sampling.chain import SampleProgram
+from ddpm_jax.training.feed import Feed
 from ddpm_jax.training.step import batch_layout, check_batch, jit_init, jit_train_step, state_layout
 
 _WINDOWS = 5
@@ -27,16 +28,16 @@ _WINDOWS = 5
 def bench(
     config: Config, *, steps: int, progress: Callable[[str], None] = lambda what: None
 ) -> dict[str, Any]:
-    """Measures a config on this machine's devices; `steps` are those of each of five windows.
+    """Measures a config on this machine's devices, in five windows of `steps` steps each.
 
-    Times are medians of the windows. Model FLOPs are those of the forward pass as XLA counts them
-    before it optimizes, three times for training, as a gradient costs two; their share is of the
-    best product of square matrices in the model's dtype that was measured here, on as many devices.
-    Batches come from the data as in training, or, where it isn't there, from memory; `data` says
-    which. Raises UserError if `steps` is below 1 or the batch can't be split over the devices.
+    Times are medians over the windows. Model FLOPs are those of the forward pass as XLA counts them
+    before it optimizes; training counts three times as many, since a gradient costs two forward
+    passes. Their share is a fraction of the fastest product of square matrices in the model's dtype
+    measured here, on as many devices. Batches come from the data as in training. If the data are
+    not there, zeros stand in for them, and `data` says so. Raises UserError if `steps` is below 1
+    or the batch can't be split over the devices.
     """
-    if steps < 1:
-        raise UserError(f"--steps is {steps}; it must be at least 1")
+    require(steps >= 1, "steps", steps, "at least 1")
     config = resolve(config)
     mesh = fitting_mesh(config.mesh.fsdp)
     experiment = build(config, devices=mesh.size)
@@ -70,7 +71,7 @@ def bench(
 def product_peak(dtype: Any) -> float:
     """Returns the FLOP/s of the fastest product of two square matrices on one device."""
     best = 0.0
-    # Up to what an accelerator needs to fill it; a CPU would take minutes for the largest.
+    # An accelerator needs the large ones to be busy; a CPU would take minutes for them.
     for side in (1024, 2048) if jax.default_backend() == "cpu" else (4096, 8192):
         x = jnp.ones((side, side), dtype)
         product = jax.jit(jnp.matmul)
@@ -88,12 +89,12 @@ def _training(
     config = experiment.config
     progress("compiling the training step")
     cold, _ = _compile(experiment, mesh, cached=False)
-    _compile(experiment, mesh, cached=True)  # which keeps it
+    _compile(experiment, mesh, cached=True)  # fills the cache
     warm, compiled = _compile(experiment, mesh, cached=True)
     each, size = config.train.steps_per_dispatch, config.train.batch_size
     state = jit_init(experiment, mesh)()
     took, waited = [], []
-    with Feed(experiment, mesh) as feed:
+    with _feed(experiment, mesh) as (feed, origin):
         state, _ = compiled(state, feed(0))
         jax.block_until_ready(state)
         done = each
@@ -113,7 +114,7 @@ def _training(
     stats = jax.devices()[0].memory_stats() or {}
     return {
         "batch_size": size,
-        "data": feed.origin,
+        "data": origin,
         "compile_cold_s": cold,
         "compile_warm_s": warm,
         "step_ms": 1e3 * step,
@@ -124,58 +125,40 @@ def _training(
 
 
 def _compile(experiment: Experiment, mesh: Mesh, *, cached: bool) -> tuple[float, Any]:
-    """Seconds from Python to a program for the devices, with or without JAX's kept programs."""
+    """Returns the seconds of tracing and compiling the training step, and the compiled step.
+
+    With `cached`, JAX may take the program from its cache on disk.
+    """
     jax.clear_caches()
-    kept = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
-    jax.config.update("jax_enable_compilation_cache", kept and cached)
+    enabled = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+    jax.config.update("jax_enable_compilation_cache", enabled and cached)
     try:
         layout = state_layout(experiment, mesh), batch_layout(experiment, mesh)
         begun = time.perf_counter()
         compiled = jit_train_step(experiment, mesh).lower(*layout).compile()
         return time.perf_counter() - begun, compiled
     finally:
-        jax.config.update("jax_enable_compilation_cache", kept)
+        jax.config.update("jax_enable_compilation_cache", enabled)
 
 
-class Feed:
-    """Calls with a step return its batch on the devices, as training gets it."""
-
-    def __init__(self, experiment: Experiment, mesh: Mesh):
-        config = experiment.config
-        self._mesh, self._each = mesh, config.train.steps_per_dispatch
-        self._layout = batch_layout(experiment, mesh)
-        self._batches: Batches | None = None
-        try:
-            source, self.origin = open_source(config.data), config.data.kind
-        except UserError as error:
-            self.origin = f"none: zeros stand in for it ({error})"
-            return
-        size = config.train.batch_size
-        self._batches = Batches(source, seed=config.seed, batch_size=size)
-
-    def __call__(self, step: int) -> Any:
-        several = self._each > 1
-        if self._batches is None:
-            return jax.tree.map(
-                lambda like: jax.device_put(np.zeros(like.shape, like.dtype), like.sharding),
-                self._layout,
-            )
-        rows = [self._batches(n) for n in range(step, step + self._each)]
-        if self._layout.labels is None:
-            rows = [row._replace(labels=None) for row in rows]
-        batch = jax.tree.map(lambda *x: np.stack(x), *rows) if several else rows[0]
-        return shard_batch(batch, self._mesh, leading=int(several))
-
-    def __enter__(self) -> "Feed":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._batches is not None:
-            self._batches.close()
+@contextmanager
+def _feed(experiment: Experiment, mesh: Mesh) -> Iterator[tuple[Callable[[int], Any], str]]:
+    """Gives what training is fed by, and its name; zeros in memory if the data are not there."""
+    try:
+        source = open_source(experiment.config.data)
+    except UserError as error:
+        zeros = jax.tree.map(
+            lambda like: jax.device_put(np.zeros(like.shape, like.dtype), like.sharding),
+            batch_layout(experiment, mesh),
+        )
+        yield lambda step: zeros, f"none: zeros stand in for it ({error})"
+        return
+    with Feed(experiment, mesh, source) as feed:
+        yield feed, experiment.config.data.kind
 
 
 def _sampling(experiment: Experiment, mesh: Mesh, params: Any, steps: int) -> dict[str, Any]:
-    """Chains of `steps` steps of the config's own sampler, in one batch of its own size."""
+    """Measures chains of `steps` steps, with the sampler and the batch size of the config."""
     options = experiment.config.sample
     T = experiment.config.diffusion.timesteps
     length = min(steps, T)

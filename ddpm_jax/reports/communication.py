@@ -1,8 +1,8 @@
 """What a compiled program sends between devices, read from its text.
 
-Bytes are those of the array that a collective makes whole or adds up: the sum of an all-reduce, the
-result of an all-gather, the operand of a reduce-scatter. What a device sends for it follows from
-the number of devices by the ring algorithm (Patarasuk & Yuan 2009), which no other beats.
+The bytes of a collective are those of its whole array: the sum of an all-reduce, the result of an
+all-gather, the operand of a reduce-scatter. How much each device sends for it follows from the
+number of devices by the ring algorithm, which is optimal (Patarasuk & Yuan 2009).
 """
 
 import math
@@ -18,7 +18,7 @@ _ITEM_BYTES = {
     **dict.fromkeys(("s64", "u64", "f64", "c64"), 8),
 }
 
-# How many times the bytes a device sends, by the number of devices.
+# Bytes that each of n devices sends, as a multiple of the whole array's.
 _SENT = {
     "all-reduce": lambda n: 2 * (n - 1) / n,
     "all-gather": lambda n: (n - 1) / n,
@@ -29,15 +29,15 @@ _SENT = {
 
 
 class Collective(NamedTuple):
-    """One exchange between devices, of one kind and size, in one call of a program."""
+    """One kind of exchange between devices in a call of a program."""
 
     kind: str
     """all-reduce, all-gather, reduce-scatter, all-to-all or collective-permute."""
     bytes: int
     group: int
-    """How many devices take part in it together."""
+    """The number of devices that take part together."""
     times: int = 1
-    """How often it is made, where it stands in a loop."""
+    """The number of times it happens; above 1 inside a loop."""
 
     @property
     def sent(self) -> float:
@@ -46,12 +46,12 @@ class Collective(NamedTuple):
 
 
 def sent(table: Iterable[Collective]) -> int:
-    """Returns the bytes that each device sends for all of them."""
+    """Returns the bytes that each device sends for all collectives of a table."""
     return round(sum(each.sent for each in table))
 
 
 def of_kind(table: Iterable[Collective], *kinds: str) -> int:
-    """Returns the bytes of some kinds of collectives, summed; all those that are made in loops."""
+    """Returns the summed bytes of some kinds of collectives, each time in a loop counted."""
     return sum(each.times * each.bytes for each in table if each.kind in kinds)
 
 
@@ -65,9 +65,10 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 
 def collectives(text: str) -> list[Collective]:
-    """Reads the collectives of a compiled program, `compiled.as_text()`; none is of one device.
+    """Returns the collectives of a compiled program, given as `compiled.as_text()`.
 
-    A loop's are counted as often as it turns; once where XLA does not say how often that is.
+    Those of a single device are left out. Those in a loop count once for each iteration, or once if
+    XLA does not say how many iterations there are.
     """
     found: dict[str, list[Collective]] = defaultdict(list)
     calls: dict[str, list[tuple[str, int]]] = defaultdict(list)
@@ -91,7 +92,7 @@ def _unrolled(
     found: dict[str, list[Collective]],
     calls: dict[str, list[tuple[str, int]]],
 ) -> list[Collective]:
-    """The collectives of a computation and of all that it calls."""
+    """Returns the collectives of a computation and of all computations that it calls."""
     table = [each._replace(times=times) for each in found.get(name, ())]
     for called, turns in calls.get(name, ()):
         table += _unrolled(called, times * turns, found, calls)
@@ -104,19 +105,19 @@ def _collective(kind: str, result: str, line: str, *, started: bool) -> Collecti
         for dtype, sides in _ARRAY.findall(result)
     ]
     if started and kind != "all-reduce":
-        # One that is started gives its operands too, and before its results.
+        # A `-start` operation lists its operands before its results.
         arrays = arrays[len(arrays) // 2 :]
     group = _group(line)
     return Collective(kind, sum(arrays) * (group if kind == "reduce-scatter" else 1), group)
 
 
 def _group(line: str) -> int:
-    """How many devices a collective joins; the first of its groups stands for all."""
+    """Returns the number of devices in a collective's first group; all groups are of one size."""
     if several := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
         return int(several[1])
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
         return len(listed[1].split(","))
-    # As axes of a mesh, of which some are named: mesh['data'=4,'fsdp'=2] {'data'}.
+    # Groups as named axes of a mesh: mesh['data'=4,'fsdp'=2] {'data'}.
     if named := re.search(r"replica_groups=mesh\[(.*?)\].*?\{(.*?)\}", line):
         sides = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
         return math.prod(int(sides[axis]) for axis in re.findall(r"'(\w+)'", named[2]))

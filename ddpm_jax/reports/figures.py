@@ -1,73 +1,88 @@
-"""The figures that `ddpm plot` draws: arrays of a run or a config, handed to `plots`."""
+"""The figures of a run or a config: FIGURES is the table, `draw` writes one of them to a file.
 
-import dataclasses
-import inspect
-import itertools
+To add a figure, write its function and its row here. Its keyword-only parameters are its options,
+in Python and on the command line.
+"""
+
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from ddpm_jax import plots, tables
 from ddpm_jax.config import Config, override
 from ddpm_jax.data import open_source, resolve
 from ddpm_jax.data.pixels import to_unit
-from ddpm_jax.diffusion import (
-    SCHEDULES,
-    NoiseSchedule,
-    make_schedule,
-    q_sample,
-    q_step,
-    time_steps,
-)
-from ddpm_jax.errors import UserError
+from ddpm_jax.diffusion import SCHEDULES, make_schedule, time_steps
+from ddpm_jax.errors import UserError, nearest, require
 from ddpm_jax.experiment import build
 from ddpm_jax.files import StoragePath, storage_path
+from ddpm_jax.reports.trajectories import (
+    noised_directly,
+    noised_stepwise,
+    predicted_x_0,
+    spaced_frames,
+)
 from ddpm_jax.runtime.random import stream_key
-from ddpm_jax.sampling.chain import Samples, class_columns, make_denoiser, write_samples
+from ddpm_jax.sampling.chain import Samples, class_columns, write_samples
 from ddpm_jax.sampling.run import Run, load
 from ddpm_jax.training.logging.run_logger import read_rows
-from ddpm_jax.typing import Examples
+from ddpm_jax.typing import Examples, is_image
 
-Rows = Literal["examples", "times"]
-Way = Literal["stepwise", "direct"]
+# The options, with their texts for help pages.
+Num = Annotated[int | None, "How many samples or examples."]
+Columns = Annotated[int | None, "Columns of the grid of samples."]
+Times = Annotated[int, "How many times t, evenly over 0 … T."]
+Rows = Annotated[Literal["examples", "times"], "What a row of the figure is."]
+Way = Annotated[
+    Literal["stepwise", "direct"] | None, "One of the two ways from data to noise, instead of both."
+]
+Split = Annotated[str | None, "Another split of the data set to take examples from, as test."]
 
 _POINTS = 2_000
-"""How many points of the plane make a cloud."""
+"""Points of a cloud."""
 
 
 class Subject(NamedTuple):
-    """What a figure is drawn of: a config, and the run's folder where there is one."""
+    """What a figure is drawn of: a config, and a run of it if there is one."""
 
     config: Config
     folder: StoragePath | None
+    """The run's folder; None for a bare config."""
     seed: int
     progress: Callable[[int, int], None]
+    loaded: Run | None = None
+    """The run, if it is open already."""
 
     def run(self) -> Run:
+        """Returns the run; raises UserError for a bare config."""
+        return self.loaded or load(self.run_folder())
+
+    def run_folder(self) -> StoragePath:
+        """Returns the run's folder; raises UserError for a bare config."""
         if self.folder is None:
             raise UserError("this figure needs a trained run: name its folder, as runs/digits")
-        return load(self.folder)
+        return self.folder
 
-    def several(self, num: int | None, pictures: int) -> int:
-        """Returns how many examples to show: `pictures` of them or a cloud, unless told.
+    def num_shown(self, num: int | None, images: int) -> int:
+        """Returns how many examples to show: `num`, or else so many images or a cloud of points.
 
-        But no more pictures than a preview has, which may be of one large one.
+        Without `num`, no more images than a preview has: they may be large.
         """
-        few = min(pictures, self.config.sample.num)
-        return num or (few if len(self.config.data.example_shape) == 3 else _POINTS)
+        few = min(images, self.config.sample.num)
+        return num or (few if is_image(self.config.data.example_shape) else _POINTS)
 
-    def sample(self, num: int, *, film: bool = False) -> Samples:
-        # Only what is in the first batch leaves a trajectory: one batch holds them all.
-        options: dict[str, Any] = {"num_trajectories": num, "batch_size": num} if film else {}
-        return self.run().sample(num, seed=self.seed, progress=self.progress, **options)
+    def sample(self, num: int, *, trajectories: bool = False) -> Samples:
+        """Draws samples, if asked for with the frames of their chains."""
+        # Only samples of the first batch have trajectories: one batch holds them all.
+        batch: dict[str, Any] = {"num_trajectories": num, "batch_size": num} if trajectories else {}
+        return self.run().sample(num, seed=self.seed, progress=self.progress, **batch)
 
     def examples(self, num: int, split: str | None) -> tuple[Examples, jax.Array | None]:
-        """Returns some of the data on the network's scale, and their labels if there are any."""
+        """Returns random examples of the data on the network's scale, and their labels or None."""
         config = self.config if split is None else override(self.config, {"data.split": split})
         source = open_source(config.data)
         random = np.random.default_rng(self.seed)
@@ -75,80 +90,25 @@ class Subject(NamedTuple):
         labels = None if chosen.labels is None else jnp.asarray(chosen.labels)
         return to_unit(jnp.asarray(chosen.examples)), labels
 
-    def times(self, wanted: int) -> np.ndarray:
-        """Returns 0…T, or as many times as wanted, evenly over them: int32, increasing."""
+    def times(self, num: int) -> np.ndarray:
+        """Returns `num` times evenly over 0…T, rising; all of them if there are fewer."""
         T = self.config.diffusion.timesteps
-        return time_steps(T, min(T, wanted - 1))[::-1]
+        return time_steps(T, min(T, num - 1))[::-1]
 
 
-# --- arrays: strips of K times, [K, B, …] ---------------------------------------------------------
-
-
-def direct(schedule: NoiseSchedule, x_0: Examples, times: np.ndarray, key: jax.Array) -> np.ndarray:
-    """Returns x_t drawn from q(x_t | x_0), `[K, B, …]`, with one noise for all times.
-
-    The eye then follows the picture, not the grain. x_0 is `[B, …]`, times int `[K]` in 0…T.
-    """
-    eps = jax.random.normal(key, x_0.shape)
-    at_time = jax.jit(jax.vmap(lambda t: q_sample(schedule, x_0, t, eps)))
-    return np.asarray(at_time(jnp.asarray(times)))
-
-
-def stepwise(
-    schedule: NoiseSchedule, x_0: Examples, times: np.ndarray, key: jax.Array
-) -> np.ndarray:
-    """Returns x_t after t steps of q(x_t | x_{t-1}), `[K, B, …]`, each with fresh noise.
-
-    x_0 is `[B, …]`, times int `[K]` from 0 on, increasing; only their x_t are kept.
-    """
-
-    def step(t: jax.Array, x: Examples) -> Examples:
-        return q_step(schedule, x, t, jax.random.normal(jax.random.fold_in(key, t), x.shape))
-
-    walk = jax.jit(lambda x, s, t: lax.fori_loop(s + 1, t + 1, step, x))
-    frames = [x_0]
-    for s, t in itertools.pairwise(times):
-        frames.append(walk(frames[-1], s, t))
-    return np.stack(jax.device_get(frames))
-
-
-def guesses(run: Run, x_t: np.ndarray, times: np.ndarray, labels: jax.Array | None) -> np.ndarray:
-    """Returns the network's x̂_0 of each x_t, `[K, B, …]` as they are; times int `[K]` in 0…T.
-
-    Clipped as in the run's sampling, but not guided: guidance overshoots what the network sees. At
-    t = 0 nothing is to be guessed.
-    """
-    known = labels if run.experiment.num_classes else None
-    options = dataclasses.replace(run.config.sample, guidance=0.0)
-    denoiser = make_denoiser(run.experiment, run.params, known, options)
-    guess = jax.jit(lambda x, t: denoiser(x, t).x_0)
-    pairs = zip(jnp.asarray(x_t), jnp.asarray(times), strict=True)
-    return np.stack([np.asarray(guess(x, t) if t else x) for x, t in pairs])
-
-
-def stages(drawn: Samples, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns as many stages of a filmed chain as wanted, `[K, B, …]`, and their times from T to 0.
-
-    Evenly over the frames, the first and the last among them; all of them if there are fewer.
-    """
-    if drawn.frames is None or drawn.times is None:
-        raise ValueError("stages need samples drawn with num_trajectories")
-    last = len(drawn.frames) - 1
-    kept = np.linspace(0, last, min(wanted, last + 1)).round().astype(int)
-    return drawn.frames[kept], drawn.times[kept]
-
-
-def _strip(
+def _draw_trajectories(
     path: StoragePath, named: dict[str, np.ndarray], times: np.ndarray, rows: Rows = "examples"
 ) -> None:
-    """Draws strips `[K, B, …]`, each under its name: a row each for a cloud or for every picture.
+    """Draws trajectories `[K, B, …]`, each under its name.
 
-    With `rows` "times", what was a row is a column. Names are left out where one strip has all.
+    A cloud of points, and each of B images, is a row; with `rows` "times", a column. Names are left
+    out if there is only one.
     """
-    strips = list(named.values())
-    names, frames = list(named), np.stack(strips, axis=2 if strips[0].ndim == 5 else 1)
-    if frames.ndim == 6:
-        # B pictures, and the strips of one below each other.
+    trajectories = list(named.values())
+    images = is_image(trajectories[0].shape[2:])
+    names, frames = list(named), np.stack(trajectories, axis=2 if images else 1)
+    if images:
+        # For each of the B images, its trajectories stand below each other.
         names *= frames.shape[1]
         frames = frames.reshape(len(times), -1, *frames.shape[3:])
     labels: dict[str, Any] = {"rows": [int(t) for t in times]}
@@ -164,32 +124,31 @@ def _strip(
 
 
 def _samples(
-    subject: Subject, path: StoragePath, *, num: int | None = None, columns: int | None = None
+    subject: Subject, path: StoragePath, *, num: Num = None, columns: Columns = None
 ) -> None:
-    """A grid of samples; where the data has classes, a column is a class."""
+    """A grid of samples; if the network has classes, one column per class."""
     drawn = subject.sample(num or subject.config.sample.num)
     plots.grid(path, drawn.samples, columns=columns or class_columns(drawn.labels))
 
 
-def _film(subject: Subject, path: StoragePath, *, num: int | None = None) -> None:
-    """The film of the samples' denoising, from noise to data."""
-    write_samples(path, subject.sample(subject.several(num, 64), film=True))
+def _animation(subject: Subject, path: StoragePath, *, num: Num = None) -> None:
+    """An animation of the denoising of samples, from noise to data."""
+    write_samples(path, subject.sample(subject.num_shown(num, 64), trajectories=True))
 
 
 def _loss(subject: Subject, path: StoragePath) -> None:
-    """The loss and the gradient's norm over the steps."""
-    if subject.folder is None:
-        raise UserError("this figure needs a trained run: name its folder, as runs/digits")
-    rows = read_rows(subject.folder / "metrics.jsonl")
+    """The loss and the norm of the gradient over the steps."""
+    metrics = subject.run_folder() / "metrics.jsonl"
+    rows = read_rows(metrics)
     if not rows:
-        raise UserError(f"{subject.folder / 'metrics.jsonl'} has no rows yet; train a little first")
+        raise UserError(f"{metrics} has no rows yet; train a little first")
     plots.loss(path, rows)
 
 
 def _schedules(subject: Subject, path: StoragePath) -> None:
-    """The noise schedules side by side, with this config's T and options.
+    """All noise schedules, with the T and the options of this config.
 
-    A schedule that float32 can't hold at this T is left out.
+    A schedule that float32 can't represent at this T is left out.
     """
     settings = subject.config.diffusion
     own = settings.schedule
@@ -208,58 +167,58 @@ def _forward(
     subject: Subject,
     path: StoragePath,
     *,
-    num: int | None = None,
-    times: int = 11,
+    num: Num = None,
+    times: Times = 11,
     rows: Rows = "examples",
-    way: Way | None = None,
-    split: str | None = None,
+    way: Way = None,
+    split: Split = None,
 ) -> None:
-    """Data on its way to noise: step by step, and at once from x_0."""
-    x_0, _ = subject.examples(subject.several(num, 1), split)
+    """Data becoming noise: step by step, and directly from x_0."""
+    x_0, _ = subject.examples(subject.num_shown(num, 1), split)
     schedule, shown = build(subject.config).schedule, subject.times(times)
-    strips = {
-        name: draw_strip(schedule, x_0, shown, stream_key(subject.seed, "noise"))
-        for name, draw_strip in {"stepwise": stepwise, "direct": direct}.items()
+    trajectories = {
+        name: noised(schedule, x_0, shown, stream_key(subject.seed, "noise"))
+        for name, noised in {"stepwise": noised_stepwise, "direct": noised_directly}.items()
         if way in (None, name)
     }
-    _strip(path, strips, shown, rows)
+    _draw_trajectories(path, trajectories, shown, rows)
 
 
 def _reverse(
     subject: Subject,
     path: StoragePath,
     *,
-    num: int | None = None,
-    times: int = 11,
+    num: Num = None,
+    times: Times = 11,
     rows: Rows = "examples",
 ) -> None:
-    """Samples on their way from noise to data: the chain at some of its times."""
-    drawn = subject.sample(subject.several(num, 10), film=True)
-    frames, shown = stages(drawn, times)
-    _strip(path, {"": frames}, shown, rows)
+    """Noise becoming samples: the chain at some of its times."""
+    drawn = subject.sample(subject.num_shown(num, 10), trajectories=True)
+    frames, shown = spaced_frames(drawn, times)
+    _draw_trajectories(path, {"": frames}, shown, rows)
 
 
 def _x0(
     subject: Subject,
     path: StoragePath,
     *,
-    num: int | None = None,
-    times: int = 11,
+    num: Num = None,
+    times: Times = 11,
     rows: Rows = "examples",
-    split: str | None = None,
+    split: Split = None,
 ) -> None:
-    """x_t, and with it the x_0 that the network guesses from it."""
+    """x_t, and the x_0 that the network predicts from it."""
     run = subject.run()
-    x_0, labels = subject.examples(subject.several(num, 1), split)
+    x_0, labels = subject.examples(subject.num_shown(num, 1), split)
     shown = subject.times(times)
-    x_t = direct(run.experiment.schedule, x_0, shown, stream_key(subject.seed, "noise"))
-    strips = {"$x_t$": x_t, r"$\hat{x}_0$": guesses(run, x_t, shown, labels)}
-    _strip(path, strips, shown, rows)
+    x_t = noised_directly(run.experiment.schedule, x_0, shown, stream_key(subject.seed, "noise"))
+    predicted = predicted_x_0(run, x_t, shown, labels)
+    _draw_trajectories(path, {"$x_t$": x_t, r"$\hat{x}_0$": predicted}, shown, rows)
 
 
 FIGURES: dict[str, Callable[..., None]] = {
     "samples": _samples,
-    "film": _film,
+    "animation": _animation,
     "loss": _loss,
     "schedules": _schedules,
     "forward": _forward,
@@ -268,45 +227,67 @@ FIGURES: dict[str, Callable[..., None]] = {
 }
 
 
-def options_of(name: str) -> list[str]:
-    """Returns the options that a row of `FIGURES` takes."""
-    parameters = inspect.signature(FIGURES[name]).parameters.values()
-    return [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+# Former names that go on working.
+ALIASES = {"film": "animation"}
 
-
+_SUFFIXES = {"animation": ".gif"}
 _LEAST = {"num": 1, "columns": 1, "times": 2}
 
 
+def row_name(name: str) -> str:
+    """Returns the row of FIGURES that a name or alias means; raises UserError if there is none."""
+    row = ALIASES.get(name, name)
+    if row not in FIGURES:
+        raise UserError(
+            f"there is no figure {name}{nearest(name, list(FIGURES))}; there are "
+            f"{', '.join(FIGURES)}"
+        )
+    return row
+
+
+def suffix_of(name: str) -> str:
+    """Returns the ending of the file that a row of FIGURES writes."""
+    return _SUFFIXES.get(name, ".png")
+
+
+def options_of(name: str) -> list[str]:
+    """Returns the options of a row of FIGURES."""
+    return tables.options_of(FIGURES[name])
+
+
 def check(name: str, options: dict[str, Any]) -> None:
-    """Raises UserError for an option that a row of `FIGURES` lacks, and one that is too small."""
+    """Raises UserError for an option that a row of FIGURES lacks, and for one that is too small."""
+    known = (*options_of(name), "output", "seed")
     for option, value in options.items():
-        if option not in (*options_of(name), "output", "seed"):
-            takes = ", ".join(f"--{each}" for each in (*options_of(name), "output", "seed"))
-            raise UserError(f"--{option}: the figure {name} has no such option; it takes {takes}")
+        if option not in known:
+            takes = ", ".join(known)
+            raise UserError(f"{option}: the figure {name} has no such option; it takes {takes}")
         least = _LEAST.get(option)
-        if least is not None and value < least:
-            raise UserError(f"--{option} is {value}; it must be at least {least}")
+        require(least is None or value >= least, option, value, f"at least {least}")
 
 
 def draw(
     name: str,
     config: Config,
     folder: StoragePath | None,
-    output: str | None = None,
+    output: str | StoragePath | None = None,
     *,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    loaded: Run | None = None,
     **options: Any,
 ) -> StoragePath:
-    """Draws a row of `FIGURES` and returns the path it was written to.
+    """Draws a row of FIGURES and returns the path of its file.
 
-    Without an output it goes into the run's folder, or into the current one for a bare config.
-    `options` are among `options_of(name)`. Raises UserError for a figure that needs what is not
-    there, an option that it lacks, and one that is too small.
+    Without an output the file goes into the run's folder, or for a bare config into the current
+    one. `loaded` is the run if it is open already; `options` are those of the row's signature.
+    Raises UserError for an unknown figure, for an option that it lacks or that is too small, and if
+    the figure needs a run or data that are not there.
     """
+    name = row_name(name)
     check(name, options)
-    suffix = ".gif" if name == "film" else ".png"
+    suffix = suffix_of(name)
     path = storage_path(output) if output else (folder or storage_path(".")) / f"{name}{suffix}"
     plots.check_path(path, suffix)
-    FIGURES[name](Subject(resolve(config), folder, seed, progress), path, **options)
+    FIGURES[name](Subject(resolve(config), folder, seed, progress, loaded), path, **options)
     return path

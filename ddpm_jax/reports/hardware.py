@@ -1,4 +1,4 @@
-"""Named hardware: what its makers publish of it, and how long an exchange takes on it at best."""
+"""Published figures of named hardware, and the shortest time that an exchange takes on it."""
 
 from typing import NamedTuple
 
@@ -6,26 +6,25 @@ from ddpm_jax.reports.communication import Collective
 
 
 class Hardware(NamedTuple):
-    """One device of a kind, and how it is joined to others; bytes and FLOPs a second."""
+    """One device and its links to others; rates are in bytes or FLOPs per second."""
 
     peak_flops: float
-    """Of products in bfloat16, dense, summed in float32."""
+    """Of dense products in bfloat16, summed in float32."""
     memory: int
     memory_rate: float
     link_rate: float
-    """What it can send at once over all of its links to devices of its node."""
+    """Sending rate over all links to devices of the same node together."""
     node: int
-    """How many devices those links join: a node of GPUs, the largest slice of TPUs."""
+    """The number of devices joined by those links: a node of GPUs, the largest slice of TPUs."""
     network_rate: float
-    """What it can send to other nodes."""
+    """Sending rate to other nodes."""
     torus: int = 1
-    """The smallest slice whose every axis is a ring; in smaller ones half of the links lead
-    nowhere."""
+    """The smallest slice whose axes are all rings; smaller slices can use half of the links."""
     source: str = ""
 
     @property
     def said(self) -> str:
-        """The figures in a line, as their source has them."""
+        """The figures in one line, in the units of their source."""
         joined = f" in nodes of {self.node}" if self.torus == 1 else ""
         return (
             f"{self.peak_flops / 1e12:,.0f} TFLOP/s, {self.memory / 1e9:,.0f} GB at "
@@ -35,11 +34,11 @@ class Hardware(NamedTuple):
         )
 
     def seconds(self, exchange: Collective, *, devices: int, stride: int = 1) -> float:
-        """Returns how long a collective takes that does nothing but keep the links busy.
+        """Returns the seconds of a collective that keeps the links busy all the time.
 
-        `stride` apart stand those that take part, of all `devices`. By rings within a node and,
-        at the same place of each node, between nodes: of what is added up or gathered, only one
-        part in as many as take part in a node goes through the network.
+        Its members are `stride` apart among all `devices`. It runs rings within each node, and
+        rings between equal places of all nodes. If m members share a node, each of them sends 1/m
+        of the array through the network.
         """
         inside = max(1, min(exchange.group, self.node // stride))
         links = self.link_rate if devices >= self.torus else self.link_rate / 2
@@ -49,7 +48,7 @@ class Hardware(NamedTuple):
         return near / links + far / self.network_rate
 
 
-# A maker's "bidirectional" rate is half of it each way.
+# A published "bidirectional" rate is twice the rate of one direction.
 HARDWARE = {
     "TPU v5e": Hardware(
         peak_flops=197e12,
@@ -57,10 +56,10 @@ HARDWARE = {
         memory_rate=819e9,
         link_rate=400e9 / 2,
         node=256,
-        # 6.4 Tbit/s a pod.
+        # 6.4 Tbit/s per pod.
         network_rate=6.4e12 / 8 / 256,
         torus=256,
-        # The v5e page's tables of chip and pod; rings in axes of 16 alone: its 2-D torus.
+        # The page's tables of chip and pod. Only axes of 16 are rings: its 2-D torus.
         source="Google Cloud documentation, «TPU v5e»",
     ),
     "TPU v5p": Hardware(
@@ -76,13 +75,13 @@ HARDWARE = {
         source="Google Cloud documentation, «TPU v5p»",
     ),
     "H100 SXM": Hardware(
-        # 1,979 with sparsity, which the data sheet gives, is twice this.
+        # The data sheet gives 1,979 with sparsity, twice this.
         peak_flops=989.5e12,
         memory=80 * 10**9,
         memory_rate=3.35e12,
         link_rate=900e9 / 2,
         node=8,
-        # Eight ConnectX-7 of 400 Gbit/s a node, one for each GPU.
+        # Eight ConnectX-7 of 400 Gbit/s per node, one for each GPU.
         network_rate=400e9 / 8,
         source="NVIDIA, «H100 Tensor Core GPU» and «DGX H100» data sheets",
     ),

@@ -1,4 +1,4 @@
-"""What a config amounts to before it is run: parameters, FLOPs, memory, devices, data."""
+"""What is known of a config before it runs: parameters, FLOPs, memory, devices, data."""
 
 from dataclasses import replace
 from typing import Any
@@ -45,7 +45,7 @@ def forward_flops(experiment: Experiment) -> int | None:
 def step_memory(experiment: Experiment, mesh: Mesh) -> int | None:
     """Compiles the train step and returns its peak bytes on one device, as the compiler plans them.
 
-    None where the backend does not say.
+    None if the backend does not say.
     """
     check_batch(experiment.config, mesh)
     step = jit_train_step(experiment, mesh)
@@ -58,7 +58,7 @@ def planned_bytes(compiled: Any) -> int | None:
     plan = compiled.memory_analysis()
     if plan is None:
         return None
-    # What is donated is counted once: the new state lies where the old one lay.
+    # Donated buffers count once: the new state is written over the old one.
     return (
         plan.argument_size_in_bytes
         + plan.output_size_in_bytes
@@ -68,9 +68,9 @@ def planned_bytes(compiled: Any) -> int | None:
 
 
 def describe(config: Config) -> dict[str, Any]:
-    """Returns the figures that `ddpm info` prints; the train step is compiled for its memory.
+    """Returns the facts about a config by name; compiles the training step to know its memory.
 
-    `examples` is None, with `data` saying why, where the data is not there yet.
+    `examples` is None if the data are not there yet, and `data` then says why.
     """
     config = resolve(config)
     mesh = fitting_mesh(config.mesh.fsdp)

@@ -1,4 +1,4 @@
-"""What a data set is made of: every example is read once, as it is, and counted."""
+"""What a data set holds: every example is read once, as it is stored, and counted."""
 
 import collections
 import hashlib
@@ -39,14 +39,17 @@ _KINDS = {
     "RGB": "colour",
     "RGBA": "colour with transparency",
 }
-_PART, _PREVIEW, _PREVIEW_SIDE, _NAMED = 32, 64, 64, 10
+_PART = 32
+_PREVIEW_IMAGES, _PREVIEW_POINTS, _PREVIEW_SIDE = 64, 2_000, 64
+_NAMED = 10
+"""Entries of a list that are shown by name; the others are counted."""
 
 
-class Survey(NamedTuple):
-    """The facts, as plain values by name, and some of the examples to look at.
+class Inspection(NamedTuple):
+    """The facts about a data set, as plain values by name, and some examples to look at.
 
-    `preview` are examples `[n, H, W, C]` or points `[n, 2]` on the scale of `plots`, evenly from
-    the whole; `labels` int `[n]` or None.
+    `preview` are images `[n, H, W, C]` or points `[n, 2]` on the scale of `plots`, taken evenly
+    from the whole; `labels` is int `[n]` or None.
     """
 
     facts: dict[str, Any]
@@ -55,55 +58,60 @@ class Survey(NamedTuple):
     class_names: tuple[str, ...]
 
 
-class _Raw(NamedTuple):
+class _StoredExamples(NamedTuple):
     """Examples as they are stored: `read(i)` gives a picture's bytes or an array, and a label."""
 
-    what: str
+    description: str
     length: int
     read: Callable[[int], tuple[bytes | np.ndarray, int]]
     class_names: tuple[str, ...]
     name: Callable[[int], str] = str
 
 
-class _Look(NamedTuple):
+class _ExampleFacts(NamedTuple):
     shape: tuple[int, ...]
     kind: str
     low: float
     high: float
     digest: bytes
+    """A hash of the pixels, not of the file."""
     label: int
 
 
-def survey(config: DataConfig, progress: Progress = lambda done, total: None) -> Survey:
-    """Reads every example of a data set and says what is there; nothing is resized or left out.
+def inspect(config: DataConfig, progress: Progress = lambda done, total: None) -> Inspection:
+    """Reads every example of a data set and counts what is there; resizes and skips nothing.
 
-    The facts: examples, classes with their sizes, sizes, channels, value range, duplicates (of the
-    same pixels, whatever file they are in) and what is unreadable. Raises UserError as opening the
-    source does, and if nothing can be read.
+    The facts are the number of examples, classes with their sizes, image sizes, channels, range of
+    values, duplicates (equal pixels, in whatever files) and unreadable examples. Raises UserError
+    as opening the source does, and if no example can be read.
     """
-    raw = _raw(config)
-    looks: dict[int, _Look] = {}
-    broken: dict[int, Unreadable] = {}
-    parts = [range(at, min(at + _PART, raw.length)) for at in range(0, raw.length, _PART)]
+    stored = _stored(config)
+    readable: dict[int, _ExampleFacts] = {}
+    unreadable: dict[int, Unreadable] = {}
+    count = stored.length
+    parts = [range(at, min(at + _PART, count)) for at in range(0, count, _PART)]
     with ThreadPoolExecutor(StreamSource.workers) as pool:
-        for part, found in zip(parts, pool.map(lambda part: _try(raw, part), parts), strict=True):
+        for part, found in zip(
+            parts, pool.map(lambda part: _read(stored, part), parts), strict=True
+        ):
             for index, each in zip(part, found, strict=True):
                 if isinstance(each, Unreadable):
-                    broken[index] = each
+                    unreadable[index] = each
                 else:
-                    looks[index] = each
-            progress(part.stop, raw.length)
-    if not looks:
-        first = next(iter(broken.values()))
-        counted = f"{len(broken)} of {raw.length} {raw.what} can't be read"
+                    readable[index] = each
+            progress(part.stop, count)
+    if not readable:
+        first = next(iter(unreadable.values()))
+        counted = f"{len(unreadable)} of {count} {stored.description} can't be read"
         raise UserError(f"data: {counted}; the first is {first}; give others")
-    return Survey(_facts(raw, looks, broken), *_preview(raw, looks), raw.class_names)
+    facts = _facts(stored, readable, unreadable)
+    return Inspection(facts, *_preview(stored, readable), stored.class_names)
 
 
-def guess(source: str, split: str = "train", data_dir: str | None = None) -> DataConfig:
-    """Returns the data that a word means: an existing file or folder by what it is, or a TFDS set.
+def recognize(source: str, split: str = "train", data_dir: str | None = None) -> DataConfig:
+    """Returns the data config for an existing file or folder, or else for a TFDS set of that name.
 
-    Raises UserError if it is neither.
+    Raises UserError if `source` looks like a path and does not exist.
     """
     path = Path(source).expanduser()
     if not path.exists():
@@ -118,12 +126,12 @@ def guess(source: str, split: str = "train", data_dir: str | None = None) -> Dat
     return FolderData(path=str(path))
 
 
-def lines(facts: dict[str, Any]) -> dict[str, Any]:
-    """Returns the facts as a table shows them: counts in a line, the longest ones cut short."""
-    return {name: _line(value) for name, value in facts.items()}
+def summarize(facts: dict[str, Any]) -> dict[str, Any]:
+    """Returns the facts with each list or table of counts as one line, long ones cut short."""
+    return {name: _one_line(value) for name, value in facts.items()}
 
 
-def _line(value: Any) -> Any:
+def _one_line(value: Any) -> Any:
     if isinstance(value, dict):
         value = [f"{name}: {count:,}" for name, count in value.items()]
     if not isinstance(value, list):
@@ -132,57 +140,62 @@ def _line(value: Any) -> Any:
     return ", ".join(value[:_NAMED]) + more
 
 
-def _facts(raw: _Raw, looks: dict[int, _Look], broken: dict[int, Unreadable]) -> dict[str, Any]:
-    facts: dict[str, Any] = {"data": raw.what, "examples": raw.length}
-    if raw.class_names:
-        per_class = collections.Counter(look.label for look in looks.values())
-        facts["classes"] = {name: per_class[i] for i, name in enumerate(raw.class_names)}
-    sizes = collections.Counter("×".join(map(str, look.shape)) for look in looks.values())
+def _facts(
+    stored: _StoredExamples,
+    readable: dict[int, _ExampleFacts],
+    unreadable: dict[int, Unreadable],
+) -> dict[str, Any]:
+    facts: dict[str, Any] = {"data": stored.description, "examples": stored.length}
+    if stored.class_names:
+        per_class = collections.Counter(each.label for each in readable.values())
+        facts["classes"] = {name: per_class[i] for i, name in enumerate(stored.class_names)}
+    sizes = collections.Counter("×".join(map(str, each.shape)) for each in readable.values())
     facts["sizes"] = dict(sizes.most_common())
-    facts["channels"] = dict(
-        collections.Counter(look.kind for look in looks.values()).most_common()
-    )
-    ends = np.array([(look.low, look.high) for look in looks.values()])
-    # NumPy's least and greatest are NaN if anything is; Python's depend on where it stands.
+    kinds = collections.Counter(each.kind for each in readable.values())
+    facts["channels"] = dict(kinds.most_common())
+    ends = np.array([(each.low, each.high) for each in readable.values()])
+    # NumPy's min is NaN if any value is; Python's depends on the order of the values.
     facts["least_value"] = _number(float(ends[:, 0].min()))
     facts["greatest_value"] = _number(float(ends[:, 1].max()))
     same: dict[bytes, list[int]] = {}
-    for index, look in looks.items():
-        same.setdefault(look.digest, []).append(index)
+    for index, each in readable.items():
+        same.setdefault(each.digest, []).append(index)
     copies = [group for group in same.values() if len(group) > 1]
     facts["duplicates"] = sum(len(group) - 1 for group in copies)
     if copies:
-        facts["duplicates_as"] = [" = ".join(map(raw.name, group[:4])) for group in copies[:_NAMED]]
-    facts["unreadable"] = len(broken)
-    if broken:
-        facts["unreadable_as"] = [str(error) for error in list(broken.values())[:_NAMED]]
+        facts["duplicates_as"] = [
+            " = ".join(map(stored.name, group[:4])) for group in copies[:_NAMED]
+        ]
+    facts["unreadable"] = len(unreadable)
+    if unreadable:
+        facts["unreadable_as"] = [str(error) for error in list(unreadable.values())[:_NAMED]]
     return facts
 
 
 def _number(value: float) -> float | int | str:
-    """A plain value; JSON has no word for NaN and infinity."""
+    """Returns a value that JSON can hold; it has neither NaN nor infinity."""
     if not math.isfinite(value):
         return str(value)
     return int(value) if value.is_integer() else value
 
 
-def _try(raw: _Raw, part: range) -> list[_Look | Unreadable]:
-    found: list[_Look | Unreadable] = []
+def _read(stored: _StoredExamples, part: range) -> list[_ExampleFacts | Unreadable]:
+    found: list[_ExampleFacts | Unreadable] = []
     for index in part:
         try:
-            found.append(_look(*raw.read(index)))
-        # Decoders raise whatever a damaged file leads them into.
+            found.append(_example_facts(*stored.read(index)))
+        # A damaged file can make a decoder raise any exception.
         except Exception as error:
-            found.append(Unreadable(raw.name(index), error))
+            found.append(Unreadable(stored.name(index), error))
     return found
 
 
-def _look(item: bytes | np.ndarray, label: int) -> _Look:
+def _example_facts(item: bytes | np.ndarray, label: int) -> _ExampleFacts:
     if isinstance(item, bytes):
         with open_picture_file(item) as image:
             kind = _KINDS.get(image.mode, image.mode)
             shown = upright(image)
-            # A palette's numbers are no levels.
+            # The numbers of a palette are indices, not intensities.
             plain = shown.convert("RGBA" if shown.has_transparency_data else "RGB")
             pixels = np.asarray(plain if shown.mode in ("P", "1") else shown)
         shape = pixels.shape[:2]
@@ -192,23 +205,25 @@ def _look(item: bytes | np.ndarray, label: int) -> _Look:
         kind = f"{depth} × {item.dtype}" if item.ndim > 1 else f"points of {item.dtype}"
     content = hashlib.blake2b(repr((pixels.shape, kind)).encode(), digest_size=16)
     content.update(np.ascontiguousarray(pixels).data)
-    return _Look(
-        shape, kind, float(pixels.min()), float(pixels.max()), content.digest(), int(label)
-    )
+    ends = float(pixels.min()), float(pixels.max())
+    return _ExampleFacts(shape, kind, *ends, content.digest(), int(label))
 
 
-def _preview(raw: _Raw, looks: dict[int, _Look]) -> tuple[np.ndarray, np.ndarray | None]:
-    readable = list(looks)
-    points = len(looks[readable[0]].shape) == 1
-    count = min(len(readable), 2_000 if points else _PREVIEW)
-    chosen = [readable[at] for at in np.linspace(0, len(readable) - 1, count).astype(int)]
-    labels = np.array([looks[index].label for index in chosen]) if raw.class_names else None
-    items = [raw.read(index)[0] for index in chosen]
+def _preview(
+    stored: _StoredExamples, readable: dict[int, _ExampleFacts]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    indices = list(readable)
+    points = len(readable[indices[0]].shape) == 1
+    count = min(len(indices), _PREVIEW_POINTS if points else _PREVIEW_IMAGES)
+    chosen = [indices[at] for at in np.linspace(0, len(indices) - 1, count).astype(int)]
+    labels = np.array([readable[index].label for index in chosen]) if stored.class_names else None
+    items = [stored.read(index)[0] for index in chosen]
     if points:
         return np.stack([np.asarray(item, np.float32) for item in items]), labels
-    sides = [side for index in chosen for side in looks[index].shape]
+    sides = [side for index in chosen for side in readable[index].shape]
     side = min(_PREVIEW_SIDE, max(sides))
-    finite = [end for look in looks.values() for end in (look.low, look.high) if math.isfinite(end)]
+    ends = [end for each in readable.values() for end in (each.low, each.high)]
+    finite = [end for end in ends if math.isfinite(end)]
     low, high = min(finite, default=0.0), max(finite, default=0.0)
 
     def tile(item: bytes | np.ndarray) -> np.ndarray:
@@ -216,7 +231,7 @@ def _preview(raw: _Raw, looks: dict[int, _Look]) -> tuple[np.ndarray, np.ndarray
         if isinstance(item, bytes):
             return decode_picture(item, shape)
         if item.dtype != np.uint8:
-            # NaN, which has no place between the ends, is black, as everywhere in plots.
+            # NaN is black, as everywhere in plots.
             with np.errstate(invalid="ignore"):
                 scaled = (item.astype(np.float64) - low) / ((high - low) or 1)
             item = np.rint(255 * np.clip(np.nan_to_num(scaled), 0, 1)).astype(np.uint8)
@@ -228,9 +243,9 @@ def _preview(raw: _Raw, looks: dict[int, _Look]) -> tuple[np.ndarray, np.ndarray
 # --- the examples of each kind of source ----------------------------------------------------------
 
 
-def _raw(config: DataConfig) -> _Raw:
+def _stored(config: DataConfig) -> _StoredExamples:
     if isinstance(config, FolderData):
-        return _raw_folder(config)
+        return _stored_folder(config)
     if isinstance(config, TfdsData):
         folder, records, names = open_records(config)
 
@@ -238,15 +253,17 @@ def _raw(config: DataConfig) -> _Raw:
             (record,) = records.__getitems__([index])
             return record["image"], int(record["label"]) if names else 0
 
-        return _Raw(f"{config.split} of {folder}", len(records), read, names)
+        return _StoredExamples(f"{config.split} of {folder}", len(records), read, names)
     if isinstance(config, ArraysData):
         path, examples, labels, names = read_arrays(config)
         are_points = examples.ndim == 2 and examples.shape[1] == 2
         examples = as_points(path, examples) if are_points else as_images(path, examples)
         numbers = np.zeros(len(examples), int) if labels is None else labels
-        return _Raw(f"arrays of {path}", len(examples), lambda i: (examples[i], numbers[i]), names)
+        return _StoredExamples(
+            f"arrays of {path}", len(examples), lambda i: (examples[i], numbers[i]), names
+        )
     if isinstance(config, PictureData):
-        return _Raw(
+        return _StoredExamples(
             f"picture {config.path or 'flower.jpg'}", 1, lambda _: (read_picture(config), 0), ()
         )
     source = open_digits(config) if isinstance(config, DigitsData) else open_points(config)
@@ -256,10 +273,10 @@ def _raw(config: DataConfig) -> _Raw:
         label = 0 if batch.labels is None else int(batch.labels[0])
         return np.asarray(batch.examples[0]), label
 
-    return _Raw(config.kind, len(source), gather, source.class_names)
+    return _StoredExamples(config.kind, len(source), gather, source.class_names)
 
 
-def _raw_folder(config: FolderData) -> _Raw:
+def _stored_folder(config: FolderData) -> _StoredExamples:
     root = Path(config.path).expanduser()
     names, read_bytes, _ = list_pictures(root)
     classes, labels = find_classes(names)
@@ -267,4 +284,4 @@ def _raw_folder(config: FolderData) -> _Raw:
     def read(index: int) -> tuple[bytes, int]:
         return read_bytes(names[index]), 0 if labels is None else int(labels[index])
 
-    return _Raw(f"pictures in {root}", len(names), read, classes, names.__getitem__)
+    return _StoredExamples(f"pictures in {root}", len(names), read, classes, names.__getitem__)

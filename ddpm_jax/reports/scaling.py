@@ -1,7 +1,7 @@
-"""What a config would need and reach on a number of devices that need not be there: predictions.
+"""Predictions of what a config needs, and how fast it is, on any number of devices.
 
-Nothing is compiled or computed: shapes are traced, and a roofline (Williams et al. 2009) with its
-assumptions, which are part of the answer, turns them into times.
+The devices need not exist. Nothing is compiled or computed: shapes are traced, and a roofline model
+(Williams et al. 2009) turns them into times. Its assumptions are part of the answer.
 """
 
 import math
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from ddpm_jax.config import Config
 from ddpm_jax.data import resolve
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import require
 from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.reports.communication import Collective, sent
 from ddpm_jax.reports.hardware import HARDWARE, Hardware
@@ -23,27 +23,27 @@ from ddpm_jax.runtime.mesh import abstract_mesh, bytes_per_device
 from ddpm_jax.training.step import batch_layout, check_batch, state_layout
 
 SHARE_OF_PEAK = 0.4
-"""What products are assumed to reach of the peak."""
+"""The fraction of peak matrix-product speed that products are assumed to reach."""
 
 ASSUMPTIONS = (
     *(f"{name}, as published: {each.said}" for name, each in HARDWARE.items()),
-    f"products reach {SHARE_OF_PEAK:.0%} of the bfloat16 peak (--model.dtype bfloat16), on however "
-    "few examples a device",
-    "a training step's products are three forward passes (four with --model.remat True)",
-    "a step takes the longer of its products and of writing and reading what the backward pass "
-    "needs, and then as long as memory takes to read and write the state and read the gradient",
-    "exchanges keep all links of a device busy, by rings, at half of the two-way rate; at a "
-    "quarter in TPU slices that are no whole torus (below 256 chips of v5e, 64 of v5p)",
-    "fsdp gathers each parameter once a step and scatters its gradient's sum",
-    "hidden: exchanges go on during the backward pass, two thirds of the step; not: nothing else "
-    "happens meanwhile",
+    f"products reach {SHARE_OF_PEAK:.0%} of the bfloat16 peak (model.dtype bfloat16), however few "
+    "examples a device has",
+    "a training step costs as many products as three forward passes (four with model.remat)",
+    "a step takes the time of its products, or of writing and reading what the backward pass "
+    "needs, whichever is longer; then that of reading and writing the state and the gradient",
+    "exchanges use rings and keep all links of a device busy, at half of the two-way rate; at a "
+    "quarter in TPU slices that are not a whole torus (below 256 chips of v5e, 64 of v5p)",
+    "fsdp gathers each parameter once a step and scatters the sum of its gradient",
+    "hidden: exchanges overlap with the backward pass, two thirds of the step; not hidden: they "
+    "overlap with nothing",
     "peak bytes are state, gradient, gathered parameters and what JAX keeps for the backward pass; "
-    "XLA may fuse some of that away, and needs room of its own; for a CPU it undoes --model.remat",
+    "XLA may fuse some of that away, and needs some memory itself; on a CPU it undoes model.remat",
 )
 
 
 class Exchange(NamedTuple):
-    """What a step's devices have to tell each other, and how far apart those stand that do."""
+    """One exchange of a training step; its members are `stride` devices apart in the mesh."""
 
     what: str
     collective: Collective
@@ -51,12 +51,12 @@ class Exchange(NamedTuple):
 
 
 def exchanges(whole: int, split: int, *, data: int, fsdp: int, parts: int = 1) -> list[Exchange]:
-    """Returns what a training step in `parts` has to exchange over (data, fsdp) devices.
+    """Returns the exchanges of a training step over (data, fsdp) devices.
 
-    `whole` are the bytes of the parameters that each device holds, `split` of those that are split
-    over fsdp. Gradients are summed over all devices; of the split parameters each device gathers
-    all, and needs the sum of its own part's gradient alone (Rajbhandari et al. 2020, section 7).
-    A batch in parts has a gradient to sum for each of them.
+    `whole` counts the bytes of the parameters that each device holds whole, `split` those of the
+    parameters that are split over fsdp. Gradients are summed over all devices. Each device gathers
+    all split parameters, but needs the summed gradient of its own part only (Rajbhandari et al.
+    2020, section 7). A batch in `parts` sums a gradient for each part.
     """
     plan = [
         Exchange("gradient", Collective("all-reduce", whole, data * fsdp, parts)),
@@ -68,12 +68,11 @@ def exchanges(whole: int, split: int, *, data: int, fsdp: int, parts: int = 1) -
 
 
 def predict(config: Config, devices: int) -> dict[str, Any]:
-    """Returns what `ddpm info --devices` prints: bytes a device, and times on named hardware.
+    """Returns bytes per device, exchanges, and predicted times on named hardware.
 
     Raises UserError if the mesh or the batch can't be split over so many devices.
     """
-    if devices < 1:
-        raise UserError(f"--devices is {devices}; it must be at least 1")
+    require(devices >= 1, "devices", devices, "at least 1")
     config = resolve(config)
     mesh = abstract_mesh(config.mesh.fsdp, devices)
     check_batch(config, mesh)
@@ -88,7 +87,7 @@ def predict(config: Config, devices: int) -> dict[str, Any]:
     kept = share // parts * kept_bytes(experiment)
     gathered = split if fsdp > 1 else 0
     batch = bytes_per_device(batch_layout(experiment, mesh))
-    # In parts, one gradient is added to another.
+    # With several parts, the sum and the gradient that is added to it are both in memory.
     peak = state + batch + (whole + split) * min(parts, 2) + gathered + kept
     forward = forward_flops(experiment)
     passes = 4 if getattr(config.model, "remat", False) else 3
@@ -107,7 +106,7 @@ def predict(config: Config, devices: int) -> dict[str, Any]:
     if forward is not None:
         work = _Work(
             flops=passes * forward * share,
-            passed=2 * parts * kept,
+            activations=2 * parts * kept,
             updated=2 * state + whole + split // fsdp,
             peak=peak,
         )
@@ -118,7 +117,7 @@ def predict(config: Config, devices: int) -> dict[str, Any]:
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """Returns `predict`'s answer as people read it."""
+    """Returns the answer of `predict` as lines of text."""
     plain = {
         name.replace("_", " "): f"{value:,}"
         for name, value in found.items()
@@ -145,10 +144,10 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 
 class _Work(NamedTuple):
-    """What one device does in a step."""
+    """The work of one device in a step."""
 
     flops: int
-    passed: int
+    activations: int
     """Bytes written in the forward pass and read in the backward pass."""
     updated: int
     """Bytes read and written by the optimizer."""
@@ -157,26 +156,26 @@ class _Work(NamedTuple):
 
 def _on(hardware: Hardware, work: _Work, plan: list[Exchange], devices: int) -> dict[str, Any]:
     products = work.flops / (SHARE_OF_PEAK * hardware.peak_flops)
-    passes = max(products, work.passed / hardware.memory_rate)
+    passes = max(products, work.activations / hardware.memory_rate)
     computing = passes + work.updated / hardware.memory_rate
-    told = sum(
+    exchanging = sum(
         hardware.seconds(each.collective, devices=devices, stride=each.stride) for each in plan
     )
-    left = max(0.0, told - passes * 2 / 3)
+    exposed = max(0.0, exchanging - passes * 2 / 3)
     return {
         "computing_ms": 1e3 * computing,
-        "exchanging_ms": 1e3 * told,
-        "efficiency_hidden": computing / (computing + left),
-        "efficiency_not_hidden": computing / (computing + told),
+        "exchanging_ms": 1e3 * exchanging,
+        "efficiency_hidden": computing / (computing + exposed),
+        "efficiency_not_hidden": computing / (computing + exchanging),
         "fits": work.peak <= hardware.memory,
         "source": hardware.source,
     }
 
 
 def parameter_bytes(params: Any) -> tuple[int, int]:
-    """Returns the bytes of the parameters that each device holds whole, and of the split ones.
+    """Returns the bytes of the parameters that each device holds whole, and those of split ones.
 
-    `params` are arrays, or their shapes with shardings.
+    `params` is a tree of arrays, or of shapes with shardings.
     """
     whole = split = 0
     for leaf in jax.tree.leaves(params):
@@ -189,9 +188,9 @@ def parameter_bytes(params: Any) -> tuple[int, int]:
 
 
 def kept_bytes(experiment: Experiment) -> int:
-    """Returns the bytes that JAX keeps of each example from the forward pass for the backward one.
+    """Returns the bytes per example that JAX keeps from the forward pass for the backward pass.
 
-    That is what grows with the batch: the parameters are kept too, and are counted elsewhere.
+    That is the part that grows with the batch. The parameters are kept too, and counted elsewhere.
     """
     return _residual_bytes(experiment, 2) - _residual_bytes(experiment, 1)
 

@@ -20,14 +20,13 @@ import numpy as np
 
 from ddpm_jax import plots
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
-from ddpm_jax.data.batches import Batches
 from ddpm_jax.data.identity import describe_source
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.distributed import broadcast_from_first, is_first
-from ddpm_jax.runtime.mesh import local_rows, shard_batch
 from ddpm_jax.sampling.chain import SampleProgram, animation_size, write_samples
 from ddpm_jax.training.diagnosis import Diagnosis, diagnose
+from ddpm_jax.training.feed import Feed
 from ddpm_jax.training.logging.run_logger import RunLogger
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import batch_layout, jit_init, jit_train_step, state_layout
@@ -54,7 +53,6 @@ class Trainer:
         self.source, self.checkpoints, self.logger = source, checkpoints, logger
         self.config, self.run = self.experiment.config, checkpoints.run
         self.should_stop = should_stop
-        self._rows = local_rows(self.mesh, self.config.train.batch_size)
         self._saved: int | None = None
         self._skipped: dict[int, int] = {}
         """The first step of each interval that a rollback leaves out, and its end."""
@@ -88,12 +86,10 @@ class Trainer:
             return state, step
         self._compiled = self._compile()
         self._metrics = StepMetrics(train, self.logger)
-        with Batches(
-            self.source, seed=self.config.seed, batch_size=train.batch_size, rows=self._rows
-        ) as batches:
-            state, step = self._run_until_due(state, step, batches)
+        with Feed(self.experiment, self.mesh, self.source) as feed:
+            state, step = self._run_until_due(state, step, feed)
             while self._metrics.limit_reached:
-                state, step = self._run_until_due(*self._recover(state, batches), batches)
+                state, step = self._run_until_due(*self._recover(state, feed), feed)
         self._metrics.flush()
         self.checkpoints.join()
         self._report_save("trying once more")
@@ -102,16 +98,14 @@ class Trainer:
             self._end_save(step)
         return state, step
 
-    def _run_until_due(
-        self, state: TrainState, step: int, batches: Batches
-    ) -> tuple[TrainState, int]:
+    def _run_until_due(self, state: TrainState, step: int, feed: Feed) -> tuple[TrainState, int]:
         """Runs to the last step, a request to stop, or the limit of non-finite steps in a row."""
         train, metrics = self.config.train, self._metrics
         while step < train.steps and not metrics.limit_reached and not self.should_stop():
             if step in self._skipped:
                 state, step = self._skip_interval(state, step)
             else:
-                state, step = self._dispatch(state, step, batches)
+                state, step = self._dispatch(state, step, feed)
             # Saved first: a preview may take longer than a scheduler waits after its signal.
             if step % train.save_every == 0:
                 metrics.settle()
@@ -126,24 +120,14 @@ class Trainer:
         metrics.settle()
         return state, step
 
-    def _dispatch(self, state: TrainState, step: int, batches: Batches) -> tuple[TrainState, int]:
+    def _dispatch(self, state: TrainState, step: int, feed: Feed) -> tuple[TrainState, int]:
         each = self.config.train.steps_per_dispatch
         with self._metrics.waiting():
-            rows = [self._batch(batches, n) for n in range(step, step + each)]
-            batch = rows[0] if each == 1 else jax.tree.map(lambda *x: np.stack(x), *rows)
-            batch = self._place(batch, leading=int(each > 1))
+            batch = feed(step)
         state, metrics = self._compiled(state, batch)
         self._metrics.add(step + each, metrics)
         self.logger.advance(step + each)
         return state, step + each
-
-    def _batch(self, batches: Batches, step: int) -> Any:
-        batch = batches(step)
-        return batch if self.experiment.num_classes else batch._replace(labels=None)
-
-    def _place(self, batch: Any, *, leading: int = 0) -> Any:
-        size = self.config.train.batch_size
-        return shard_batch(batch, self.mesh, rows=self._rows, size=size, leading=leading)
 
     def _compile(self) -> Any:
         begun = time.monotonic()
@@ -156,7 +140,7 @@ class Trainer:
 
     # --- non-finite steps ---
 
-    def _recover(self, state: TrainState, batches: Batches) -> tuple[TrainState, int]:
+    def _recover(self, state: TrainState, feed: Feed) -> tuple[TrainState, int]:
         """Reports what went wrong, then rolls back if the policy says so and it can help.
 
         The state still has the parameters that met the non-finite steps. Raises UserError where the
@@ -166,7 +150,7 @@ class Trainer:
         done, nonfinite = int(state.step), int(state.nonfinite)
         first_step = done - nonfinite
         self.checkpoints.join()
-        batch = self._place(self._batch(batches, first_step))
+        batch = feed.single(first_step)
         found = diagnose(self.experiment, self.mesh, state, batch, first_step)
         for line in found.lines():
             self.logger.say(line)

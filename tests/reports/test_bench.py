@@ -49,7 +49,7 @@ def test_without_its_data_it_says_so_and_measures(tmp_path, any_peak):
 
 
 def test_no_steps_are_refused():
-    with pytest.raises(UserError, match="--steps is 0"):
+    with pytest.raises(UserError, match="steps is 0"):
         bench(POINTS, steps=0)
 
 

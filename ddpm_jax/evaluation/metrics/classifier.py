@@ -1,40 +1,61 @@
-"""Whether a classifier of real examples sees in a sample what was asked for."""
+"""Whether a classifier of real examples sees in a sample what the network was asked for."""
 
 import numpy as np
 
-from ddpm_jax.evaluation.metrics.sets import Sets, flat, spread
+from ddpm_jax.evaluation.metrics.metric import (
+    RealData,
+    Request,
+    evenly_spread,
+    metric_of_sets,
+)
+from ddpm_jax.evaluation.statistics import FeatureSet
+
+_PER_CLASS = 50
 
 
-def confusion(sets: Sets) -> tuple[np.ndarray, np.ndarray]:
-    """How often a sample that was asked to be one class is seen as another.
+def confusion(real: FeatureSet, samples: FeatureSet) -> tuple[np.ndarray, np.ndarray]:
+    """Counts how often a sample of one requested class is classified as another.
 
-    Returns the labels `[C]`, all that are real or asked for, in their order, and counts int
-    `[C, C]`: rows are asked for, columns seen. The judge is scikit-learn's `SVC()` as it comes
-    (Gaussian kernel, C = 1), fitted on the real examples: at most 10,000, spread evenly. Raises
-    `ValueError` where labels are missing.
+    Returns the labels `[C]` that are real or requested, in rising order, and counts int `[C, C]`:
+    rows are the requested classes, columns the predicted ones. The classifier is scikit-learn's
+    `SVC()` with its defaults (Gaussian kernel, C = 1), fitted on the real examples. Raises
+    ValueError if labels are missing.
     """
     from sklearn.metrics import confusion_matrix
     from sklearn.svm import SVC
 
-    if sets.real_labels is None or sets.labels is None:
+    if real.labels is None or samples.labels is None:
         raise ValueError("accuracy needs the labels of the real examples and of the samples")
-    chosen = spread(len(sets.real))
-    judge = SVC().fit(flat(sets.real[chosen]), sets.real_labels[chosen])
-    classes = np.union1d(sets.real_labels, sets.labels)
-    seen = judge.predict(flat(sets.samples))
-    return classes, confusion_matrix(sets.labels, seen, labels=classes)
+    classifier = SVC().fit(real.features, real.labels)
+    classes = np.union1d(real.labels, samples.labels)
+    predicted = classifier.predict(samples.features)
+    return classes, confusion_matrix(samples.labels, predicted, labels=classes)
 
 
-def accuracy(sets: Sets) -> dict[str, float]:
-    """The share of samples that are seen as what they were asked to be, over all and by class.
+def accuracy(real: FeatureSet, samples: FeatureSet) -> dict[str, float]:
+    """Returns the share of samples that are classified as requested, over all and by class.
 
-    `accuracy/3` is the share of those asked to be 3; classes nobody asked for have none.
+    `accuracy/3` is the share among the samples of class 3. Classes without a sample have no entry.
     """
-    classes, counts = confusion(sets)
-    right, asked = np.diagonal(counts), counts.sum(axis=1)
+    classes, counts = confusion(real, samples)
+    right, requested = np.diagonal(counts), counts.sum(axis=1)
     shares = {
         f"accuracy/{label}": float(hits / total)
-        for label, hits, total in zip(classes, right, asked, strict=True)
+        for label, hits, total in zip(classes, right, requested, strict=True)
         if total
     }
-    return {"accuracy": float(right.sum() / asked.sum()), **shares}
+    return {"accuracy": float(right.sum() / requested.sum()), **shares}
+
+
+def _obstacle(real: RealData) -> str | None:
+    if real.labels is None or real.num_classes == 0:
+        return "it needs labelled data and a network that takes labels"
+    return None if len(np.unique(real.labels)) > 1 else "it needs at least two classes"
+
+
+def _some_of_each_class(real: RealData) -> Request:
+    labels = np.repeat(np.arange(real.num_classes, dtype=np.int32), _PER_CLASS)
+    return Request(evenly_spread(real.size), len(labels), labels)
+
+
+ACCURACY = metric_of_sets(accuracy, obstacle=_obstacle, request=_some_of_each_class)

@@ -3,22 +3,39 @@
 import numpy as np
 import pytest
 
-from ddpm_jax.evaluation.metrics import METRICS, Real, Sets, applicable, sets
+from ddpm_jax.evaluation.features import FEATURES
+from ddpm_jax.evaluation.metrics import METRICS, RealData, applicable, obstacle
+from ddpm_jax.evaluation.metrics import metric as contract
 
 CLASSES = 3
 
 
 def labelled_points(seed, n):
-    """Three far clouds in the plane: what every metric of the table applies to."""
+    """Three far clouds in the plane: every metric of the table applies to them."""
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % CLASSES
     corners = np.array([[-0.8, -0.8], [0.8, -0.8], [0.0, 0.8]])
     return (corners[labels] + 0.05 * rng.normal(size=(n, 2))).astype(np.float32), labels
 
 
+def score(metric, real, samples, *, size=1000):
+    """The metric of two pairs (examples, labels), fed in batches of a size."""
+    extract = FEATURES[metric.features].load()
+    states = []
+    for examples, labels in (real, samples):
+        state = metric.init()
+        for start in range(0, len(examples), size):
+            rows = slice(start, start + size)
+            some = None if labels is None else labels[rows]
+            state = metric.update(state, extract(examples[rows]), some)
+        states.append(state)
+    return metric.result(*states)
+
+
 REAL, REAL_LABELS = labelled_points(0, 60)
-FACTS = Real((2,), len(REAL), REAL_LABELS, CLASSES)
-# What each metric says of the real examples themselves; a new row needs one here.
+PAIR = (REAL, REAL_LABELS)
+FACTS = RealData((2,), len(REAL), REAL_LABELS, CLASSES)
+# The scores of the real examples against themselves; a new row needs an entry here.
 ITSELF = {
     "accuracy": {"accuracy": 1.0},
     "coverage": {"precision": 1.0, "recall": 1.0, "coverage": 1.0},
@@ -31,13 +48,12 @@ every_metric = pytest.mark.parametrize(
 
 @every_metric
 def test_real_against_itself(name, metric):
-    scores = metric.score(Sets(REAL, REAL_LABELS, REAL.copy(), REAL_LABELS))
-    assert ITSELF[name].items() <= scores.items()
+    assert ITSELF[name].items() <= score(metric, PAIR, (REAL.copy(), REAL_LABELS)).items()
 
 
 @every_metric
-def test_what_lies_elsewhere_is_judged_worse(name, metric):
-    scores = metric.score(Sets(REAL, REAL_LABELS, REAL + 3, REAL_LABELS))
+def test_samples_elsewhere_score_worse(name, metric):
+    scores = score(metric, PAIR, (REAL + 3, REAL_LABELS))
     for key, best in ITSELF[name].items():
         assert abs(scores[key] - best) > 0.1, key
 
@@ -48,28 +64,50 @@ def test_order_does_not_matter(name, metric):
     samples = samples + np.float32(0.1)
     rng = np.random.default_rng(3)
     p, q = rng.permutation(len(REAL)), rng.permutation(len(samples))
-    scores = metric.score(Sets(REAL, REAL_LABELS, samples, labels))
-    shuffled = metric.score(Sets(REAL[p], REAL_LABELS[p], samples[q], labels[q]))
+    scores = score(metric, PAIR, (samples, labels))
+    shuffled = score(metric, (REAL[p], REAL_LABELS[p]), (samples[q], labels[q]))
     assert shuffled == pytest.approx(scores, rel=1e-9)
 
 
 @every_metric
-def test_what_it_wants_can_be_scored(name, metric):
-    wanted = metric.wanted(FACTS)
-    assert wanted.labels is None or wanted.labels.shape == (wanted.size,)
-    samples, _ = labelled_points(4, wanted.size)
-    scores = metric.score(Sets(REAL, REAL_LABELS, samples, wanted.labels))
+@pytest.mark.parametrize("size", [1, 7])
+def test_batches_do_not_matter(name, metric, size):
+    samples = labelled_points(2, 45)
+    scores = score(metric, PAIR, samples)
+    assert score(metric, PAIR, samples, size=size) == pytest.approx(scores, rel=1e-12)
+
+
+@every_metric
+def test_a_request_can_be_scored(name, metric):
+    request = metric.request(FACTS)
+    assert request.labels is not None
+    assert request.labels.shape == (request.num,)
+    assert set(request.real) <= set(range(len(REAL)))
+    samples, _ = labelled_points(4, request.num)
+    real = (REAL[request.real], REAL_LABELS[request.real])
+    scores = score(metric, real, (samples, request.labels))
     assert scores
     assert all(type(value) is float and np.isfinite(value) for value in scores.values())
 
 
-def test_what_each_wants():
-    accuracy, coverage = METRICS["accuracy"].wanted(FACTS), METRICS["coverage"].wanted(FACTS)
-    assert accuracy.labels is not None
-    np.testing.assert_array_equal(np.bincount(accuracy.labels), [50] * CLASSES)
-    np.testing.assert_array_equal(coverage.labels, REAL_LABELS)
-    assert METRICS["coverage"].wanted(FACTS._replace(classes=0)).labels is None
-    assert METRICS["sliced_wasserstein"].wanted(FACTS) == (len(REAL), None)
+@every_metric
+def test_a_network_without_labels_is_asked_for_none(name, metric):
+    facts = FACTS._replace(num_classes=0)
+    if obstacle(metric, facts) is None:
+        assert metric.request(facts).labels is None
+
+
+def test_the_request_of_each():
+    requests = {name: metric.request(FACTS) for name, metric in METRICS.items()}
+    labels = np.repeat(np.arange(CLASSES), 50)
+    np.testing.assert_array_equal(requests["accuracy"].labels, labels)
+    np.testing.assert_array_equal(requests["coverage"].labels, REAL_LABELS)
+    np.testing.assert_array_equal(requests["sliced_wasserstein"].labels, np.arange(60) % CLASSES)
+    for request in requests.values():
+        np.testing.assert_array_equal(request.real, np.arange(60))
+    # Other data may have no labels though the network takes some: each class in turn.
+    unlabelled = METRICS["coverage"].request(FACTS._replace(labels=None))
+    np.testing.assert_array_equal(unlabelled.labels, np.arange(60) % CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -77,23 +115,25 @@ def test_what_each_wants():
     [
         (FACTS, {"accuracy", "coverage", "sliced_wasserstein"}),
         (FACTS._replace(labels=None), {"coverage", "sliced_wasserstein"}),
-        (FACTS._replace(classes=0), {"coverage", "sliced_wasserstein"}),
+        (FACTS._replace(num_classes=0), {"coverage", "sliced_wasserstein"}),
         (FACTS._replace(labels=np.zeros(60, int)), {"coverage", "sliced_wasserstein"}),
         (FACTS._replace(shape=(8, 8, 1)), {"accuracy", "coverage"}),
-        (Real((8, 8, 1), 5, None, 0), set()),
+        (RealData((8, 8, 1), 5, None, 0), set()),
     ],
 )
-def test_what_applies(facts, names):
+def test_which_apply(facts, names):
     assert set(applicable(facts)) == names
-    assert all(METRICS[name].obstacle(facts) for name in METRICS.keys() - names)
+    assert all(obstacle(METRICS[name], facts) for name in METRICS.keys() - names)
 
 
 def test_a_large_real_set_is_thinned_evenly_and_alike(monkeypatch):
-    monkeypatch.setattr(sets, "LIMIT", 20)
-    wanted = METRICS["coverage"].wanted(FACTS)
-    assert wanted.size == 20
-    np.testing.assert_array_equal(wanted.labels, REAL_LABELS[::3])
-    # Samples that are just the thinned real set cover all of it.
-    scores = METRICS["coverage"].score(Sets(REAL, REAL_LABELS, REAL[::3], wanted.labels))
+    monkeypatch.setattr(contract, "LIMIT", 20)
+    request = METRICS["coverage"].request(FACTS)
+    assert request.num == 20
+    np.testing.assert_array_equal(request.real, np.arange(0, 60, 3))
+    np.testing.assert_array_equal(request.labels, REAL_LABELS[::3])
+    # Samples equal to the thinned real set cover all of it.
+    real = (REAL[request.real], REAL_LABELS[request.real])
+    scores = score(METRICS["coverage"], real, (REAL[::3], request.labels))
     assert scores["coverage"] == 1
     assert scores["density"] == pytest.approx(6 / 5)  # itself and its 5 neighbours

@@ -6,7 +6,7 @@ from ddpm_jax.evaluation.metrics.neighbours import expected_coverage, nearest_ne
 
 
 def gaussian(seed, n, *shape):
-    return np.random.default_rng(seed).normal(size=(n, *shape)).astype(np.float32)
+    return np.random.default_rng(seed).normal(size=(n, *shape)).astype(np.float32).astype(float)
 
 
 def by_definition(real, samples, k):
@@ -37,7 +37,7 @@ def by_definition(real, samples, k):
 
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_the_four_are_what_the_papers_define(k):
-    real, samples = gaussian(0, 30, 2, 2), 0.8 * gaussian(1, 23, 2, 2) + 1.2
+    real, samples = gaussian(0, 30, 4), 0.8 * gaussian(1, 23, 4) + 1.2
     expected = by_definition(real, samples, k)
     assert all(0 < value < 1 for key, value in expected.items() if key != "density")
     assert nearest_neighbours(real, samples, k=k) == pytest.approx(expected, abs=1e-12)
