@@ -261,14 +261,14 @@ def _sample(args: list[str]) -> int:
         known = ", ".join(writers)
         raise UserError(f"--output {output}: its ending must be one of {known}, or none: a folder")
     from ddpm_jax import plots
-    from ddpm_jax.sampling.chain import animation_size, write_samples
+    from ddpm_jax.sampling.files import animation_size, write_samples
     from ddpm_jax.sampling.run import load
 
     run = load(
         target,
         checkpoint=options.checkpoint,
         params=options.params,
-        here=sharded,
+        local=sharded,
         report=_warn,
     )
     labels = options.labels

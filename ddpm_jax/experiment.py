@@ -1,9 +1,8 @@
 """The one place where a config becomes network, schedule, optimizer and loss."""
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,29 +12,26 @@ import optax
 from ddpm_jax.config import Config
 from ddpm_jax.data.pixels import random_flip, to_unit
 from ddpm_jax.diffusion import (
-    LOSSES,
     PARAMETERIZATIONS,
     NoiseSchedule,
     Parameterization,
-    at,
+    make_objective,
     make_schedule,
-    make_weighting,
     q_sample,
 )
 from ddpm_jax.models import MODELS
 from ddpm_jax.optimizers import make_learning_rate, make_optimizer
 from ddpm_jax.runtime.random import stream_key
-from ddpm_jax.typing import Batch, Conditioning, Examples, PerExample, Timesteps
-
-
-class DiffusionInputs(NamedTuple):
-    """What one training step feeds the network: data, and all that is random about it."""
-
-    x_0: Examples
-    eps: Examples
-    t: Timesteps
-    conditioning: Conditioning
-    dropout: Any
+from ddpm_jax.tables import Choice
+from ddpm_jax.typing import (
+    Batch,
+    Conditioning,
+    DiffusionInputs,
+    Examples,
+    Objective,
+    PerExample,
+    Timesteps,
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ class Experiment:
     model: nn.Module
     schedule: NoiseSchedule
     parameterization: Parameterization
-    weighting: Callable[[PerExample], PerExample]
+    objective: Objective
     learning_rate: optax.Schedule
     optimizer: optax.GradientTransformationExtraArgs
     """Its update is told the `step`, which the learning rate follows, and if that is `good`."""
@@ -92,18 +88,15 @@ class Experiment:
         if labels is not None and config.train.label_dropout > 0:
             dropped = jax.random.bernoulli(key("labels"), config.train.label_dropout, (count,))
             labels = jnp.where(dropped, self.num_classes, labels)
-        return DiffusionInputs(x_0, eps, t, Conditioning(labels=labels), key("dropout"))
+        x_t = q_sample(self.schedule, x_0, t, eps)
+        conditioning = Conditioning(labels=labels)
+        return DiffusionInputs(x_0, x_t, eps, t, conditioning, dropout=key("dropout"))
 
     def losses(self, params: Any, drawn: DiffusionInputs, *, train: bool) -> PerExample:
-        """Returns the weighted loss of each example, float32 `[B]` (Ho et al. 2020, eq. 14)."""
-        config = self.config.diffusion
-        x_0, eps, t = drawn.x_0, drawn.eps, drawn.t
-        x_t = q_sample(self.schedule, x_0, t, eps)
+        """Returns the objective's loss of each example, float32 `[B]`."""
         rngs = {"dropout": drawn.dropout} if train else None
-        output = self.apply(params, x_t, t, drawn.conditioning, train=train, rngs=rngs)
-        target = self.parameterization.target(self.schedule, x_0, eps, t)
-        log_snr = at(self.schedule.log_snr, t, ndim=1)
-        return self.weighting(log_snr) * LOSSES[config.loss](output, target)
+        output = self.apply(params, drawn.x_t, drawn.t, drawn.conditioning, train=train, rngs=rngs)
+        return self.objective(output, drawn)
 
 
 def build(config: Config) -> Experiment:
@@ -111,23 +104,25 @@ def build(config: Config) -> Experiment:
     diffusion = config.diffusion
     parameterization = PARAMETERIZATIONS[diffusion.prediction]
     learning_rate = make_learning_rate(config.optimizer, config.train.steps)
+    schedule = make_schedule(
+        diffusion.schedule,
+        diffusion.timesteps,
+        beta_1=diffusion.beta_1,
+        beta_T=diffusion.beta_T,
+        s=diffusion.s,
+    )
+    weighting = {
+        "none": Choice("none"),
+        "min_snr": Choice("min_snr", gamma=diffusion.min_snr_gamma),
+        "p2": Choice("p2", gamma=diffusion.p2_gamma, k=diffusion.p2_k),
+    }[diffusion.weighting]
     return Experiment(
         config=config,
         model=_network(config),
-        schedule=make_schedule(
-            diffusion.schedule,
-            diffusion.timesteps,
-            beta_1=diffusion.beta_1,
-            beta_T=diffusion.beta_T,
-            s=diffusion.s,
-        ),
+        schedule=schedule,
         parameterization=parameterization,
-        weighting=make_weighting(
-            diffusion.weighting,
-            parameterization,
-            min_snr_gamma=diffusion.min_snr_gamma,
-            p2_gamma=diffusion.p2_gamma,
-            p2_k=diffusion.p2_k,
+        objective=make_objective(
+            "simple", schedule, parameterization, loss=diffusion.loss, weighting=weighting
         ),
         learning_rate=learning_rate,
         optimizer=make_optimizer(config.optimizer, learning_rate),

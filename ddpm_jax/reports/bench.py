@@ -17,7 +17,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.reports.info import count_parameters, forward_flops, planned_bytes
 from ddpm_jax.runtime.mesh import fitting_mesh, put_batch
-from ddpm_jax.sampling.chain import SampleProgram, override
+from ddpm_jax.sampling.chain import SampleProgram, with_options
 from ddpm_jax.training.step import batch_layout, check_batch, jit_init, jit_train_step, state_layout
 
 _WINDOWS = 5
@@ -177,7 +177,7 @@ def _sampling(experiment: Experiment, mesh: Mesh, params: Any, steps: int) -> di
     options = experiment.config.sample
     T = experiment.config.diffusion.timesteps
     length = min(steps, T)
-    program = SampleProgram(experiment, mesh, override(options, steps=length))
+    program = SampleProgram(experiment, mesh, with_options(options, steps=length))
     program(params, options.batch_size, seed=0)
     took = []
     for _ in range(_WINDOWS):
@@ -188,7 +188,7 @@ def _sampling(experiment: Experiment, mesh: Mesh, params: Any, steps: int) -> di
     return {
         "sample_batch_size": options.batch_size,
         "sample_step_ms": 1e3 * step,
-        "calls_per_s": (2 if options.guidance > 0 else 1) / step,
+        "calls_per_s": program.calls / statistics.median(took),
         "chain_steps": options.steps or T,
         "chain_s_at_that_rate": (options.steps or T) * step,
     }

@@ -28,10 +28,12 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
 from ddpm_jax.files import StoragePath, storage_path
 from ddpm_jax.runtime.random import stream_key
-from ddpm_jax.sampling.chain import Samples, class_columns, make_denoiser, write_samples
+from ddpm_jax.sampling.denoiser import make_denoiser
+from ddpm_jax.sampling.files import write_samples
 from ddpm_jax.sampling.run import Run, load
+from ddpm_jax.sampling.samples import Samples, class_columns
 from ddpm_jax.training.logging.run_logger import read_rows
-from ddpm_jax.typing import Examples
+from ddpm_jax.typing import Conditioning, Examples
 
 Rows = Literal["examples", "times"]
 Way = Literal["stepwise", "direct"]
@@ -120,7 +122,7 @@ def guesses(run: Run, x_t: np.ndarray, times: np.ndarray, labels: jax.Array | No
     """
     known = labels if run.experiment.num_classes else None
     options = dataclasses.replace(run.config.sample, guidance=0.0)
-    denoiser = make_denoiser(run.experiment, run.params, known, options)
+    denoiser = make_denoiser(run.experiment, run.params, Conditioning(labels=known), options)
     guess = jax.jit(lambda x, t: denoiser(x, t).x_0)
     pairs = zip(jnp.asarray(x_t), jnp.asarray(times), strict=True)
     return np.stack([np.asarray(guess(x, t) if t else x) for x, t in pairs])

@@ -4,6 +4,7 @@ run = ddpm_jax.load("runs/digits")
 pictures = run.sample(num=16, seed=0, labels=[3] * 16).samples
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -17,7 +18,8 @@ from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.files import StoragePath, storage_path
 from ddpm_jax.runtime.distributed import first_says
 from ddpm_jax.runtime.mesh import fitting_mesh, with_shardings
-from ddpm_jax.sampling.chain import SampleProgram, Samples, override
+from ddpm_jax.sampling.chain import Progress, SampleProgram, Start, with_options
+from ddpm_jax.sampling.samples import Samples
 
 
 class Run:
@@ -33,10 +35,14 @@ class Run:
         name: str,
         mesh: Mesh,
     ):
-        """`name` says which parameters they are: ema or raw."""
+        """`name` says which parameters these are: ema or raw."""
         self.folder, self.step, self.mesh = folder, step, mesh
         self.experiment, self.params, self.name = experiment, params, name
         self._programs: dict[SampleConfig, SampleProgram] = {}
+
+    def __repr__(self) -> str:
+        model, shape = self.config.model.kind, "×".join(map(str, self.config.data.example_shape))
+        return f"Run({str(self.folder)!r}, step {self.step}, {self.name}: {model} for {shape})"
 
     @property
     def config(self) -> Config:
@@ -55,16 +61,18 @@ class Run:
         steps: int | None = None,
         eta: float | None = None,
         batch_size: int | None = None,
+        start: Start | None = None,
         num_trajectories: int = 0,
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Progress = lambda done, total: None,
     ) -> Samples:
-        """Draws samples first … first+num-1; what is None is as the run's config says.
+        """Draws samples first … first+num-1; the run's config decides what is None.
 
-        Returns float32 samples `[num, …]` on the data's scale ([-1, 1] for pictures), their
-        labels, and the trajectories of the first `num_trajectories` samples. Raises UserError for
-        settings that do not exist or do not go together.
+        `start` is where the chains start if not from noise. Returns float32 samples `[num, …]` on
+        the data's scale ([-1, 1] for pictures), their labels, and the trajectories of the first
+        `num_trajectories` samples. Raises UserError for settings that do not exist or do not go
+        together.
         """
-        options = override(
+        options = with_options(
             self.config.sample,
             guidance=guidance,
             sampler=sampler,
@@ -75,16 +83,22 @@ class Run:
         if options not in self._programs:
             self._programs[options] = SampleProgram(self.experiment, self.mesh, options)
         if num is None:
-            num = options.num if labels is None else len(labels)
+            given = labels if start is None else start.x
+            num = options.num if given is None else len(given)
         return self._programs[options](
             self.params,
             num,
             seed=seed,
             first=first,
             labels=labels,
+            start=start,
             num_trajectories=num_trajectories,
             progress=progress,
         )
+
+
+def _warn(line: str) -> None:
+    warnings.warn(line, stacklevel=3)
 
 
 def load(
@@ -92,27 +106,28 @@ def load(
     *,
     checkpoint: int | None = None,
     params: Literal["ema", "raw"] = "ema",
-    here: bool = False,
-    report: Callable[[str], None] = print,
+    local: bool = False,
+    report: Callable[[str], None] = _warn,
 ) -> Run:
     """Opens a run folder: the newest good checkpoint, or the step asked for.
 
-    Needs nothing but the folder, and runs no code out of it; any number of devices will do.
-    With `here`, each of several processes works on its own devices, apart from the others; else on
-    all devices of all, together. `report` is given a line for each damaged checkpoint passed over.
-    Raises UserError if the folder holds no checkpoint, or the one asked for is missing or damaged.
+    It needs nothing but the folder, runs no code out of it, and works with any number of devices.
+    With `local`, each of several processes works on its own devices, without the others; otherwise
+    they work on all devices together. `report` gets a line for each damaged checkpoint that is
+    skipped. Raises UserError if the folder holds no checkpoint, or the one asked for is missing or
+    damaged.
     """
     folder = storage_path(folder)
     checkpoints = Checkpoints(folder, report=report)
     step = first_says(lambda: checkpoints.newest_good(checkpoint))
     if step is None:
         if folder.is_file():
-            raise UserError(f"{folder} is a file; name the folder of a run, as runs/digits")
+            raise UserError(f"{folder} is a file; name the folder of a run, such as runs/digits")
         what = "has no checkpoints" if folder.is_dir() else "does not exist"
         raise UserError(f"{folder} {what}; train first: ddpm train CONFIG --workdir {folder}")
     experiment = build(checkpoints.config(step))
     name = {"ema": "ema", "raw": "params"}[params]
-    mesh = fitting_mesh(experiment.config.mesh.fsdp, jax.local_devices() if here else None)
+    mesh = fitting_mesh(experiment.config.mesh.fsdp, jax.local_devices() if local else None)
     shapes = checkpoints.shapes(step, name)
     if shapes is None:
         shapes = jax.eval_shape(experiment.init_params, jax.random.key(0))

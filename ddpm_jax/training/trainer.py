@@ -25,7 +25,8 @@ from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.distributed import first, first_says
 from ddpm_jax.runtime.mesh import local_rows, put_batch
-from ddpm_jax.sampling.chain import SampleProgram, animation_size, write_samples
+from ddpm_jax.sampling.chain import SampleProgram
+from ddpm_jax.sampling.files import animation_size, write_samples
 from ddpm_jax.training.diagnosis import Diagnosis, diagnose
 from ddpm_jax.training.logging.run_logger import RunLogger
 from ddpm_jax.training.preemption import PreemptionHandler

@@ -17,6 +17,7 @@ from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.sampling.chain import SampleProgram
 from ddpm_jax.training.state import init_state
 from ddpm_jax.training.step import batch_layout, make_multi_step, make_train_step
+from ddpm_jax.typing import Conditioning
 
 FILES = {path.stem: path for path in sorted(Path("configs").glob("*.py"))}
 every_config = pytest.mark.parametrize("name", FILES)
@@ -115,10 +116,11 @@ def test_its_sample_step_is_traced(name):
     indices = jax.ShapeDtypeStruct((rows,), jnp.uint32)
     seed = jax.ShapeDtypeStruct((), jnp.uint32)
     labels = jax.ShapeDtypeStruct((rows,), jnp.int32) if run.num_classes else None
-    carry = jax.eval_shape(program._first_carry, seed, indices)
-    times = jax.ShapeDtypeStruct((2,), program.times.dtype)
+    conditioning = Conditioning(labels=labels)
+    carry = jax.eval_shape(program._first_carry, seed, indices, None)
+    row = jax.tree.map(lambda leaf: leaf[:1], program.rows)
     some_steps = program._some_steps
-    after = jax.eval_shape(some_steps, state(name).ema, carry, times, seed, indices, labels)
+    after = jax.eval_shape(some_steps, state(name).ema, carry, row, seed, indices, conditioning)
     assert jax.tree.map(shape, after) == jax.tree.map(shape, carry)
     assert after.x.shape == (rows, *run.config.data.example_shape)
     assert after.x.dtype == jnp.float32

@@ -23,8 +23,8 @@ from ddpm_jax.diffusion import make_schedule, q_sample
 from ddpm_jax.errors import UserError
 from ddpm_jax.reports import figures
 from ddpm_jax.reports.figures import FIGURES, direct, draw, guesses, options_of, stages, stepwise
-from ddpm_jax.sampling.chain import Samples
 from ddpm_jax.sampling.run import load
+from ddpm_jax.sampling.samples import Samples
 from ddpm_jax.training.train import train
 from ddpm_jax.typing import Conditioning
 from tests.tiny import TINY, changed
