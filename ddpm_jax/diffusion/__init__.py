@@ -10,7 +10,6 @@ from ddpm_jax.diffusion.clipping import CLIPPINGS, clip, make_clipping
 from ddpm_jax.diffusion.gaussian import (
     VARIANCE_ALIASES,
     VARIANCES,
-    Variance,
     choose_variance,
     forward_variance,
     gaussian_kl,
@@ -21,6 +20,7 @@ from ddpm_jax.diffusion.gaussian import (
     q_posterior,
     q_sample,
     q_step,
+    variance_fraction,
 )
 from ddpm_jax.diffusion.guidance import (
     GUIDANCE,
@@ -72,7 +72,6 @@ __all__ = [
     "Row",
     "Sampler",
     "SamplerState",
-    "Variance",
     "advance",
     "at",
     "chain_calls",
@@ -106,6 +105,7 @@ __all__ = [
     "sample_noise",
     "split_output",
     "time_steps",
+    "variance_fraction",
     "vlb_prior",
     "vlb_term",
 ]

@@ -21,6 +21,7 @@ from ddpm_jax.diffusion.gaussian import (
     posterior_variance,
     q_mean_variance,
     q_posterior,
+    variance_fraction,
 )
 from ddpm_jax.diffusion.losses import per_example_mean
 from ddpm_jax.diffusion.schedules import NoiseSchedule
@@ -57,7 +58,8 @@ def vlb_term(
     times = {"t": t_variance, "s": t_variance - 1, "ndim": ndim}
     log_posterior = jnp.log(posterior_variance(schedule, **times))
     log_beta = jnp.log(forward_variance(schedule, **times))
-    log_model = log_variance(variance, prediction, log_posterior=log_posterior, log_beta=log_beta)
+    f = variance_fraction(variance, prediction)
+    log_model = log_variance(f, log_posterior=log_posterior, log_beta=log_beta)
 
     q_mean, _ = q_posterior(schedule, x_0, x_t, t=t, s=t - 1)
     p_mean, _ = q_posterior(schedule, prediction.x_0, x_t, t=t, s=t - 1)

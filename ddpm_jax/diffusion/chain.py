@@ -30,13 +30,15 @@ def plan_chain(sampler: Sampler, schedule: NoiseSchedule, times: np.ndarray) -> 
     """Returns the rows of all intervals between `times` `[n + 1]`, as NumPy arrays `[n, …]`.
 
     Times are in 0…T, whole or fractional, and two neighbours differ. Coefficients are rounded once,
-    from float64 to float32. Raises ValueError for a list that is not one.
+    from float64 to float32. Raises ValueError for a list that is no chain.
     """
     times = np.asarray(times)
     up = _rises(schedule, times)
     pieces = _pieces(sampler, up)
     plans = [sampler.plan(times[a : b + 1]) if stepping else None for a, b, stepping in pieces]
     template = next((plan for plan in plans if plan is not None), None)
+    if template is None:  # A chain of renoisings alone: its coefficients are zeros all the same.
+        template = sampler.plan(np.array([1, 0]))
     filled = [
         jax.tree.map(lambda x, n=b - a: np.zeros((n, *x.shape[1:])), template)
         if plan is None

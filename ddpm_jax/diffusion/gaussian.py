@@ -33,8 +33,7 @@ are float32 like the tables, whatever the examples are. Coefficients of NumPy ti
 float64: plans of samplers compute with the same functions on the host.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -127,48 +126,37 @@ def forward_variance(
     return q_conditional(schedule, t=t, s=s, ndim=ndim)[1]
 
 
-class Variance(NamedTuple):
-    """One choice of σ² for p(x_s | x_t), as its f in equation (6).
-
-    A network whose variance is learned has two outputs a channel, and f is the prediction's
-    `variance_fraction`.
-    """
-
-    fraction: Callable[[Prediction], float | Examples]
-    outputs_per_channel: int = 1
-
-
-VARIANCES: dict[str, Variance] = {
-    "posterior": Variance(lambda prediction: 0.0),
-    "beta": Variance(lambda prediction: 1.0),
-}
+# The f of equation (6) for each choice of σ²; None where the network predicts f.
+VARIANCES: dict[str, float | None] = {"posterior": 0.0, "beta": 1.0}
 # Nichol & Dhariwal's names, which other projects use.
 VARIANCE_ALIASES = {"fixed_small": "posterior", "fixed_large": "beta"}
 
 
-def choose_variance(name: str) -> Variance:
+def choose_variance(name: str) -> float | None:
     """Returns a row of `VARIANCES` by its name or alias; ValueError for an unknown one."""
     return choose("variance", VARIANCES, VARIANCE_ALIASES.get(name, name))
 
 
-def log_variance(
-    variance: str,
-    prediction: Prediction,
-    *,
-    log_posterior: Coefficient | float,
-    log_beta: Coefficient | float,
-) -> Coefficient | float:
-    """Returns log σ² of a row of `VARIANCES`, given log β̃ and log β_{t|s}: equation (6).
+def variance_fraction(variance: str, prediction: Prediction) -> float | Examples:
+    """Returns the f of a row of `VARIANCES`, which is the prediction's if the row is learned.
 
-    Raises ValueError if the row needs a learned variance and the prediction has none.
+    Raises ValueError if it is and the prediction has none.
     """
-    row = choose_variance(variance)
-    if row.outputs_per_channel > 1 and prediction.variance_fraction is None:
+    f = choose_variance(variance)
+    if f is not None:
+        return f
+    if prediction.variance_fraction is None:
         raise ValueError(
-            f"variance {variance!r} needs a network that predicts its variance, with "
-            f"{row.outputs_per_channel} outputs per channel; this one predicts none"
+            f"variance {variance!r} needs a network that predicts its variance, with 2 outputs per "
+            "channel; this one predicts none"
         )
-    f = row.fraction(prediction)
+    return prediction.variance_fraction
+
+
+def log_variance(
+    f: float | Coefficient, *, log_posterior: Coefficient, log_beta: Coefficient
+) -> Coefficient:
+    """Returns log σ² between log β̃ and log β_{t|s}: equation (6)."""
     return f * log_beta + (1 - f) * log_posterior
 
 

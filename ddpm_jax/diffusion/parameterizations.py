@@ -81,7 +81,7 @@ def output_channels(channels: int, variance: str) -> int:
 
     `variance` is a row of `VARIANCES`; ValueError otherwise.
     """
-    return channels * choose_variance(variance).outputs_per_channel
+    return channels * (2 if choose_variance(variance) is None else 1)
 
 
 def split_output(output: Array, channels: int) -> tuple[Array, Array | None]:

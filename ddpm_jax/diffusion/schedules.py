@@ -23,8 +23,9 @@ from ddpm_jax.typing import FractionalTimesteps, Timesteps
 
 Betas = Float64[np.ndarray, "T"]
 Table = Float32[np.ndarray | Array, "times"]
-HostTimes = Int[np.ndarray, "times"]
-FractionalHostTimes = Float[np.ndarray, "times"]
+AnyTable = Float[np.ndarray | Array, "times"]
+HostTimes = Int[np.ndarray, "chain"]
+FractionalHostTimes = Float[np.ndarray, "chain"]
 
 
 def linear(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02) -> Betas:
@@ -121,7 +122,7 @@ def make_schedule(name: str, T: int, **settings: Any) -> NoiseSchedule:
     return noise_schedule(row(T, **settings))
 
 
-def at(table: Table | Array, t: Timesteps | HostTimes, ndim: int) -> Float[Any, "..."]:
+def at(table: AnyTable, t: Timesteps | HostTimes, ndim: int) -> Float[Any, "..."]:
     """Returns the entries at t, shaped to broadcast against an array with `ndim` axes.
 
     t is one time for all (the result is a scalar) or one each (`[B, 1, …, 1]`). A time outside
@@ -154,7 +155,7 @@ def continuous(
     part = t - whole
 
     def log_at(whole: Any) -> Any:
-        later = xp.minimum(whole + 1, schedule.T)
+        later = xp.where(part > 0, whole + 1, whole)
         return (1 - part) * at(log_alpha_bar, whole, 1) + part * at(log_alpha_bar, later, 1)
 
     now = log_at(whole)

@@ -17,6 +17,7 @@ from ddpm_jax.diffusion.gaussian import (
     log_variance,
     posterior_coefficients,
     posterior_variance,
+    variance_fraction,
 )
 from ddpm_jax.diffusion.samplers.contract import (
     Row,
@@ -35,32 +36,37 @@ PerInterval = Float[np.ndarray, "intervals"]
 class _Coefficients(NamedTuple):
     factor_x_t: PerInterval
     factor_x_0: PerInterval
-    log_posterior: PerInterval
-    log_beta: PerInterval
-    noisy: PerInterval
-    """1, or 0 at s = 0, where β̃ vanishes and β_{t|s} doesn't."""
+    sigma: PerInterval
+    """σ, or sqrt(β̃) if the variance is learned; 0 at s = 0."""
+    half_log_ratio: PerInterval
+    """½ log(β_{t|s} / β̃): a learned σ is sqrt(β̃) exp(f · this)."""
 
 
 def ddpm(schedule: NoiseSchedule, *, variance: str = "posterior") -> Sampler:
     """Returns ancestral sampling with σ² of a row of `VARIANCES`, or ValueError: equation (16)."""
-    choose_variance(variance)
+    fixed = choose_variance(variance)
 
     def plan(times: np.ndarray) -> _Coefficients:
         tables, index = indexed(schedule, times)
         interval = {"t": index[:-1], "s": index[1:], "ndim": 1}
+        noisy = times[1:] > 0
         beta = forward_variance(tables, **interval)
-        noisy = (times[1:] > 0).astype(np.float64)
-        # log 0 at s = 0 would make NaN of 0 times it; any finite number serves there.
-        posterior = np.where(noisy > 0, posterior_variance(tables, **interval), beta)
-        factor_x_t, factor_x_0 = posterior_coefficients(tables, **interval)
-        return _Coefficients(factor_x_t, factor_x_0, np.log(posterior), np.log(beta), noisy)
+        # β̃ is 0 at s = 0, where nothing is added; any positive number keeps its log finite.
+        log_posterior = np.log(np.where(noisy, posterior_variance(tables, **interval), beta))
+        bounds = {"log_posterior": log_posterior, "log_beta": np.log(beta)}
+        return _Coefficients(
+            *posterior_coefficients(tables, **interval),
+            sigma=noisy * np.exp(0.5 * log_variance(fixed or 0.0, **bounds)),
+            half_log_ratio=0.5 * (np.log(beta) - log_posterior),
+        )
 
     def step(denoiser: Denoiser, carry: SamplerState, row: Row, keys: Keys) -> SamplerState:
         x_t, c = carry.x, row.coefficients
         prediction = denoiser(x_t, row.t)
         mean = c.factor_x_t * x_t + c.factor_x_0 * prediction.x_0
-        bounds = {"log_posterior": c.log_posterior, "log_beta": c.log_beta}
-        sigma = c.noisy * jnp.exp(0.5 * log_variance(variance, prediction, **bounds))
+        sigma = c.sigma
+        if fixed is None:
+            sigma *= jnp.exp(variance_fraction(variance, prediction) * c.half_log_ratio)
         return SamplerState(mean + sigma * standard_normal(keys, x_t.shape[1:]), prediction.x_0)
 
     return Sampler(plan, start, step, one_call_a_step)
