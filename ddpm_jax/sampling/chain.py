@@ -165,13 +165,13 @@ class SampleProgram:
         batches = math.ceil(num / size)
         samples, frames = [], []
         for batch in range(batches):
+            indices = np.arange(batch * size, (batch + 1) * size, dtype=np.uint32)
             # The last batch is padded, so that one compiled shape serves all.
-            places = np.minimum(np.arange(batch * size, (batch + 1) * size), num - 1)
+            places = np.minimum(indices, num - 1)
 
             def put(array: np.ndarray | None, places: np.ndarray = places) -> jax.Array | None:
                 return None if array is None else put_rows(array[places], self.mesh)
 
-            indices = np.arange(batch * size, (batch + 1) * size, dtype=np.uint32)
             chain = self._run(
                 params,
                 rows,
