@@ -1,6 +1,6 @@
 """What chains promise to samplers that don't exist yet, by small ones made here."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,7 @@ class HeunState(NamedTuple):
     calls: Any  # a number without a batch
 
 
-def heun(upward="renoise"):
+def heun(upward: Literal["renoise", "step"] = "renoise"):
     """Second order by two calls a step, but for the last, which ends where eps has no meaning."""
 
     def init(x):

@@ -90,6 +90,7 @@ def test_an_output_of_twice_the_channels_holds_the_variance_too():
     assert plain.variance_fraction is None
     np.testing.assert_array_equal(found.x_0, plain.x_0)
     np.testing.assert_array_equal(found.eps, plain.eps)
+    assert found.variance_fraction is not None
     assert found.variance_fraction.dtype == jnp.float32
     np.testing.assert_allclose(found.variance_fraction, (v_hat + 1) / 2, atol=2e-3)
 

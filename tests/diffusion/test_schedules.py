@@ -172,8 +172,7 @@ def test_between_whole_times_log_alpha_bar_is_linear_and_the_tables_agree(name, 
     }
     for field, entries in view._asdict().items():
         # ᾱ_1 itself is 1 less 1e-4 or so, and rounded to float32.
-        tolerance = {"rtol": 2e-3, "atol": 1e-6}
-        np.testing.assert_allclose(entries, expected[field], **tolerance, err_msg=field)
+        np.testing.assert_allclose(entries, expected[field], rtol=2e-3, atol=1e-6, err_msg=field)
 
 
 def test_the_continuous_view_takes_one_time_and_knows_its_bounds():

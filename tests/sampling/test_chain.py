@@ -145,11 +145,14 @@ def test_a_chain_may_start_from_given_samples(trained, sixteen):
     """From the noise at T it is the whole chain; from x_t of the trajectory, its end."""
     chain = program(trained[0], batch_size=8, sampler="ddim")
     whole = chain(trained[1], 8, seed=3, num_trajectories=8)
+    assert whole.frames is not None
+    assert whole.times is not None
     for k in (0, 13):
         start = Start(whole.frames[k], int(whole.times[k]))
         again = chain(trained[1], 8, seed=3, start=start)
         np.testing.assert_allclose(again.samples, whole.samples, atol=1e-5)
     other = chain(trained[1], 8, seed=3, start=Start(whole.frames[0], 9), num_trajectories=1)
+    assert other.times is not None
     assert other.times.tolist() == list(range(9, -1, -1))
 
 

@@ -19,10 +19,10 @@ def test_pictures_are_written_as_a_grid_and_trajectories_as_an_animation(sixteen
         assert found.format == "PNG"
     with pytest.raises(ValueError, match="an animation needs samples drawn with num_trajectories"):
         write_samples(tmp_path / "some.gif", sixteen)
-    frames = np.stack([sixteen.samples[:4]] * 3)
+    frames = np.stack([sixteen.samples[k : k + 4] for k in (0, 4, 8)])
     write_samples(tmp_path / "some.gif", sixteen._replace(frames=frames, times=np.arange(3)))
     with Image.open(tmp_path / "some.gif") as found:
-        assert found.n_frames == 3 or found.format == "GIF"
+        assert (found.format, getattr(found, "n_frames", 1)) == ("GIF", 3)
 
 
 def test_an_animation_shows_what_an_eye_can_follow():
