@@ -32,7 +32,7 @@ def get_config() -> Config:
         diffusion=DiffusionConfig(timesteps=200, loss="huber"),
         optimizer=OptimizerConfig(learning_rate=1e-3, clip=None),
         train=TrainConfig(steps=2_345, ema_decay=0.0, save_every=1_000, preview_every=1_000),
-        sample=SampleConfig(sampler="ddpm", clip=False),
+        sample=SampleConfig(sampler="ddpm", clipping="none"),
         figures=("forward",),
     )
 

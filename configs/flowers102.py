@@ -43,7 +43,7 @@ def get_config() -> Config:
             save_every=1_000,
             keep_every=10_000,
         ),
-        sample=SampleConfig(sampler="ddpm", clip=False),
+        sample=SampleConfig(sampler="ddpm", clipping="none"),
         figures=("forward --num 5 --times 5 --rows times --way direct", "reverse --times 10"),
     )
 

@@ -42,7 +42,7 @@ def get_config() -> Config:
             save_every=7_800,
             preview_every=7_800,
         ),
-        sample=SampleConfig(sampler="ddpm", clip=False, num=10_000, batch_size=10_000),
+        sample=SampleConfig(sampler="ddpm", clipping="none", num=10_000, batch_size=10_000),
         figures=("forward", "reverse"),
     )
 

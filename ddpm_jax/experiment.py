@@ -1,8 +1,7 @@
 """The one place where a config becomes network, schedule, optimizer and loss."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,13 +11,11 @@ import optax
 from ddpm_jax.config import Config
 from ddpm_jax.data.pixels import random_flip, to_unit
 from ddpm_jax.diffusion import (
-    LOSSES,
     PARAMETERIZATIONS,
     NoiseSchedule,
     Parameterization,
-    at,
+    make_objective,
     make_schedule,
-    make_weighting,
     q_sample,
 )
 from ddpm_jax.diffusion.timestep_samplers import TimestepSampler, make_timestep_sampler
@@ -26,19 +23,15 @@ from ddpm_jax.models import make_network
 from ddpm_jax.ops import from_environment
 from ddpm_jax.optimizers import make_learning_rate, make_optimizer
 from ddpm_jax.runtime.random import stream_key
-from ddpm_jax.typing import Batch, Conditioning, Examples, PerExample, Timesteps
-
-
-class DiffusionInputs(NamedTuple):
-    """What one training step feeds the network: data, and all that is random about it."""
-
-    x_0: Examples
-    eps: Examples
-    t: Timesteps
-    conditioning: Conditioning
-    dropout: Any
-    weight: PerExample | None = None
-    """What each loss is multiplied by, because t was not drawn uniformly; None for 1."""
+from ddpm_jax.typing import (
+    Batch,
+    Conditioning,
+    DiffusionInputs,
+    Examples,
+    Objective,
+    PerExample,
+    Timesteps,
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,7 @@ class Experiment:
     model: nn.Module
     schedule: NoiseSchedule
     parameterization: Parameterization
-    weighting: Callable[[PerExample], PerExample]
+    objective: Objective
     learning_rate: optax.Schedule
     optimizer: optax.GradientTransformationExtraArgs
     """Its update takes the `step` of the run, and whether it is `good` (finite)."""
@@ -96,22 +89,17 @@ class Experiment:
         if labels is not None and config.train.label_dropout > 0:
             dropped = jax.random.bernoulli(key("labels"), config.train.label_dropout, (count,))
             labels = jnp.where(dropped, self.num_classes, labels)
+        x_t = q_sample(self.schedule, x_0, t, eps)
         conditioning = Conditioning(labels=labels)
-        return DiffusionInputs(x_0, eps, t, conditioning, key("dropout"), weight)
+        return DiffusionInputs(
+            x_0, x_t, eps, t, conditioning, dropout=key("dropout"), weight=weight
+        )
 
     def losses(self, params: Any, drawn: DiffusionInputs, *, train: bool) -> PerExample:
-        """Returns the weighted loss of each example, float32 `[B]` (Ho et al. 2020, eq. 14).
-
-        The weight is the objective's; the timestep sampler's is left to the caller.
-        """
-        config = self.config.diffusion
-        x_0, eps, t = drawn.x_0, drawn.eps, drawn.t
-        x_t = q_sample(self.schedule, x_0, t, eps)
+        """Returns the objective's loss of each example, float32 `[B]`."""
         rngs = {"dropout": drawn.dropout} if train else None
-        output = self.apply(params, x_t, t, drawn.conditioning, train=train, rngs=rngs)
-        target = self.parameterization.target(self.schedule, x_0, eps, t)
-        log_snr = at(self.schedule.log_snr, t, ndim=1)
-        return self.weighting(log_snr) * LOSSES[config.loss.name](output, target)
+        output = self.apply(params, drawn.x_t, drawn.t, drawn.conditioning, train=train, rngs=rngs)
+        return self.objective(output, drawn)
 
 
 def build(config: Config, *, devices: int = 1) -> Experiment:
@@ -121,8 +109,11 @@ def build(config: Config, *, devices: int = 1) -> Experiment:
     UserError if it is neither auto nor reference.
     """
     diffusion = config.diffusion
-    parameterization = PARAMETERIZATIONS[diffusion.prediction.name]
     optimizer, timestep_sampler = config.optimizer, config.train.timestep_sampler
+    parameterization = PARAMETERIZATIONS[diffusion.prediction.name]
+    schedule = make_schedule(
+        diffusion.schedule.name, diffusion.timesteps, **diffusion.schedule.options
+    )
     learning_rate = make_learning_rate(
         optimizer.learning_rate,
         config.train.steps,
@@ -137,12 +128,15 @@ def build(config: Config, *, devices: int = 1) -> Experiment:
             timesteps=diffusion.timesteps,
             ops=from_environment(devices=devices),
         ),
-        schedule=make_schedule(
-            diffusion.schedule.name, diffusion.timesteps, **diffusion.schedule.options
-        ),
+        schedule=schedule,
         parameterization=parameterization,
-        weighting=make_weighting(
-            diffusion.weighting.name, parameterization, **diffusion.weighting.options
+        objective=make_objective(
+            diffusion.objective.name,
+            schedule,
+            parameterization,
+            loss=diffusion.loss.name,
+            weighting=diffusion.weighting,
+            **diffusion.objective.options,
         ),
         learning_rate=learning_rate,
         optimizer=make_optimizer(

@@ -1,7 +1,7 @@
 """Array aliases with their shapes, and the two types that every part agrees on."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 Examples = Float[Array, "B *shape"]
 PerExample = Float[Array, "B"]
 Timesteps = Int[Array, "B"] | Int[Array, ""]
+FractionalTimesteps = Float[Array, "B"] | Float[Array, ""]
 Labels = Int[Array, "B"]
 Keys = Key[Array, "B"]
 Pixels = UInt8[Array, "B *shape"]
@@ -29,24 +30,49 @@ class Conditioning(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a network knows of x_t, in the forms that every sampler can use.
+    """What a network says about x_t, in the form that every sampler and objective uses.
 
-    Every parameterization is converted to this one form, so that N of them need 2N conversions.
-    x_0 and eps are float32 with the shape of x_t, and agree:
-    x_t = sqrt(ᾱ_t) x_0 + sqrt(1 - ᾱ_t) eps.
+    Each parameterization converts to this one form, so N of them need 2N conversions. x_0 and eps
+    are float32, have the shape of x_t, and agree: x_t = sqrt(ᾱ_t) x_0 + sqrt(1 - ᾱ_t) eps.
     """
 
     x_0: Examples
     eps: Examples
     variance_fraction: Examples | None = None
-    """f in [0, 1] of log σ² = f log β_{t|s} + (1 - f) log β̃ (Nichol & Dhariwal 2021, equation 15);
-    None where the variance is not learned."""
+    """f of equation (6) in `diffusion.gaussian`; None where the variance is not learned."""
+
+
+class DiffusionInputs(NamedTuple):
+    """What one training step gives to the network and to the objective."""
+
+    x_0: Examples
+    x_t: Examples
+    """float32, drawn from q(x_t | x_0) with `eps`."""
+    eps: Examples
+    t: Timesteps
+    conditioning: Conditioning
+    dropout: Any
+    """The key of the network's dropout."""
+    weight: PerExample | None = None
+    """What each loss is multiplied by, because t was not drawn uniformly; None for 1."""
 
 
 # t is in 1…T, one for all or one for each example.
 Denoiser = Callable[[Examples, Timesteps], Prediction]
-# Replaces x_0 and eps by `_replace`, so that the other fields of a prediction pass through.
+# A transform replaces x_0 and eps by `_replace`, so that the other fields pass through.
 DenoiserTransform = Callable[[Denoiser], Denoiser]
+# (the network's output, the step's inputs) -> the loss of each example.
+Objective = Callable[[Examples, DiffusionInputs], PerExample]
+
+
+class RecallingDenoiser(NamedTuple):
+    """A denoiser that depends on the x̂_0 of the previous step, as self-conditioning does.
+
+    A chain builds the denoiser of each step by `given(x̂_0)`, where x̂_0 `[B, …]` is the carry's,
+    and zeros at the start of the chain.
+    """
+
+    given: Callable[[Examples], Denoiser]
 
 
 class Batch(NamedTuple):

@@ -38,7 +38,7 @@ POINTS = Config(
     model=MlpConfig(width=4, layers=1),
     diffusion=DiffusionConfig(timesteps=2),
     train=TrainConfig(steps=2, batch_size=8, log_every=2, save_every=2, preview_every=None),
-    sample=SampleConfig(clip=False, num=8, batch_size=8),
+    sample=SampleConfig(clipping="none", num=8, batch_size=8),
 )
 
 

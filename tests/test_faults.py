@@ -36,7 +36,7 @@ def get_config():
         train=TrainConfig(
             steps={steps}, batch_size=8, log_every=25, save_every=25, keep=2, preview_every=None,
         ),
-        sample=SampleConfig(clip=False, num=8, batch_size=8),
+        sample=SampleConfig(clipping="none", num=8, batch_size=8),
     )
 """
 # One array of this network's state takes twice as much, every other file of a run less.

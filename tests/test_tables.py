@@ -2,10 +2,21 @@
 
 import pytest
 
-from ddpm_jax.diffusion import PARAMETERIZATIONS, make_sampler, make_schedule, make_weighting
+from ddpm_jax.diffusion import (
+    PARAMETERIZATIONS,
+    constant_weight,
+    make_clipping,
+    make_guidance,
+    make_objective,
+    make_sampler,
+    make_schedule,
+    make_time_grid,
+    make_weighting,
+)
 
 SCHEDULE = make_schedule("linear", 10)
 EPS = PARAMETERIZATIONS["eps"]
+WEIGHT = constant_weight(1.0)
 
 
 @pytest.mark.parametrize(
@@ -14,10 +25,26 @@ EPS = PARAMETERIZATIONS["eps"]
         (lambda: make_schedule("cosin", 10), r"unknown schedule 'cosin' \(did you mean cosine\?\)"),
         (lambda: make_schedule("linear", 10, beta_t=0.1), r"no 'beta_t' \(did you mean beta_T\?\)"),
         (lambda: make_weighting("minsnr", EPS), r"\(did you mean min_snr\?\)"),
-        (lambda: make_weighting("p2", EPS, gama=1), r"\(did you mean gamma\?\)"),
+        (lambda: make_weighting("p2", EPS, gama=1), r"\(did you mean gamma\?\): it takes gamma, k"),
         (lambda: make_sampler("dddpm", SCHEDULE), r"\(did you mean ddpm\?\)"),
         (lambda: make_sampler("zzz", SCHEDULE), "'zzz': known are ddpm, ddpm-beta, ddim"),
-        (lambda: make_sampler("ddpm", SCHEDULE, eta=0.5), "'ddpm' takes no 'eta': it takes no opt"),
+        (lambda: make_sampler("ddpm", SCHEDULE, eta=0.5), "'ddpm' takes no 'eta': it takes varian"),
+        (lambda: make_sampler("ddpm-beta", SCHEDULE, eta=0.5), "no 'eta': it takes no options"),
+        (lambda: make_sampler("ddpm", SCHEDULE, variance="fixed"), "unknown variance 'fixed'"),
+        (lambda: make_objective("simpel", SCHEDULE, EPS), r"\(did you mean simple\?\)"),
+        (lambda: make_objective("simple", SCHEDULE, EPS, los="l1"), r"\(did you mean loss\?\)"),
+        (lambda: make_objective("simple", SCHEDULE, EPS, loss="l3"), "unknown loss 'l3'"),
+        (
+            lambda: make_clipping("clipp", SCHEDULE),
+            r"clipping 'clipp' \(did you mean clip\?",
+        ),
+        (
+            lambda: make_clipping("clip", SCHEDULE, lo=0),
+            r"mean low\?\): it takes low, high",
+        ),
+        (lambda: make_guidance("classifier-free", WEIGHT), r"\(did you mean classifier_free\?\)"),
+        (lambda: make_guidance("classifier_free", WEIGHT, phi=1), "'phi': it takes no options"),
+        (lambda: make_time_grid("stride", SCHEDULE, 5), r"unknown time grid .*mean strided\?\)"),
         (lambda: make_sampler("ddim", SCHEDULE, etta=0.5), r"\(did you mean eta\?\): it takes eta"),
         (lambda: make_sampler("ddim", SCHEDULE, eta=1.5), "eta is 1.5: it must lie between"),
     ],

@@ -12,7 +12,7 @@ from ddpm_jax.config import SampleConfig, Setting
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import StoragePath, storage_path
 from ddpm_jax.runtime.distributed import is_first
-from ddpm_jax.sampling.chain import animation_size, write_samples
+from ddpm_jax.sampling.files import animation_size, write_samples
 from ddpm_jax.sampling.run import load
 from ddpm_jax.sampling.shards import sample_shards
 
@@ -73,7 +73,7 @@ def _draw(target: str, output: StoragePath, options: Options, settings: dict[str
         target,
         checkpoint=options.checkpoint,
         params=options.params,
-        here=to_folder,
+        local=to_folder,
         report=warn,
     )
     num, labels = settings.pop("num", None), options.labels

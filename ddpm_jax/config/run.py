@@ -12,10 +12,14 @@ from ddpm_jax.config.choices import ChoiceField, naming
 from ddpm_jax.config.data import DataConfig, PictureData, TfdsData
 from ddpm_jax.config.plain import flatten
 from ddpm_jax.diffusion import (
+    CLIPPINGS,
+    GUIDANCE,
     LOSSES,
+    OBJECTIVES,
     PARAMETERIZATIONS,
     SAMPLERS,
     SCHEDULES,
+    TIME_GRIDS,
     WEIGHTINGS,
     make_sampler,
     make_schedule,
@@ -37,6 +41,8 @@ class DiffusionConfig:
     """T: how many noise steps lie between data and noise."""
     prediction: ChoiceField = ChoiceField("diffusion.prediction", PARAMETERIZATIONS, "eps")
     """What the network predicts."""
+    objective: ChoiceField = ChoiceField("diffusion.objective", OBJECTIVES, "simple")
+    """What training minimises."""
     loss: ChoiceField = ChoiceField("diffusion.loss", LOSSES, "l2")
     """How the prediction's error is measured."""
     weighting: ChoiceField = ChoiceField("diffusion.weighting", WEIGHTINGS, "none")
@@ -158,10 +164,16 @@ class SampleConfig:
     for CIFAR-10."""
     steps: int | None = None
     """Steps of the chain; None for all T."""
-    clip: bool = True
-    """Keep every guess of x_0 within [-1, 1]."""
+    grid: ChoiceField = ChoiceField("sample.grid", TIME_GRIDS, "strided")
+    """Which times the steps go through."""
+    clipping: ChoiceField = ChoiceField("sample.clipping", CLIPPINGS, "clip")
+    """What keeps guesses of x_0 in the range of the data."""
     guidance: float = 0.0
-    """w of classifier-free guidance: 0 follows the labels plainly."""
+    """w of the guidance: 0 follows the labels as they are."""
+    guidance_method: ChoiceField = ChoiceField(
+        "sample.guidance_method", GUIDANCE, "classifier_free"
+    )
+    """How two predictions become a guided one."""
     num: int = 64
     """Samples of a preview."""
     batch_size: int = 256
@@ -211,8 +223,9 @@ class Config:
         # A picture's own size is not known yet; `data.resolve` builds the config again with it.
         if not (isinstance(self.data, PictureData) and self.data.image_size is None):
             self.model.check_shape(self.data.example_shape)
-        clips = self.sample.clip and self.data.kind == "points"
-        require(not clips, "sample.clip", True, "False for points, which lie outside [-1, 1]")
+        clips = self.sample.clipping.name != "none" and self.data.kind == "points"
+        need = "none for points, which lie outside [-1, 1]"
+        require(not clips, "sample.clipping", self.sample.clipping.name, need)
         T, steps = self.diffusion.timesteps, self.sample.steps
         need = f"at most diffusion.timesteps, which is {T}"
         require(steps is None or steps <= T, "sample.steps", steps, need)

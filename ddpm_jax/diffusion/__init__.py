@@ -1,70 +1,101 @@
 """The mathematics of denoising diffusion: jax and numpy only, no networks, no settings files.
 
-Read `schedules`, then `gaussian`; the equations are numbered through all modules.
+Read `schedules`, then `gaussian`. The equations are numbered through all modules: gaussian (1)-(6),
+parameterizations (7)-(10), guidance (11), losses (12)-(14), bound (15), samplers (16)-(17).
 """
 
+from ddpm_jax.diffusion.bound import discretized_log_likelihood, vlb_prior, vlb_term
+from ddpm_jax.diffusion.chain import advance, chain_calls, plan_chain, sample, sample_noise
+from ddpm_jax.diffusion.clipping import CLIPPINGS, clip, make_clipping
 from ddpm_jax.diffusion.gaussian import (
+    VARIANCE_ALIASES,
     VARIANCES,
+    choose_variance,
+    forward_variance,
     gaussian_kl,
+    log_variance,
+    posterior_variance,
     q_conditional,
     q_mean_variance,
     q_posterior,
     q_sample,
     q_step,
+    variance_fraction,
+)
+from ddpm_jax.diffusion.guidance import (
+    GUIDANCE,
+    classifier_free_guidance,
+    constant_weight,
+    make_guidance,
 )
 from ddpm_jax.diffusion.losses import (
     LOSSES,
+    OBJECTIVES,
     WEIGHTINGS,
-    discretized_log_likelihood,
+    make_objective,
     make_weighting,
-    vlb_prior,
-    vlb_term,
 )
 from ddpm_jax.diffusion.parameterizations import (
     PARAMETERIZATIONS,
     Parameterization,
-    classifier_free_guidance,
-    clip,
+    output_channels,
+    predict,
+    split_output,
 )
-from ddpm_jax.diffusion.samplers import (
-    SAMPLERS,
-    Carry,
-    Sampler,
-    advance,
-    make_sampler,
-    sample,
-    sample_noise,
-    time_steps,
-)
+from ddpm_jax.diffusion.samplers import SAMPLERS, make_sampler
+from ddpm_jax.diffusion.samplers.contract import Carry, Row, Sampler, SamplerState
 from ddpm_jax.diffusion.schedules import (
     SCHEDULES,
     NoiseSchedule,
     at,
+    continuous,
     make_schedule,
     noise_schedule,
 )
+from ddpm_jax.diffusion.time_grids import TIME_GRIDS, make_time_grid, time_steps
 
 __all__ = [
+    "CLIPPINGS",
+    "GUIDANCE",
     "LOSSES",
+    "OBJECTIVES",
     "PARAMETERIZATIONS",
     "SAMPLERS",
     "SCHEDULES",
+    "TIME_GRIDS",
     "VARIANCES",
+    "VARIANCE_ALIASES",
     "WEIGHTINGS",
     "Carry",
     "NoiseSchedule",
     "Parameterization",
+    "Row",
     "Sampler",
+    "SamplerState",
     "advance",
     "at",
+    "chain_calls",
+    "choose_variance",
     "classifier_free_guidance",
     "clip",
+    "constant_weight",
+    "continuous",
     "discretized_log_likelihood",
+    "forward_variance",
     "gaussian_kl",
+    "log_variance",
+    "make_clipping",
+    "make_guidance",
+    "make_objective",
     "make_sampler",
     "make_schedule",
+    "make_time_grid",
     "make_weighting",
     "noise_schedule",
+    "output_channels",
+    "plan_chain",
+    "posterior_variance",
+    "predict",
     "q_conditional",
     "q_mean_variance",
     "q_posterior",
@@ -72,7 +103,9 @@ __all__ = [
     "q_step",
     "sample",
     "sample_noise",
+    "split_output",
     "time_steps",
+    "variance_fraction",
     "vlb_prior",
     "vlb_term",
 ]

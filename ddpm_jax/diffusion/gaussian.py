@@ -19,34 +19,42 @@ s = 0; and back again when x_0 is known (Ho et al., equations 6 and 7, for any s
          μ̃ = α_{t|s} (1 - ᾱ_s)/(1 - ᾱ_t) x_t + sqrt(ᾱ_s) (1 - r) x_0
          β̃ = (1 - ᾱ_s)(1 - r)
 
-The sampler replaces x_0 in (4) by the network's guess. And, in nats for each dimension,
+A sampler puts the network's x̂_0 in the place of x_0 in (4). In nats for each dimension,
 
 (5)  KL( N(μ_1, v_1) || N(μ_2, v_2) ) = ½ ( v_1/v_2 - 1 - log(v_1/v_2) + (μ_1 - μ_2)²/v_2 )
 
-Differences of nearly equal numbers never appear: 1 - r is expm1 of a difference of log-SNRs. All
-results are float32, whatever the inputs, because the tables are.
+The true variance of p(x_s | x_t) lies between β̃ and β_{t|s} (Ho et al., section 3.2), and so does
+every choice of it here (Nichol & Dhariwal 2021, equation 15):
+
+(6)  log σ² = f log β_{t|s} + (1 - f) log β̃        f in [0, 1]
+
+1 - r is expm1 of a difference of log-SNRs, so nearly equal numbers are never subtracted. Results
+are float32 like the tables, whatever the examples are. Coefficients of NumPy times are NumPy's
+float64: plans of samplers compute with the same functions on the host.
 """
 
-from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from ddpm_jax.diffusion.schedules import NoiseSchedule, at
-from ddpm_jax.typing import Examples, Timesteps
+from ddpm_jax.diffusion.schedules import HostTimes, NoiseSchedule, at
+from ddpm_jax.tables import choose
+from ddpm_jax.typing import Examples, Prediction, Timesteps
 
 # One number, or one for each example, shaped to broadcast against the examples.
-Coefficient = Float[Array, "..."]
+Coefficient = Float[Any, "..."]
 
 
 def q_step(schedule: NoiseSchedule, x_prev: Examples, t: Timesteps, eps: Examples) -> Examples:
-    """Returns x_t ~ q(x_t | x_{t-1}) made of standard normal eps: equation (1)."""
+    """Returns x_t ~ q(x_t | x_{t-1}) from standard normal eps: equation (1)."""
     beta = at(schedule.beta, t, x_prev.ndim)
     return jnp.sqrt(1 - beta) * x_prev + jnp.sqrt(beta) * eps
 
 
 def q_sample(schedule: NoiseSchedule, x_0: Examples, t: Timesteps, eps: Examples) -> Examples:
-    """Returns x_t ~ q(x_t | x_0) made of standard normal eps: equation (2)."""
+    """Returns x_t ~ q(x_t | x_0) from standard normal eps: equation (2)."""
     data_scale = at(schedule.sqrt_alpha_bar, t, x_0.ndim)
     noise_scale = at(schedule.sqrt_one_minus_alpha_bar, t, x_0.ndim)
     return data_scale * x_0 + noise_scale * eps
@@ -60,18 +68,35 @@ def q_mean_variance(
     return mean, at(schedule.sqrt_one_minus_alpha_bar, t, x_0.ndim) ** 2
 
 
-def log_snr_ratio(schedule: NoiseSchedule, *, t: Timesteps, s: Timesteps, ndim: int) -> Coefficient:
+def log_snr_ratio(
+    schedule: NoiseSchedule, *, t: Timesteps | HostTimes, s: Timesteps | HostTimes, ndim: int
+) -> Coefficient:
     """Returns log r = log SNR_t - log SNR_s for s < t: negative, and -∞ at s = 0."""
     return at(schedule.log_snr, t, ndim) - at(schedule.log_snr, s, ndim)
 
 
+def _one_minus_r(log_r: Coefficient) -> Coefficient:
+    return -np.expm1(log_r) if isinstance(log_r, np.ndarray) else -jnp.expm1(log_r)
+
+
 def q_conditional(
-    schedule: NoiseSchedule, *, t: Timesteps, s: Timesteps, ndim: int
+    schedule: NoiseSchedule, *, t: Timesteps | HostTimes, s: Timesteps | HostTimes, ndim: int
 ) -> tuple[Coefficient, Coefficient]:
     """Returns α_{t|s} and β_{t|s} of q(x_t | x_s) for s < t: equation (3)."""
     alpha = at(schedule.sqrt_alpha_bar, t, ndim) / at(schedule.sqrt_alpha_bar, s, ndim)
-    one_minus_r = -jnp.expm1(log_snr_ratio(schedule, t=t, s=s, ndim=ndim))
+    one_minus_r = _one_minus_r(log_snr_ratio(schedule, t=t, s=s, ndim=ndim))
     return alpha, at(schedule.sqrt_one_minus_alpha_bar, t, ndim) ** 2 * one_minus_r
+
+
+def posterior_coefficients(
+    schedule: NoiseSchedule, *, t: Timesteps | HostTimes, s: Timesteps | HostTimes, ndim: int
+) -> tuple[Coefficient, Coefficient]:
+    """Returns the factors of x_t and of x_0 in μ̃, for s < t: equation (4). At s = 0: 0 and 1."""
+    alpha = at(schedule.sqrt_alpha_bar, t, ndim) / at(schedule.sqrt_alpha_bar, s, ndim)
+    one_minus_r = _one_minus_r(log_snr_ratio(schedule, t=t, s=s, ndim=ndim))
+    variance_s = at(schedule.sqrt_one_minus_alpha_bar, s, ndim) ** 2
+    variance_t = at(schedule.sqrt_one_minus_alpha_bar, t, ndim) ** 2
+    return alpha * variance_s / variance_t, at(schedule.sqrt_alpha_bar, s, ndim) * one_minus_r
 
 
 def q_posterior(
@@ -81,36 +106,58 @@ def q_posterior(
 
     At s = 0 that is x_0 itself, with variance 0.
     """
-    ndim = x_t.ndim
-    alpha = at(schedule.sqrt_alpha_bar, t, ndim) / at(schedule.sqrt_alpha_bar, s, ndim)
-    one_minus_r = -jnp.expm1(log_snr_ratio(schedule, t=t, s=s, ndim=ndim))
-    variance_s = at(schedule.sqrt_one_minus_alpha_bar, s, ndim) ** 2
-    variance_t = at(schedule.sqrt_one_minus_alpha_bar, t, ndim) ** 2
-    of_x_t = alpha * variance_s / variance_t
-    of_x_0 = at(schedule.sqrt_alpha_bar, s, ndim) * one_minus_r
-    return of_x_t * x_t + of_x_0 * x_0, variance_s * one_minus_r
+    factor_x_t, factor_x_0 = posterior_coefficients(schedule, t=t, s=s, ndim=x_t.ndim)
+    variance = posterior_variance(schedule, t=t, s=s, ndim=x_t.ndim)
+    return factor_x_t * x_t + factor_x_0 * x_0, variance
 
 
 def posterior_variance(
-    schedule: NoiseSchedule, *, t: Timesteps, s: Timesteps, ndim: int
+    schedule: NoiseSchedule, *, t: Timesteps | HostTimes, s: Timesteps | HostTimes, ndim: int
 ) -> Coefficient:
     """Returns β̃ of equation (4): exact for the reverse step where the data are a single point."""
-    one_minus_r = -jnp.expm1(log_snr_ratio(schedule, t=t, s=s, ndim=ndim))
+    one_minus_r = _one_minus_r(log_snr_ratio(schedule, t=t, s=s, ndim=ndim))
     return at(schedule.sqrt_one_minus_alpha_bar, s, ndim) ** 2 * one_minus_r
 
 
 def forward_variance(
-    schedule: NoiseSchedule, *, t: Timesteps, s: Timesteps, ndim: int
+    schedule: NoiseSchedule, *, t: Timesteps | HostTimes, s: Timesteps | HostTimes, ndim: int
 ) -> Coefficient:
     """Returns β_{t|s} of equation (3): exact for the reverse step where the data are N(0, 1)."""
     return q_conditional(schedule, t=t, s=s, ndim=ndim)[1]
 
 
-# The two choices of σ² for p(x_s | x_t), which bound the true one (Ho et al., section 3.2).
-VARIANCES: dict[str, Callable[..., Coefficient]] = {
-    "posterior": posterior_variance,
-    "beta": forward_variance,
-}
+# The f of equation (6) for each choice of σ²; None where the network predicts f.
+VARIANCES: dict[str, float | None] = {"posterior": 0.0, "beta": 1.0}
+# Nichol & Dhariwal's names, which other projects use.
+VARIANCE_ALIASES = {"fixed_small": "posterior", "fixed_large": "beta"}
+
+
+def choose_variance(name: str) -> float | None:
+    """Returns a row of `VARIANCES` by its name or alias; ValueError for an unknown one."""
+    return choose("variance", VARIANCES, VARIANCE_ALIASES.get(name, name))
+
+
+def variance_fraction(variance: str, prediction: Prediction) -> float | Examples:
+    """Returns the f of a row of `VARIANCES`, which is the prediction's if the row is learned.
+
+    Raises ValueError if it is and the prediction has none.
+    """
+    f = choose_variance(variance)
+    if f is not None:
+        return f
+    if prediction.variance_fraction is None:
+        raise ValueError(
+            f"variance {variance!r} needs a network that predicts its variance, with 2 outputs per "
+            "channel; this one predicts none"
+        )
+    return prediction.variance_fraction
+
+
+def log_variance(
+    f: float | Coefficient, *, log_posterior: Coefficient, log_beta: Coefficient
+) -> Coefficient:
+    """Returns log σ² between log β̃ and log β_{t|s}: equation (6)."""
+    return f * log_beta + (1 - f) * log_posterior
 
 
 def gaussian_kl(

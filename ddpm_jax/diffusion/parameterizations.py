@@ -1,20 +1,19 @@
 """What a network may predict, and how each choice becomes the same (x_0, eps).
 
-A network sees x_t = sqrt(ᾱ_t) x_0 + sqrt(1 - ᾱ_t) eps, equation (2) of `gaussian`. Whichever of
-these it is trained to predict, the others follow:
+A network sees x_t = sqrt(ᾱ_t) x_0 + sqrt(1 - ᾱ_t) eps, equation (2) of `gaussian`. Each of these
+predictions determines the others:
 
-(6)  eps                                              Ho et al. 2020, section 3.2
-(7)  x_0                                              the same section
-(8)  v = sqrt(ᾱ_t) eps - sqrt(1 - ᾱ_t) x_0            Salimans & Ho 2022, appendix D
+(7)  eps                                              Ho et al. 2020, section 3.2
+(8)  x_0                                              the same section
+(9)  v = sqrt(ᾱ_t) eps - sqrt(1 - ᾱ_t) x_0            Salimans & Ho 2022, appendix D
 
-(x_0, eps) is (x_t, v) turned by the angle arctan(sqrt(1/SNR_t)), so v divides by nothing. For
-one and the same error of x_0, the squared errors of the three are tied by
+(x_0, eps) is (x_t, v) turned by the angle arctan(sqrt(1/SNR_t)), so v needs no division. An error
+of x_0 gives squared errors of the three that are related by
 
-(9)  ‖δeps‖² = SNR_t ‖δx_0‖² = ᾱ_t ‖δv‖²
+(10) ‖δeps‖² = SNR_t ‖δx_0‖² = ᾱ_t ‖δv‖²
 
-Guidance belongs here too, since it makes one prediction of two:
-
-(10) eps_w = (1 + w) eps(x_t | label) - w eps(x_t)    Ho & Salimans 2022, equation 6
+The output of a network with a learned variance has 2C channels: the first C are (7), (8) or (9),
+the others are v̂ in [-1, 1], whose f = (v̂ + 1)/2 is that of equation (6).
 """
 
 from collections.abc import Callable
@@ -22,17 +21,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
-from ddpm_jax.diffusion.schedules import NoiseSchedule, at
-from ddpm_jax.typing import Denoiser, Examples, PerExample, Prediction, Timesteps
+from ddpm_jax.diffusion.gaussian import choose_variance
+from ddpm_jax.diffusion.schedules import NoiseSchedule, at, continuous
+from ddpm_jax.typing import Examples, FractionalTimesteps, PerExample, Prediction, Timesteps
 
 
 class Parameterization(NamedTuple):
-    """One choice of what the network's output means.
+    """One choice of what the first C channels of a network's output mean.
 
-    `target` is what the output should be. `to_prediction` turns an output of any float type into
-    float32 (x_0, eps) that agree with x_t. `eps_loss_factor` takes log SNR `[B]`, and its squared
-    error times this factor is the squared error of eps: equation (9).
+    `target` is what they should be. `to_prediction` turns C channels of any float type into
+    float32 (x_0, eps) that agree with x_t. `eps_loss_factor` takes log SNR `[B]`: the squared error
+    of the output, times this factor, is the squared error of eps by equation (10).
     """
 
     target: Callable[[NoiseSchedule, Examples, Examples, Timesteps], Examples]  # x_0, eps, t
@@ -75,39 +76,43 @@ PARAMETERIZATIONS: dict[str, Parameterization] = {
 }
 
 
-def clip(
-    prediction: Prediction,
-    schedule: NoiseSchedule,
-    x_t: Examples,
-    t: Timesteps,
-    *,
-    low: float = -1.0,
-    high: float = 1.0,
-) -> Prediction:
-    """Returns the prediction with x_0 kept within [low, high], and the eps that agrees with it.
+def output_channels(channels: int, variance: str) -> int:
+    """Returns how many channels a network's output has, for examples of C `channels`.
 
-    A sampler that uses eps would otherwise not notice the clipping. t is in 1…T.
+    `variance` is a row of `VARIANCES`; ValueError otherwise.
     """
-    clipped = _from_x_0(schedule, jnp.clip(prediction.x_0, low, high), x_t, t)
-    return prediction._replace(x_0=clipped.x_0, eps=clipped.eps)
+    return channels * (2 if choose_variance(variance) is None else 1)
 
 
-def classifier_free_guidance(
-    conditional: Denoiser, unconditional: Denoiser, weight: float | jax.Array
-) -> Denoiser:
-    """Returns the denoiser of classifier-free guidance: equation (10).
+def split_output(output: Array, channels: int) -> tuple[Array, Array | None]:
+    """Returns the output's first C = `channels` channels, and the fraction f of the other C.
 
-    Weight w = 0 is the conditional denoiser alone, w = -1 the unconditional one, and w > 0 goes
-    beyond the conditional one (w + 1 is the guidance scale of other codebases). At a given x_t,
-    x_0 is affine in eps, so the same combination of both keeps them in agreement. Clip the result,
-    not its parts: the combination leaves the range that they keep.
+    f is float32, or None if the output has C channels. Raises ValueError for any other number.
     """
-
-    def denoiser(x_t: Examples, t: Timesteps) -> Prediction:
-        given, free = conditional(x_t, t), unconditional(x_t, t)
-        return given._replace(
-            x_0=given.x_0 + weight * (given.x_0 - free.x_0),
-            eps=given.eps + weight * (given.eps - free.eps),
+    if output.shape[-1] == channels:
+        return output, None
+    if output.shape[-1] != 2 * channels:
+        raise ValueError(
+            f"the network gives {output.shape[-1]} channels for examples of {channels}; "
+            f"it must give {channels}, or {2 * channels} with a learned variance"
         )
+    return output[..., :channels], (output[..., channels:].astype(jnp.float32) + 1) / 2
 
-    return denoiser
+
+def predict(
+    parameterization: Parameterization,
+    schedule: NoiseSchedule,
+    output: Array,
+    *,
+    x_t: Examples,
+    t: Timesteps | FractionalTimesteps,
+) -> Prediction:
+    """Returns the prediction that a network's output `[B, …, C]` or `[B, …, 2C]` stands for.
+
+    This is the one place where an output is divided and converted. t is in 1…T, whole or not.
+    """
+    output, fraction = split_output(output, x_t.shape[-1])
+    if jnp.issubdtype(t.dtype, jnp.floating):
+        schedule, t = continuous(schedule, t), jnp.arange(t.size).reshape(t.shape)
+    prediction = parameterization.to_prediction(schedule, output, x_t, t)
+    return prediction._replace(variance_fraction=fraction)

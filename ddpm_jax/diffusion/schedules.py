@@ -1,12 +1,14 @@
 """Noise schedules: how much of the image is left at each time.
 
-Time runs over 0…T. Entry 0 is clean data (β_0 = 0, ᾱ_0 = 1), so no table is ever read at `t - 1`
-with an offset, and the step to s = 0 needs no case of its own. With β_t from `SCHEDULES`,
+Time runs over 0…T. Entry 0 is clean data (β_0 = 0, ᾱ_0 = 1), so every table is read at t itself,
+and the step to s = 0 needs no special case. With β_t from `SCHEDULES`,
 
     ᾱ_t = ∏_{i ≤ t} (1 - β_i)        SNR_t = ᾱ_t / (1 - ᾱ_t)
 
-Everything is computed in float64 from log ᾱ_t = Σ log1p(-β_i) and rounded once: 1 - ᾱ_t taken in
-float32 would lose four of its seven digits at t = 1, where most of the perceptible detail is made.
+All tables are computed in float64 from log ᾱ_t = Σ log1p(-β_i) and rounded once. In float32,
+1 - ᾱ_t would lose four of its seven digits at t = 1, where most of the visible detail is made.
+
+`at` reads a table at whole times, `continuous` reads all tables at any times.
 """
 
 from collections.abc import Callable
@@ -14,13 +16,16 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Float64
+from jaxtyping import Array, Float, Float32, Float64, Int
 
 from ddpm_jax.tables import choose, settings_for
-from ddpm_jax.typing import Timesteps
+from ddpm_jax.typing import FractionalTimesteps, Timesteps
 
 Betas = Float64[np.ndarray, "T"]
 Table = Float32[np.ndarray | Array, "times"]
+AnyTable = Float[np.ndarray | Array, "times"]
+HostTimes = Int[np.ndarray, "chain"]
+FractionalHostTimes = Float[np.ndarray, "chain"]
 
 
 def linear(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02) -> Betas:
@@ -71,7 +76,7 @@ SCHEDULES: dict[str, Callable[..., Betas]] = {
 class NoiseSchedule(NamedTuple):
     """Float32 tables over the times 0…T, constants of every program that uses them.
 
-    They are NumPy arrays, so that a schedule belongs to no device; as a pytree it may also be an
+    They are NumPy arrays, so a schedule belongs to no device. As a pytree it may also be an
     argument of a compiled function.
     """
 
@@ -90,8 +95,8 @@ class NoiseSchedule(NamedTuple):
 def noise_schedule(betas: Betas) -> NoiseSchedule:
     """Returns the tables of any β_1…β_T.
 
-    Raises ValueError unless T ≥ 1, 0 < β_t < 1, and float32 can still hold ᾱ_T: with less left,
-    x_0 could not be recovered from x_T and the noise.
+    Raises ValueError unless T ≥ 1, 0 < β_t < 1, and float32 can hold ᾱ_T: below that, x_0 can't
+    be recovered from x_T and the noise.
     """
     outside = np.flatnonzero(~((betas > 0) & (betas < 1)))
     if betas.size == 0:
@@ -120,7 +125,7 @@ def noise_schedule(betas: Betas) -> NoiseSchedule:
 def make_schedule(name: str, T: int, **settings: Any) -> NoiseSchedule:
     """Returns the tables of a row of `SCHEDULES` for T ≥ 1 steps.
 
-    `settings` are beta_1, beta_T and s: each row takes those its signature names and leaves the
+    `settings` are beta_1, beta_T and s: a row takes those that its signature names and ignores the
     others. Raises ValueError for an unknown name or setting, and for values out of range.
     """
     row = choose("schedule", SCHEDULES, name)
@@ -130,13 +135,67 @@ def make_schedule(name: str, T: int, **settings: Any) -> NoiseSchedule:
     return noise_schedule(row(T, **settings))
 
 
-def at(table: Table, t: Timesteps, ndim: int) -> Float[Array, "..."]:
+def at(table: AnyTable, t: Timesteps | HostTimes, ndim: int) -> Float[Any, "..."]:
     """Returns the entries at t, shaped to broadcast against an array with `ndim` axes.
 
     t is one time for all (the result is a scalar) or one each (`[B, 1, …, 1]`). A time outside
-    0…T gives NaN: a gather that silently took the last entry instead would hide the mistake.
+    0…T gives NaN, never another entry. If t is a NumPy array, the entries are NumPy's float64,
+    which is what plans of samplers compute with, and a time outside 0…T raises IndexError.
     """
-    entries = (
-        jnp.asarray(table).at[t].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-    )
+    if isinstance(t, np.ndarray):
+        # NumPy reads negative indices from the end.
+        entries = np.asarray(table, np.float64)[np.where(t < 0, len(table), t)]
+    else:
+        entries = jnp.asarray(table).at[t]
+        entries = entries.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
     return entries if t.ndim == 0 else entries.reshape(-1, *[1] * (ndim - 1))
+
+
+def continuous(
+    schedule: NoiseSchedule, t: FractionalTimesteps | FractionalHostTimes
+) -> NoiseSchedule:
+    """Returns a schedule whose entry k is the given one at the time t[k], whole or not, in 0…T.
+
+    log ᾱ is interpolated linearly between whole times and all other tables follow from it; β is
+    the variance added between t - 1 and t. At whole times the entries are those of the tables. A
+    scalar t gives one entry; NumPy times give float64.
+    """
+    xp: Any = np if isinstance(t, np.ndarray) else jnp
+    t = xp.atleast_1d(t)
+    dtype = np.float64 if xp is np else np.float32
+    log_alpha_bar = -xp.logaddexp(0.0, -xp.asarray(schedule.log_snr, dtype))
+    whole = xp.floor(t).astype(np.int32)
+    part = t - whole
+
+    def log_at(whole: Any) -> Any:
+        later = xp.where(part > 0, whole + 1, whole)
+        return (1 - part) * at(log_alpha_bar, whole, 1) + part * at(log_alpha_bar, later, 1)
+
+    now = log_at(whole)
+    before = xp.where(t < 1, 0.0, log_at(xp.maximum(whole - 1, 0)))
+    one_minus_alpha_bar = 0.0 - xp.expm1(now)
+    with np.errstate(divide="ignore"):  # log 0 at t = 0, where the SNR is infinite
+        log_snr = now - xp.log(one_minus_alpha_bar)
+    between = (
+        0.0 - xp.expm1(now - before),
+        xp.exp(now),
+        xp.exp(now / 2),
+        xp.sqrt(one_minus_alpha_bar),
+        log_snr,
+    )
+    return NoiseSchedule(
+        *(
+            xp.where(part == 0, at(table, whole, 1), entry)
+            for table, entry in zip(schedule, between, strict=True)
+        )
+    )
+
+
+def indexed(schedule: NoiseSchedule, times: np.ndarray) -> tuple[NoiseSchedule, HostTimes]:
+    """Returns tables and the whole numbers that read them at `times` `[n]`, whole or fractional.
+
+    With it a sampler's plan is written once for both kinds of times.
+    """
+    if np.issubdtype(times.dtype, np.integer):
+        return schedule, times
+    return continuous(schedule, times.astype(np.float64)), np.arange(len(times))

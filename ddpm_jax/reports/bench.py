@@ -173,7 +173,7 @@ def _sampling(experiment: Experiment, mesh: Mesh, params: Any, steps: int) -> di
     return {
         "sample_batch_size": options.batch_size,
         "sample_step_ms": 1e3 * step,
-        "calls_per_s": (2 if options.guidance > 0 else 1) / step,
+        "calls_per_s": program.calls / statistics.median(took),
         "chain_steps": options.steps or T,
         "chain_s_at_that_rate": (options.steps or T) * step,
     }

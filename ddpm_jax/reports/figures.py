@@ -27,8 +27,9 @@ from ddpm_jax.reports.trajectories import (
     spaced_frames,
 )
 from ddpm_jax.runtime.random import stream_key
-from ddpm_jax.sampling.chain import Samples, class_columns, write_samples
+from ddpm_jax.sampling.files import write_samples
 from ddpm_jax.sampling.run import Run, load
+from ddpm_jax.sampling.samples import Samples, class_columns
 from ddpm_jax.training.logging.run_logger import read_rows
 from ddpm_jax.typing import Examples, is_image
 

@@ -12,9 +12,10 @@ import numpy as np
 from jax import lax
 
 from ddpm_jax.diffusion import NoiseSchedule, q_sample, q_step
-from ddpm_jax.sampling.chain import Samples, make_denoiser
+from ddpm_jax.sampling.denoiser import make_denoiser
 from ddpm_jax.sampling.run import Run
-from ddpm_jax.typing import Examples
+from ddpm_jax.sampling.samples import Samples
+from ddpm_jax.typing import Conditioning, Examples
 
 
 def noised_directly(
@@ -57,7 +58,7 @@ def predicted_x_0(
     """
     known = labels if run.experiment.num_classes else None
     options = dataclasses.replace(run.config.sample, guidance=0.0)
-    denoiser = make_denoiser(run.experiment, run.params, known, options)
+    denoiser = make_denoiser(run.experiment, run.params, Conditioning(labels=known), options)
     predict = jax.jit(lambda x, t: denoiser(x, t).x_0)
     pairs = zip(jnp.asarray(x_t), jnp.asarray(times), strict=True)
     return np.stack([np.asarray(predict(x, t) if t else x) for x, t in pairs])

@@ -1,120 +1,143 @@
-"""From parameters to samples: the denoiser, and the compiled chain over the mesh.
+"""The chain of one experiment as a compiled program over the mesh.
 
-Sample i of a seed is drawn from noise that is folded from i, so the first ten of a thousand are
-the ten, on any number of devices and in batches of any size.
+The noise of sample i depends on the seed and on i alone. So the first ten of a thousand samples are
+the ten samples, on any number of devices and in batches of any size.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
-from ddpm_jax import plots
 from ddpm_jax.config import SampleConfig, check_seed
 from ddpm_jax.diffusion import (
+    Row,
     Sampler,
     advance,
-    classifier_free_guidance,
-    clip,
+    chain_calls,
     make_sampler,
+    make_time_grid,
+    plan_chain,
     sample_noise,
-    time_steps,
 )
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment
-from ddpm_jax.files import StoragePath, replacing
 from ddpm_jax.runtime.compilation import compiler_options
-from ddpm_jax.runtime.mesh import batch_sharding, fetch, shard_rows
+from ddpm_jax.runtime.mesh import batch_sharding, fetch, replicated, shard_rows
 from ddpm_jax.runtime.random import sample_keys
-from ddpm_jax.typing import Conditioning, Denoiser, Examples, Labels, Prediction, Timesteps
+from ddpm_jax.sampling.denoiser import is_guided, make_denoiser
+from ddpm_jax.sampling.samples import Samples
+from ddpm_jax.typing import Conditioning, Examples
 
-# About this many calls of the compiled program a chain: enough for a bar that moves and a film.
+# A chain is about this many calls of the compiled program: the frames of a trajectory.
 _CHUNKS = 50
 
-
-def make_denoiser(
-    experiment: Experiment, params: Any, labels: Labels | None, options: SampleConfig
-) -> Denoiser:
-    """Closes a network over its parameters, labels, guidance and clipping.
-
-    `labels` are int `[B]` in 0…num_classes, where num_classes itself stands for "none"; None for a
-    network without labels.
-    """
-    parameterization, schedule = experiment.parameterization, experiment.schedule
-
-    def under(labels: Labels | None) -> Denoiser:
-        def denoise(x_t: Examples, t: Timesteps) -> Prediction:
-            output = experiment.apply(params, x_t, t, Conditioning(labels=labels), train=False)
-            return parameterization.to_prediction(schedule, output, x_t, t)
-
-        return denoise
-
-    denoiser = under(labels)
-    if labels is not None and options.guidance > 0:
-        nothing = jnp.full_like(labels, experiment.num_classes)
-        denoiser = classifier_free_guidance(denoiser, under(nothing), options.guidance)
-    if not options.clip:
-        return denoiser
-
-    def clipped(x_t: Examples, t: Timesteps) -> Prediction:
-        return clip(denoiser(x_t, t), schedule, x_t, t)
-
-    return clipped
+Progress = Callable[[int, int], None]
 
 
-class Samples(NamedTuple):
-    """What a call of `SampleProgram` gives, as float32 on the data's scale."""
+class Start(NamedTuple):
+    """Where a chain starts if not from noise: at x `[N, …]`, taken as x_t at the time t in 1…T."""
 
-    samples: np.ndarray
-    """`[N, …]`"""
-    labels: np.ndarray | None
-    """int32 `[N]`; num_classes stands for a sample of no class; None without labels."""
-    frames: np.ndarray | None
-    """`[F, n, …]`: the first n samples on their way from noise to data, if asked for."""
-    times: np.ndarray | None
-    """int32 `[F]`: the frames' times, from T down to 0; None without frames."""
+    x: np.ndarray
+    t: int
 
 
 class SampleProgram:
     """The chain of one experiment and one set of options, compiled once for each batch size."""
 
-    def __init__(self, experiment: Experiment, mesh: Mesh, options: SampleConfig):
-        """Raises UserError for steps or guidance that this network can't give."""
-        T = experiment.config.diffusion.timesteps
+    def __init__(
+        self,
+        experiment: Experiment,
+        mesh: Mesh,
+        options: SampleConfig,
+        *,
+        times: np.ndarray | None = None,
+    ):
+        """`times` are the chain's, and may go up and down; None for the grid of the options.
+
+        Raises UserError for steps or guidance that this network can't give, ValueError for times
+        that `plan_chain` refuses.
+        """
+        T = experiment.schedule.T
         self.experiment, self.mesh, self.options = experiment, mesh, options
         if options.steps is not None and options.steps > T:
             raise UserError(f"sample.steps is {options.steps}; it must be at most T, which is {T}")
-        if options.guidance > 0 and experiment.config.train.label_dropout == 0:
+        if is_guided(options) and experiment.config.train.label_dropout == 0:
             raise UserError(
                 "sample.guidance needs a network trained with some labels dropped "
                 "(train.label_dropout above 0), and this one was not"
             )
         chosen = options.sampler
         self.sampler: Sampler = make_sampler(chosen.name, experiment.schedule, **chosen.options)
-        self.times = time_steps(T, options.steps or T)
-        rows = batch_sharding(mesh)
-        self._start = jax.jit(self._first_carry, out_shardings=rows)
+        if times is None:
+            fractional = experiment.model.fractional_times
+            times = make_time_grid(
+                options.grid.name,
+                experiment.schedule,
+                options.steps or T,
+                fractional=fractional,
+                **options.grid.options,
+            )
+        self.times = times
+        self.rows = self._plan(times)
+        shardings = self._carry_shardings()
+        self._start = jax.jit(self._first_carry, out_shardings=shardings)
         # The carry is donated: a chain holds one state, not two.
         self._advance = jax.jit(
             self._some_steps,
             donate_argnums=1,
-            out_shardings=rows,
+            out_shardings=shardings,
             compiler_options=compiler_options(mesh.devices.flat[0]),
         )
 
-    def _first_carry(self, seed: jax.Array, indices: jax.Array) -> Any:
-        shape = self.experiment.config.data.example_shape
-        return self.sampler.init(sample_noise(sample_keys(seed, indices), shape))
+    @property
+    def calls(self) -> int:
+        """The number of times that a chain calls the network."""
+        return chain_calls(self.sampler, self.times) * (2 if is_guided(self.options) else 1)
+
+    def _plan(self, times: np.ndarray) -> Row:
+        return plan_chain(self.sampler, self.experiment.schedule, times)
+
+    def _first_carry(self, seed: jax.Array, indices: jax.Array, x: Examples | None) -> Any:
+        if x is None:
+            shape = self.experiment.config.data.example_shape
+            x = sample_noise(sample_keys(seed, indices), shape)
+        return self.sampler.init(x)
 
     def _some_steps(
-        self, params: Any, carry: Any, times: jax.Array, seed: jax.Array, indices: Any, labels: Any
+        self,
+        params: Any,
+        carry: Any,
+        rows: Row,
+        seed: jax.Array,
+        indices: jax.Array,
+        conditioning: Conditioning,
     ) -> Any:
-        denoiser = make_denoiser(self.experiment, params, labels, self.options)
-        return advance(self.sampler, denoiser, carry, times, sample_keys(seed, indices))
+        denoiser = make_denoiser(self.experiment, params, conditioning, self.options)
+        return advance(self.sampler, denoiser, carry, rows, sample_keys(seed, indices))
+
+    def _carry_shardings(self) -> Any:
+        """Returns a sharding for each leaf: over all devices along its batch axis if it has one.
+
+        The batch axis is the one whose length follows the batch's.
+        """
+        seed = jax.ShapeDtypeStruct((), np.uint32)
+        one, two = (
+            jax.eval_shape(self._first_carry, seed, jax.ShapeDtypeStruct((size,), np.uint32), None)
+            for size in (1, 2)
+        )
+
+        def rule(one: jax.ShapeDtypeStruct, two: jax.ShapeDtypeStruct) -> NamedSharding:
+            pairs = enumerate(zip(one.shape, two.shape, strict=True))
+            axis = next((axis for axis, (a, b) in pairs if a != b), None)
+            if axis is None:
+                return replicated(self.mesh)
+            return batch_sharding(self.mesh, leading=axis)
+
+        return jax.tree.map(rule, one, two)
 
     def __call__(
         self,
@@ -124,53 +147,97 @@ class SampleProgram:
         seed: int,
         first: int = 0,
         labels: Sequence[int] | None = None,
+        start: Start | None = None,
         num_trajectories: int = 0,
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Progress = lambda done, total: None,
     ) -> Samples:
         """Draws samples first … first+num-1 of a seed.
 
-        Every process of the mesh must call it, and gets all of them.
+        Every process of the mesh must call it, and gets all samples.
 
-        `labels` has one class for each sample, or None for each class in turn. The first
-        `num_trajectories` samples (within one batch) leave their trajectory, at about 50 moments.
-        `progress` is told the network steps done and to do. Raises UserError for a label that
-        does not exist, labels that are not `num` many, or a number or seed out of range.
+        `labels` has one class for each sample; None takes the classes in turn. A chain with a
+        `start` takes the times of the grid below it. The first `num_trajectories` samples (within
+        one batch) leave their trajectory, at about 50 times. `progress` gets the intervals done and
+        their total. Raises UserError for a label that does not exist, labels or starting points
+        that are not `num` many, and a number, seed or starting time out of range.
         """
         check_seed(seed)
         if num < 1:
             raise UserError(f"the number of samples is {num}; it must be at least 1")
         drawn_labels = self._check_labels(first, num, labels)
-        size = self._batch_size(num)
-        chunk = _chunk(len(self.times) - 1)
-        batches, per_batch = math.ceil(num / size), len(self.times) - 1
+        times, rows = self._from(start, num)
+        size, steps = self._batch_size(num), len(times) - 1
+        chunk = _chunk(steps)
+        batches = math.ceil(num / size)
         samples, frames = [], []
         for batch in range(batches):
-            # The last batch is filled up, so that one compiled shape serves all.
-            places = np.arange(batch * size, (batch + 1) * size, dtype=np.uint32)
-            indices = shard_rows(places + np.uint32(first), self.mesh)
-            rows = None
-            if drawn_labels is not None:
-                padded = drawn_labels[np.minimum(places, num - 1)]
-                rows = shard_rows(padded, self.mesh)
-            key = np.uint32(seed)
-            carry = self._start(key, indices)
-            filming = num_trajectories if batch == 0 else 0
-            if filming:
-                frames.append(fetch(carry.x)[:filming])
-            for start in range(0, per_batch, chunk):
-                times = self.times[start : start + chunk + 1]
-                carry = self._advance(params, carry, times, key, indices, rows)
-                if filming:
-                    frames.append(fetch(carry.x)[:filming])
-                jax.block_until_ready(carry)
-                progress(batch * per_batch + start + len(times) - 1, batches * per_batch)
-            samples.append(fetch(carry.x))
+            indices = np.arange(batch * size, (batch + 1) * size, dtype=np.uint32)
+            # The last batch is padded, so that one compiled shape serves all.
+            places = np.minimum(indices, num - 1)
+
+            def put(array: np.ndarray | None, places: np.ndarray = places) -> jax.Array | None:
+                return None if array is None else shard_rows(array[places], self.mesh)
+
+            chain = self._run(
+                params,
+                rows,
+                chunk,
+                key=np.uint32(seed),
+                indices=shard_rows(indices + np.uint32(first), self.mesh),
+                x=put(None if start is None else np.asarray(start.x, np.float32)),
+                conditioning=Conditioning(labels=put(drawn_labels)),
+            )
+            for done, carry in chain:
+                if batch == 0 and num_trajectories:
+                    frames.append(fetch(carry.x)[:num_trajectories])
+                if done == steps:
+                    samples.append(fetch(carry.x))
+                if done:
+                    progress(batch * steps + done, batches * steps)
         return Samples(
             np.concatenate(samples)[:num],
             drawn_labels,
             np.stack(frames)[:, :num] if frames else None,
-            self.times[[*range(0, per_batch, chunk), per_batch]] if frames else None,
+            times[[*range(0, steps, chunk), steps]] if frames else None,
         )
+
+    def _run(
+        self,
+        params: Any,
+        rows: Row,
+        chunk: int,
+        *,
+        key: np.uint32,
+        indices: jax.Array,
+        x: jax.Array | None,
+        conditioning: Conditioning,
+    ) -> Iterator[tuple[int, Any]]:
+        """Yields the intervals done and the carry, before the first and after each chunk."""
+        carry, steps = self._start(key, indices, x), len(rows.t)
+        yield 0, carry
+        for begin in range(0, steps, chunk):
+            end = min(begin + chunk, steps)
+            piece = jax.tree.map(lambda leaf, a=begin, b=end: leaf[a:b], rows)
+            carry = self._advance(params, carry, piece, key, indices, conditioning)
+            jax.block_until_ready(carry)
+            yield end, carry
+
+    def _from(self, start: Start | None, num: int) -> tuple[np.ndarray, Row]:
+        """Returns the times and the rows of a chain that starts there."""
+        if start is None:
+            return self.times, self.rows
+        shape = (num, *self.experiment.config.data.example_shape)
+        if start.x.shape != shape:
+            raise UserError(f"start.x has the shape {start.x.shape}; it must be {shape}")
+        if start.t == self.times[0]:
+            return self.times, self.rows
+        if not 1 <= start.t <= self.experiment.schedule.T or (np.diff(self.times) > 0).any():
+            raise UserError(
+                f"start.t is {start.t}; it must be in 1 … {self.experiment.schedule.T}, or the "
+                "first time of a chain that goes up and down"
+            )
+        times = np.append(start.t, self.times[self.times < start.t]).astype(self.times.dtype)
+        return times, self._plan(times)
 
     def _batch_size(self, num: int) -> int:
         devices = self.mesh.size
@@ -182,50 +249,20 @@ class SampleProgram:
         classes = self.experiment.num_classes
         if classes == 0:
             if labels is not None:
-                raise UserError("--labels: this network was trained without labels; leave them out")
+                raise UserError("labels: this network was trained without labels; leave them out")
             return None
         if labels is None:
             return np.arange(first, first + num, dtype=np.int32) % classes
         if len(labels) != num:
-            raise UserError(f"--labels has {len(labels)} labels for {num} samples; give one each")
+            raise UserError(f"there are {len(labels)} labels for {num} samples; give one for each")
         wrong = [label for label in labels if not 0 <= label < classes]
         if wrong:
-            raise UserError(f"--labels: there is no class {wrong[0]}; they are 0 … {classes - 1}")
+            raise UserError(f"labels: there is no class {wrong[0]}; they are 0 … {classes - 1}")
         return np.asarray(labels, np.int32)
 
 
-def animation_size(shape: tuple[int, ...]) -> int:
-    """How many examples of a shape a film shows: what an eye can follow."""
-    return 64 if len(shape) == 3 else 2_000
-
-
 def _chunk(steps: int) -> int:
-    """The steps of one dispatch: they divide the chain if they can, so one program serves all."""
+    """Returns the intervals of one call: a divisor of the chain if one is near, to compile once."""
     wanted = max(1, round(steps / _CHUNKS))
     near = [size for size in range(wanted, min(3 * wanted, steps) + 1) if steps % size == 0]
     return near[0] if near else wanted
-
-
-def write_samples(path: StoragePath, drawn: Samples) -> None:
-    """Writes samples in the form that the path's ending asks for: .png, .gif or .npz."""
-    if path.suffix == ".npz":
-        arrays = {"samples": drawn.samples}
-        if drawn.labels is not None:
-            arrays["labels"] = drawn.labels
-        with replacing(path) as beside, beside.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-    elif path.suffix == ".gif":
-        if drawn.frames is None:
-            raise ValueError("a film needs samples drawn with num_trajectories")
-        plots.animation(path, drawn.frames)
-    else:
-        plots.grid(path, drawn.samples, columns=class_columns(drawn.labels))
-
-
-def class_columns(labels: np.ndarray | None) -> int | None:
-    """Returns the number of classes if labels run through them in turn, a class a column."""
-    if labels is None or len(labels) == 0:
-        return None
-    classes = int(labels.max()) + 1
-    in_turn = len(labels) > classes > 1 and np.array_equal(labels, np.arange(len(labels)) % classes)
-    return classes if in_turn else None

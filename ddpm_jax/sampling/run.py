@@ -4,8 +4,9 @@ run = ddpm_jax.load("runs/digits")
 pictures = run.sample(num=16, seed=0, labels=[3] * 16).samples
 """
 
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -17,7 +18,8 @@ from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.files import StoragePath, storage_path
 from ddpm_jax.runtime.distributed import broadcast_from_first
 from ddpm_jax.runtime.mesh import fitting_mesh, with_shardings
-from ddpm_jax.sampling.chain import SampleProgram, Samples
+from ddpm_jax.sampling.chain import Progress, SampleProgram, Start
+from ddpm_jax.sampling.samples import Samples
 
 
 class Run:
@@ -33,10 +35,14 @@ class Run:
         name: str,
         mesh: Mesh,
     ):
-        """`name` says which parameters they are: ema or raw."""
+        """`name` says which parameters these are: ema or raw."""
         self.folder, self.step, self.mesh = folder, step, mesh
         self.experiment, self.params, self.name = experiment, params, name
         self._programs: dict[SampleConfig, SampleProgram] = {}
+
+    def __repr__(self) -> str:
+        model, shape = self.config.model.kind, "×".join(map(str, self.config.data.example_shape))
+        return f"Run({str(self.folder)!r}, step {self.step}, {self.name}: {model} for {shape})"
 
     @property
     def config(self) -> Config:
@@ -50,14 +56,16 @@ class Run:
         seed: int = 0,
         first: int = 0,
         labels: Sequence[int] | None = None,
+        start: Start | None = None,
         num_trajectories: int = 0,
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Progress = lambda done, total: None,
         **settings: Any,
     ) -> Samples:
         """Draws samples first … first+num-1 of a seed.
 
         `settings` replace those of the config's `sample` section, and options of its sampler:
-        `run.sample(16, sampler="ddim", eta=0.5, steps=50)`.
+        `run.sample(16, sampler="ddim", eta=0.5, steps=50)`. `start` is where the chains start if
+        not from noise.
 
         Returns float32 samples `[num, …]` on the data's scale ([-1, 1] for pictures), their
         labels, and the trajectories of the first `num_trajectories` samples. Raises UserError for
@@ -67,43 +75,50 @@ class Run:
         if options not in self._programs:
             self._programs[options] = SampleProgram(self.experiment, self.mesh, options)
         if num is None:
-            num = options.num if labels is None else len(labels)
+            given = labels if start is None else start.x
+            num = options.num if given is None else len(given)
         return self._programs[options](
             self.params,
             num,
             seed=seed,
             first=first,
             labels=labels,
+            start=start,
             num_trajectories=num_trajectories,
             progress=progress,
         )
+
+
+def _warn(line: str) -> None:
+    warnings.warn(line, stacklevel=3)
 
 
 def load(
     folder: str | StoragePath,
     *,
     checkpoint: int | None = None,
-    params: Literal["ema", "raw"] = "ema",
-    here: bool = False,
-    report: Callable[[str], None] = print,
+    params: str = "ema",
+    local: bool = False,
+    report: Callable[[str], None] = _warn,
 ) -> Run:
     """Opens a run folder: the newest good checkpoint, or the step asked for.
 
-    Needs nothing but the folder, and runs no code out of it; any number of devices will do.
-    With `here`, each of several processes works on its own devices, apart from the others; else on
-    all devices of all, together. `report` is given a line for each damaged checkpoint passed over.
-    Raises UserError if the folder holds no checkpoint, or the one asked for is missing or damaged.
+    It needs nothing but the folder, runs no code out of it, and works with any number of devices.
+    `params` names an average, or is "raw". With `local`, each of several processes works on its own
+    devices, without the others; otherwise they work on all devices together. `report` gets a line
+    for each damaged checkpoint that is skipped. Raises UserError if the folder holds no checkpoint,
+    or the one asked for is missing or damaged.
     """
     folder = storage_path(folder)
     checkpoints = Checkpoints(folder, report=report)
     step = broadcast_from_first(lambda: checkpoints.newest_good(checkpoint))
     if step is None:
         if folder.is_file():
-            raise UserError(f"{folder} is a file; name the folder of a run, as runs/digits")
+            raise UserError(f"{folder} is a file; name the folder of a run, such as runs/digits")
         what = "has no checkpoints" if folder.is_dir() else "does not exist"
         raise UserError(f"{folder} {what}; train first: ddpm train CONFIG --workdir {folder}")
     config = checkpoints.config(step)
-    mesh = fitting_mesh(config.mesh.fsdp, jax.local_devices() if here else None)
+    mesh = fitting_mesh(config.mesh.fsdp, jax.local_devices() if local else None)
     experiment = build(config, devices=mesh.size)
     name = "params" if params == "raw" else f"ema.{params}"
     shapes = checkpoints.shapes(step, name)

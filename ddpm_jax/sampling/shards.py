@@ -1,15 +1,15 @@
-"""Many samples: numbered files in a folder, shared out among the processes.
+"""Many samples: numbered files in a folder, divided among the processes.
 
     DIR/samples.json         what they are samples of
     DIR/samples-00000.npz    the first `sample.batch_size` of them, and so on
 
-Each file is drawn by one process, on its own devices, with one compiled shape: what is in it does
-not depend on how many processes there are, nor on who was killed in between.
+One process draws each file, on its own devices, with one compiled shape. So the contents depend
+neither on the number of processes nor on kills in between.
 """
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,10 @@ from ddpm_jax.config import SampleConfig, override, to_dict
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import StoragePath, StoreError, replacing
 from ddpm_jax.runtime import distributed
-from ddpm_jax.sampling.chain import Samples, write_samples
+from ddpm_jax.sampling.chain import Progress
+from ddpm_jax.sampling.files import write_samples
 from ddpm_jax.sampling.run import Run
+from ddpm_jax.sampling.samples import Samples
 
 _ABOUT = "samples.json"
 
@@ -31,27 +33,27 @@ def sample_shards(
     *,
     seed: int = 0,
     labels: Sequence[int] | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
     **options: Any,
 ) -> int:
-    """Draws the samples that the folder still lacks; every process calls it, all wait for the last.
+    """Draws the samples that the folder lacks; all processes call it and wait for the last.
 
     `run` must be loaded on each process's own devices; `options` are those of `Run.sample`.
-    `progress` is told the files done and to do by this process. Returns how many samples the folder
-    then holds. Raises UserError, on every process, if it holds other samples.
+    `progress` gets the files that this process has done, and their total. Returns how many samples
+    the folder then holds. Raises UserError, on every process, if it holds other samples.
     """
     chosen = override(run.config.sample, options)
     if num is None:
         num = chosen.num if labels is None else len(labels)
     if labels is not None and len(labels) != num:
-        raise UserError(f"--labels has {len(labels)} labels for {num} samples; give one each")
+        raise UserError(f"there are {len(labels)} labels for {num} samples; give one for each")
     if num < 1:
         raise UserError(f"the number of samples is {num}; it must be at least 1")
     about = _about(run, chosen, num, seed, labels)
-    distributed.compare({**about, "--output": str(folder), **distributed.versions()})
+    distributed.compare({**about, "output": str(folder), **distributed.versions()})
     distributed.broadcast_from_first(lambda: _claim(folder, about))
     size = chosen.batch_size
-    # Before anyone writes: all must share out the same list.
+    # Listed before anyone writes, because all processes must divide the same list.
     there = {path.name for path in folder.glob("samples-*.npz")}
     lacking = [k for k in range(math.ceil(num / size)) if _path(folder, k).name not in there]
     lacking = distributed.broadcast_from_first(lambda: lacking)
@@ -88,22 +90,22 @@ def _about(
 
 
 def _claim(folder: StoragePath, about: dict[str, Any]) -> None:
-    """Makes the folder one of these samples, and removes what a kill left half written."""
+    """Marks the folder as one of these samples, and removes files that a kill left half written."""
     path = folder / _ABOUT
     if folder.is_dir() and not path.is_file() and any(folder.glob("samples-*.npz")):
-        raise UserError(f"--output {folder} has samples without {_ABOUT}; choose another folder")
+        raise UserError(f"{folder} has samples without {_ABOUT}; choose another folder")
     if path.is_file():
         try:
             there = json.loads(path.read_text())
         except StoreError:
             raise
         except (OSError, ValueError):
-            raise UserError(f"{path} can't be read; choose another --output") from None
+            raise UserError(f"{path} can't be read; choose another folder") from None
         for name, value in about.items():
             if there.get(name) != value:
                 raise UserError(
-                    f"--output {folder} holds samples with {name} = {there.get(name)!r}, and these "
-                    f"have {value!r}; choose another folder, or put the setting back"
+                    f"{folder} holds samples with {name} = {there.get(name)!r}, and these "
+                    f"have {value!r}; choose another folder, or the same setting"
                 )
         for half in folder.glob(".samples-*.npz"):
             half.unlink(missing_ok=True)
@@ -113,6 +115,6 @@ def _claim(folder: StoragePath, about: dict[str, Any]) -> None:
     except StoreError:
         raise
     except OSError as error:
-        raise UserError(f"--output {folder} can't be made ({error.strerror})") from None
+        raise UserError(f"{folder} can't be created ({error.strerror})") from None
     with replacing(path) as beside:
         beside.write_text(json.dumps(about, indent=2) + "\n")

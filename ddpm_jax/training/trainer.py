@@ -24,7 +24,8 @@ from ddpm_jax.data.identity import describe_source
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.distributed import broadcast_from_first, is_first
-from ddpm_jax.sampling.chain import SampleProgram, animation_size, write_samples
+from ddpm_jax.sampling.chain import SampleProgram
+from ddpm_jax.sampling.files import animation_size, write_samples
 from ddpm_jax.training.diagnosis import Diagnosis, diagnose
 from ddpm_jax.training.feed import Feed
 from ddpm_jax.training.logging.run_logger import RunLogger

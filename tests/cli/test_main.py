@@ -34,7 +34,7 @@ def test_sample_takes_every_setting_of_its_section():
     names = {each.name for each in flags()}
     section = {each.name.rpartition(".")[2] for each in settings(SampleConfig())}
     assert section == names - {"seed", "labels", "checkpoint", "params", "output"}
-    assert {"sampler", "eta", "steps", "clip", "guidance", "num", "batch_size"} <= section
+    assert {"sampler", "eta", "steps", "clipping", "guidance", "num", "batch_size"} <= section
 
 
 def test_sample_takes_the_options_of_a_sampler_added_from_outside(monkeypatch):

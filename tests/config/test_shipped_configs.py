@@ -17,6 +17,7 @@ from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.sampling.chain import SampleProgram
 from ddpm_jax.training.state import init_state
 from ddpm_jax.training.step import batch_layout, make_multi_step, make_train_step
+from ddpm_jax.typing import Conditioning
 
 FILES = {path.stem: path for path in sorted(Path("configs").glob("*.py"))}
 every_config = pytest.mark.parametrize("name", FILES)
@@ -72,7 +73,7 @@ SOURCE_SETTINGS = {
         "optimizer": {"method": "adam", "learning_rate": 1e-3, "clip": None},
         "train": {"steps": 5 * 469, "batch_size": 128, "ema_decay": 0.0, "preview_every": 1_000},
         "data": {"name": "fashion_mnist", "image_size": [28, 28], "flip": True},
-        "sample": {"sampler": "ddpm", "clip": False, "num": 64},
+        "sample": {"sampler": "ddpm", "clipping": "none", "num": 64},
     },
     "flowers102": {
         "diffusion": {"schedule": "linear", "timesteps": 1_000}
@@ -81,7 +82,7 @@ SOURCE_SETTINGS = {
         "optimizer": {"method": "adam", "learning_rate": 1e-3, "clip": None},
         "train": {"steps": 1_000 * 43, "batch_size": 192, "ema_decay": 0.0},
         "data": {"name": "oxford_flowers102", "image_size": [128, 128], "flip": False},
-        "sample": {"sampler": "ddpm", "clip": False},
+        "sample": {"sampler": "ddpm", "clipping": "none"},
     },
     "single_image": {
         "diffusion": {"schedule": "linear", "timesteps": 100}
@@ -123,10 +124,13 @@ def test_its_sample_step_is_traced(name):
     indices = jax.ShapeDtypeStruct((rows,), jnp.uint32)
     seed = jax.ShapeDtypeStruct((), jnp.uint32)
     labels = jax.ShapeDtypeStruct((rows,), jnp.int32) if run.num_classes else None
-    carry = jax.eval_shape(program._first_carry, seed, indices)
-    times = jax.ShapeDtypeStruct((2,), program.times.dtype)
+    conditioning = Conditioning(labels=labels)  # type: ignore
+    carry = jax.eval_shape(program._first_carry, seed, indices, None)
+    row = jax.tree.map(lambda leaf: leaf[:1], program.rows)
     some_steps = program._some_steps
-    after = jax.eval_shape(some_steps, state(name).ema["ema"], carry, times, seed, indices, labels)
+    after = jax.eval_shape(
+        some_steps, state(name).ema["ema"], carry, row, seed, indices, conditioning
+    )
     assert jax.tree.map(shape, after) == jax.tree.map(shape, carry)
     assert after.x.shape == (rows, *run.config.data.example_shape)
     assert after.x.dtype == jnp.float32

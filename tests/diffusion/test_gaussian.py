@@ -5,15 +5,20 @@ import pytest
 
 from ddpm_jax.diffusion import (
     SCHEDULES,
-    VARIANCES,
+    forward_variance,
     gaussian_kl,
+    log_variance,
     make_schedule,
+    posterior_variance,
     q_conditional,
     q_mean_variance,
     q_posterior,
     q_sample,
     q_step,
+    variance_fraction,
 )
+from ddpm_jax.diffusion.gaussian import posterior_coefficients
+from ddpm_jax.typing import Prediction
 
 T = 100
 every_schedule = pytest.mark.parametrize("name", SCHEDULES)
@@ -107,21 +112,63 @@ def test_going_back_with_x_0_known_lands_on_the_marginal(name, t, s):
     np.testing.assert_allclose(slope**2 * variance_t + variance, [[expected_variance]], rtol=1e-5)
 
 
-@pytest.mark.parametrize("variance", VARIANCES)
-def test_variances_are_the_ones_of_the_equations_and_traced_times_agree(variance):
+@pytest.mark.parametrize("name", ["posterior", "beta"])
+def test_variances_are_the_ones_of_the_equations_and_traced_times_agree(name):
     schedule = make_schedule("cosine", T)
+    variance = {"posterior": posterior_variance, "beta": forward_variance}[name]
+    x = normal(0, len(PAIRS), 2)
     of_equation = {
         "posterior": lambda t, s: q_posterior(schedule, x, x, t=t, s=s)[1],
         "beta": lambda t, s: q_conditional(schedule, t=t, s=s, ndim=2)[1],
     }
-    x = normal(0, len(PAIRS), 2)
     t, s = (jnp.asarray(times) for times in zip(*PAIRS, strict=True))
-    each = jax.jit(lambda t, s: VARIANCES[variance](schedule, t=t, s=s, ndim=2))(t, s)
+    each = jax.jit(lambda t, s: variance(schedule, t=t, s=s, ndim=2))(t, s)
     assert each.shape == (len(PAIRS), 1)
-    np.testing.assert_allclose(each, of_equation[variance](t, s), rtol=1e-6)
+    np.testing.assert_allclose(each, of_equation[name](t, s), rtol=1e-6)
     for i in range(len(PAIRS)):
-        one = VARIANCES[variance](schedule, t=t[i], s=s[i], ndim=2)
+        one = variance(schedule, t=t[i], s=s[i], ndim=2)
         np.testing.assert_allclose(each[i, 0], one, rtol=1e-6)
+
+
+@every_schedule
+def test_numpy_times_give_the_same_coefficients_in_float64(name):
+    schedule = make_schedule(name, T)
+    times = [np.array(each) for each in zip(*PAIRS, strict=True)]
+
+    def coefficients(t, s):
+        of = {"t": t, "s": s, "ndim": 1}
+        return (
+            *q_conditional(schedule, **of),
+            *posterior_coefficients(schedule, **of),
+            posterior_variance(schedule, **of),
+        )
+
+    on_host = coefficients(*times)
+    for host, device in zip(on_host, coefficients(*map(jnp.asarray, times)), strict=True):
+        assert host.dtype == np.float64
+        np.testing.assert_allclose(host, device, rtol=1e-6)
+
+
+LOG = {"log_posterior": jnp.asarray(-3.0), "log_beta": jnp.asarray(-1.0)}
+PLAIN = Prediction(jnp.zeros((2, 1)), jnp.zeros((2, 1)))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("posterior", -3.0), ("beta", -1.0), ("fixed_small", -3.0), ("fixed_large", -1.0)],
+)
+def test_fixed_variances_are_the_bounds_under_either_name(name, expected):
+    assert log_variance(variance_fraction(name, PLAIN), **LOG) == expected
+
+
+def test_a_learned_variance_lies_between_the_bounds_or_is_missed_in_a_line(learned_range):
+    given = PLAIN._replace(variance_fraction=jnp.array([[0.0], [0.25]]))
+    f = variance_fraction("learned_range", given)
+    np.testing.assert_allclose(log_variance(f, **LOG), [[-3.0], [-2.5]])
+    with pytest.raises(ValueError, match=r"'learned_range' needs a network .* 2 outputs per chann"):
+        variance_fraction("learned_range", PLAIN)
+    with pytest.raises(ValueError, match="did you mean beta"):
+        variance_fraction("betta", PLAIN)
 
 
 def test_kl_against_the_integral_and_zero_for_equals():

@@ -2,27 +2,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import log_ndtr
 
 from ddpm_jax.diffusion import (
     LOSSES,
+    OBJECTIVES,
     PARAMETERIZATIONS,
-    VARIANCES,
     WEIGHTINGS,
-    discretized_log_likelihood,
+    make_objective,
     make_schedule,
     make_weighting,
+    output_channels,
+    predict,
     q_sample,
-    vlb_prior,
+    split_output,
     vlb_term,
 )
-from tests.diffusion.mixture import single_gaussian
+from ddpm_jax.tables import Choice
+from ddpm_jax.typing import Conditioning, DiffusionInputs
 
 T = 50
 SCHEDULE = make_schedule("linear", T, beta_T=0.1)
 TIMES = jnp.arange(1, T + 1)
 LOG_SNR = jnp.asarray(SCHEDULE.log_snr)[TIMES]
-PIXELS = jnp.arange(256, dtype=jnp.float32) / 127.5 - 1
 
 
 @pytest.mark.parametrize(
@@ -86,95 +87,69 @@ def test_weights_by_their_papers_formulas():
     assert snr.min() < 3 < snr.max()
     divisor = {"x_0": 1.0, "eps": snr, "v": snr + 1}
     for name, by in divisor.items():
-        weight = weights("min_snr", name, min_snr_gamma=3.0)
+        weight = weights("min_snr", name, gamma=3.0)
         np.testing.assert_allclose(weight, np.minimum(snr, 3) / by, rtol=1e-5)
-    weight = weights("p2", "eps", p2_gamma=0.5, p2_k=2.0)
+    weight = weights("p2", "eps", gamma=0.5, k=2.0)
     np.testing.assert_allclose(weight, (2 + snr) ** -0.5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("scale", [0.003, 0.01, 0.1, 1.0])
-@pytest.mark.parametrize("mean", [-1.0, -0.3, 0.001, 0.998, 1.4])
-def test_decoder_masses_sum_to_one(mean, scale):
-    x_0 = PIXELS[:, None]
-    log_mass = discretized_log_likelihood(x_0, jnp.full_like(x_0, mean), jnp.asarray(scale))
-    assert np.isfinite(log_mass).all()
-    np.testing.assert_allclose(np.exp(np.asarray(log_mass, np.float64)).sum(), 1, rtol=1e-4)
+def inputs(channels=2):
+    x_0, eps = jax.random.normal(jax.random.key(0), (2, T, 3, channels))
+    x_t = q_sample(SCHEDULE, x_0, TIMES, eps)
+    return DiffusionInputs(x_0, x_t, eps, TIMES, Conditioning(), dropout=None)
 
 
-def test_decoder_is_exact_in_both_tails():
-    """Mirror images weigh the same, and 200 deviations out the mass is still that of float64."""
-    x_0, scale = PIXELS[:, None], 0.01
-    left = discretized_log_likelihood(x_0, jnp.full_like(x_0, -1), jnp.asarray(scale))
-    right = discretized_log_likelihood(-x_0, jnp.full_like(x_0, 1), jnp.asarray(scale))
-    np.testing.assert_allclose(left, right, rtol=1e-5)
-    edges = (np.asarray(x_0, np.float64) + [[-1 / 255, 1 / 255]] + 1) / scale
-    outer, inner = log_ndtr(-edges[1:-1]).T[::-1]
-    expected = inner + np.log(-np.expm1(outer - inner))
-    np.testing.assert_allclose(left[1:-1, 0], expected, rtol=1e-4)
-    np.testing.assert_allclose(left[-1, 0], log_ndtr(-edges[-1, 0]), rtol=1e-4)
+@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
+def test_the_simple_objective_is_weight_times_loss_of_the_target(parameterization):
+    row, given = PARAMETERIZATIONS[parameterization], inputs()
+    output = jax.random.normal(jax.random.key(1), given.x_t.shape)
+    weighting = Choice("p2", gamma=0.5, k=2.0)
+    objective = make_objective("simple", SCHEDULE, row, loss="huber", weighting=weighting)
+    error = LOSSES["huber"](output, row.target(SCHEDULE, given.x_0, given.eps, TIMES))
+    expected = weights("p2", parameterization, gamma=0.5, k=2.0) * error
+    np.testing.assert_allclose(objective(output, given), expected, rtol=1e-6)
+    plain = make_objective("simple", SCHEDULE, row)(output, given)
+    np.testing.assert_allclose(
+        plain, LOSSES["l2"](output, row.target(SCHEDULE, given.x_0, given.eps, TIMES)), rtol=1e-6
+    )
 
 
-def test_prior_term_by_the_closed_form_and_small_for_a_long_chain():
-    """Ho et al. section 4: about 1e-5 bits per dimension for the linear schedule of T = 1000."""
-    x_0 = jnp.asarray([[0.0, 0.0], [1.0, -1.0]])
-    alpha_bar = np.prod(1 - np.linspace(1e-4, 0.1, T))
-    expected = 0.5 * (np.array([0, 1]) * alpha_bar - alpha_bar - np.log1p(-alpha_bar)) / np.log(2)
-    np.testing.assert_allclose(vlb_prior(SCHEDULE, x_0), expected, rtol=1e-3)
-    assert 1e-5 < vlb_prior(make_schedule("linear", 1000), x_0)[1] < 4e-5
+def test_the_simple_objective_refuses_a_variance_that_it_would_not_train():
+    given = inputs()
+    twice = jnp.concatenate([given.eps, given.eps], axis=-1)
+    objective = make_objective("simple", SCHEDULE, PARAMETERIZATIONS["eps"])
+    with pytest.raises(ValueError, match="does not train a learned variance"):
+        objective(twice, given)
+    with pytest.raises(ValueError, match=r"gives 1 channels for examples of 2; it must give 2, or"):
+        objective(given.eps[..., :1], given)
 
 
-def bound(schedule, mixture, x_0, variance):
-    """The whole of equation (14) for each example, one draw of x_t at each t."""
-    denoiser = mixture.denoiser(schedule)
+def test_a_hybrid_objective_is_one_function_and_one_row(monkeypatch, learned_range):
+    """Its variance learns from the bound alone, because the mean there is detached."""
 
-    def term(t):
-        eps = jax.random.normal(jax.random.fold_in(jax.random.key(0), t), x_0.shape)
-        x_t = q_sample(schedule, x_0, t, eps)
-        return vlb_term(schedule, denoiser(x_t, t), x_0, x_t=x_t, t=t, variance=variance)
+    def hybrid(schedule, parameterization, *, bound_weight=0.001):
+        simple = make_objective("simple", schedule, parameterization)
 
-    terms = jax.jit(lambda ts: jax.lax.map(term, ts))(jnp.arange(1, schedule.T + 1))
-    return vlb_prior(schedule, x_0) + terms.sum(0)
+        def objective(output, inputs):
+            at = {"x_t": inputs.x_t, "t": inputs.t}
+            prediction = predict(parameterization, schedule, output, **at)
+            detached = prediction._replace(x_0=jax.lax.stop_gradient(prediction.x_0))
+            bound = vlb_term(schedule, detached, inputs.x_0, variance="learned_range", **at)
+            mean, _ = split_output(output, inputs.x_0.shape[-1])
+            return simple(mean, inputs) + bound_weight * bound
 
+        return objective
 
-@pytest.mark.parametrize("variance", VARIANCES)
-def test_the_bound_nears_the_entropy_for_the_exact_denoiser(variance):
-    """For 8-bit data from N(0.1, 0.3²) it comes down to the true entropy as T grows.
+    monkeypatch.setitem(OBJECTIVES, "hybrid", hybrid)
+    given, eps = inputs(), PARAMETERIZATIONS["eps"]
+    output = jnp.concatenate([given.eps + 0.1, jnp.zeros_like(given.eps)], axis=-1)
 
-    β is the right variance in the limit of small steps; β̃ is too small where the step from t to
-    t - 1 removes a good part of all the noise there is, which is so for the first few t at any T.
-    The masses of the data's own bins weigh the examples, so only x_t is random: over 256 levels
-    with 16 draws each, its standard error is a few thousandths of a bit.
-    """
-    mixture, draws = single_gaussian(0.1, 0.3), 16
-    x_0 = PIXELS[:, None]
-    log_mass = discretized_log_likelihood(x_0, jnp.full_like(x_0, 0.1), jnp.asarray(0.3))[:, 0]
-    entropy = -(jnp.exp(log_mass) * log_mass).sum() / np.log(2)
-    gaps = []
-    for T in (50, 400):
-        schedule = make_schedule("linear", T, beta_1=0.01 / T, beta_T=10 / T)
-        bits = bound(schedule, mixture, jnp.repeat(x_0, draws, 0), variance)
-        gaps.append((jnp.exp(log_mass) * bits.reshape(256, draws).mean(1)).sum() - entropy)
-    assert gaps[0] > gaps[1] > -0.02
-    assert variance != "beta" or gaps[1] < 0.05
+    def gradient(weight):
+        objective = make_objective("hybrid", SCHEDULE, eps, bound_weight=weight)
+        return jax.grad(lambda output: objective(output, given).sum())(output)
 
-
-def test_bound_takes_one_time_or_one_each_and_has_finite_gradients():
-    mixture, x_0 = single_gaussian(0.1, 0.3), PIXELS[::64, None]
-    x_t = q_sample(SCHEDULE, x_0, jnp.asarray(1), jnp.ones_like(x_0))
-    times = jnp.asarray([1, 2, 30, T])
-
-    @jax.jit
-    def term(t):
-        return vlb_term(SCHEDULE, mixture.predict(SCHEDULE, x_t, t), x_0, x_t=x_t, t=t)
-
-    for i, t in enumerate(times):
-        np.testing.assert_allclose(term(times)[i], term(t)[i], rtol=1e-5)
-
-    def total(guess):
-        prediction = mixture.predict(SCHEDULE, x_t, times)._replace(x_0=guess)
-        return vlb_term(SCHEDULE, prediction, x_0, x_t=x_t, t=times).sum()
-
-    assert np.isfinite(jax.jit(jax.grad(total))(x_0)).all()
-    prediction = mixture.predict(SCHEDULE, x_t, times)
-    with pytest.raises(ValueError, match="did you mean beta"):
-        vlb_term(SCHEDULE, prediction, x_0, x_t=x_t, t=times, variance="betta")
+    assert output.shape[-1] == output_channels(2, "learned_range")
+    none, some = gradient(0.0), gradient(1.0)
+    np.testing.assert_allclose(none[..., :2], some[..., :2], rtol=1e-6)
+    assert not none[..., 2:].any()
+    assert some[1:, :, 2:].any(axis=(1, 2)).all()

@@ -5,13 +5,13 @@ import pytest
 
 from ddpm_jax.diffusion import (
     PARAMETERIZATIONS,
-    classifier_free_guidance,
-    clip,
+    continuous,
     make_schedule,
+    output_channels,
+    predict,
     q_sample,
+    split_output,
 )
-from ddpm_jax.typing import Prediction
-from tests.diffusion.mixture import THREE_BLOBS
 
 T = 50
 SCHEDULE = make_schedule("linear", T, beta_T=0.1)
@@ -71,7 +71,7 @@ def test_a_half_precision_output_is_used_in_float32(name):
 
 @every_parameterization
 def test_eps_loss_factor_is_what_an_error_of_the_output_does_to_eps(name):
-    """Equation (9), by perturbing the output: the factor is the square of d eps / d output."""
+    """Equation (10), by perturbing the output: the factor is the square of d eps / d output."""
     row, ones = PARAMETERIZATIONS[name], jnp.ones_like(X_T)
     moved = row.to_prediction(SCHEDULE, ones, X_T, TIMES).eps
     still = row.to_prediction(SCHEDULE, 0 * ones, X_T, TIMES).eps
@@ -80,27 +80,38 @@ def test_eps_loss_factor_is_what_an_error_of_the_output_does_to_eps(name):
     np.testing.assert_allclose(gain, factor, rtol=1e-4)
 
 
-def test_clip_keeps_x_0_in_range_and_eps_in_agreement():
-    prediction = Prediction(3 * X_0, EPS)
-    clipped = clip(prediction, SCHEDULE, X_T, TIMES)
-    np.testing.assert_array_equal(clipped.x_0, jnp.clip(3 * X_0, -1, 1))
-    assert_agrees(clipped, X_T, TIMES)
-    wider = clip(prediction, SCHEDULE, X_T, TIMES, low=-0.5, high=2)
-    assert (wider.x_0.min(), wider.x_0.max()) == (-0.5, 2)
-    assert_agrees(wider, X_T, TIMES)
+def test_an_output_of_twice_the_channels_holds_the_variance_too():
+    """The first half is the prediction as before; v̂ in the second means f = (v̂ + 1)/2."""
+    row = PARAMETERIZATIONS["v"]
+    v_hat = jnp.linspace(-1, 1, X_T.size).reshape(X_T.shape)
+    both = jnp.concatenate([EPS, v_hat], axis=-1).astype(jnp.bfloat16)
+    plain = predict(row, SCHEDULE, EPS.astype(jnp.bfloat16), x_t=X_T, t=TIMES)
+    found = predict(row, SCHEDULE, both, x_t=X_T, t=TIMES)
+    assert plain.variance_fraction is None
+    np.testing.assert_array_equal(found.x_0, plain.x_0)
+    np.testing.assert_array_equal(found.eps, plain.eps)
+    assert found.variance_fraction is not None
+    assert found.variance_fraction.dtype == jnp.float32
+    np.testing.assert_allclose(found.variance_fraction, (v_hat + 1) / 2, atol=2e-3)
 
 
-def test_guidance_is_linear_in_its_weight_and_keeps_agreement():
-    """w = 0 is conditional, w = -1 unconditional, and eps moves along the line through both."""
-    x_t, t = X_T[:8, 0, :2, 0], TIMES[:8]
-    given = THREE_BLOBS.denoiser(SCHEDULE)
-    free = THREE_BLOBS._replace(means=-THREE_BLOBS.means).denoiser(SCHEDULE)
-    for weight, expected in ((0.0, given(x_t, t)), (-1.0, free(x_t, t))):
-        guided = classifier_free_guidance(given, free, weight)(x_t, t)
-        np.testing.assert_allclose(guided.x_0, expected.x_0, atol=1e-5)
-        np.testing.assert_allclose(guided.eps, expected.eps, atol=1e-5)
-    guided = classifier_free_guidance(given, free, 1.5)(x_t, t)
-    expected = 2.5 * given(x_t, t).eps - 1.5 * free(x_t, t).eps
-    np.testing.assert_allclose(guided.eps, expected, atol=1e-5)
-    assert np.abs(guided.eps - given(x_t, t).eps).max() > 0.1
-    assert_agrees(guided, x_t, t)
+def test_the_number_of_output_channels_follows_from_the_variance(learned_range):
+    numbers = [output_channels(3, name) for name in ("beta", "fixed_small", "learned_range")]
+    assert numbers == [3, 3, 6]
+    with pytest.raises(ValueError, match="gives 4 channels for examples of 3"):
+        split_output(jnp.zeros((1, 4)), 3)
+
+
+@every_parameterization
+def test_fractional_times_agree_with_x_t_and_whole_ones_are_the_tables(name):
+    row, fractions = PARAMETERIZATIONS[name], TIMES - 0.5
+    whole = predict(row, SCHEDULE, EPS, x_t=X_T, t=TIMES.astype(jnp.float32))
+    for a, b in zip(whole[:2], row.to_prediction(SCHEDULE, EPS, X_T, TIMES)[:2], strict=True):
+        np.testing.assert_array_equal(a, b)
+    between = continuous(SCHEDULE, fractions)
+    x_t = q_sample(between, X_0, jnp.arange(T), EPS)
+    output = row.target(between, X_0, EPS, jnp.arange(T))
+    prediction = predict(row, SCHEDULE, output, x_t=x_t, t=fractions)
+    np.testing.assert_allclose(prediction.x_0, X_0, atol=1e-5)
+    one = predict(row, SCHEDULE, output[:1], x_t=x_t[:1], t=fractions[0])
+    np.testing.assert_allclose(one.x_0, prediction.x_0[:1], atol=1e-6)

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
-from ddpm_jax.diffusion import SCHEDULES, at, make_schedule, noise_schedule, q_sample
+from ddpm_jax.diffusion import (
+    SCHEDULES,
+    at,
+    continuous,
+    make_schedule,
+    noise_schedule,
+    q_sample,
+)
 
 every_schedule = pytest.mark.parametrize("name", SCHEDULES)
 SIZES = [1, 2, 50, 1000]
@@ -126,3 +133,53 @@ def test_a_time_outside_the_table_is_never_read_as_another(t):
     table = make_schedule("linear", 10).alpha_bar
     assert np.isnan(at(table, jnp.asarray(t), 1))
     assert not np.isnan(at(table, jnp.asarray([0, 10]), 1)).any()
+
+
+def test_numpy_times_read_float64_and_refuse_what_lies_outside():
+    table = make_schedule("linear", 10).alpha_bar
+    found = at(table, np.array([0, 10]), 2)
+    assert (found.dtype, found.shape) == (np.float64, (2, 1))
+    np.testing.assert_array_equal(found.ravel(), table[[0, 10]])
+    for t in (-1, 11):
+        with pytest.raises(IndexError):
+            at(table, np.array([t]), 1)
+
+
+@every_schedule
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_the_continuous_view_is_the_tables_at_whole_times(name, xp):
+    schedule = make_schedule(name, 20)
+    view = continuous(schedule, xp.arange(21.0))
+    for field, entries in view._asdict().items():
+        np.testing.assert_array_equal(entries, getattr(schedule, field), err_msg=field)
+
+
+@every_schedule
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_between_whole_times_log_alpha_bar_is_linear_and_the_tables_agree(name, xp):
+    schedule, t = make_schedule(name, 20), np.array([0.25, 0.75, 7.5, 18.125, 19.75])
+    view = continuous(schedule, xp.asarray(t))
+    tables = np.log(schedule.alpha_bar.astype(np.float64))
+    log_alpha_bar = np.interp(t, np.arange(21), tables)
+    noise = -np.expm1(log_alpha_bar)
+    before = np.interp(np.maximum(t - 1, 0), np.arange(21), tables)
+    expected = {
+        "beta": -np.expm1(log_alpha_bar - before),
+        "alpha_bar": np.exp(log_alpha_bar),
+        "sqrt_alpha_bar": np.exp(log_alpha_bar / 2),
+        "sqrt_one_minus_alpha_bar": np.sqrt(noise),
+        "log_snr": log_alpha_bar - np.log(noise),
+    }
+    for field, entries in view._asdict().items():
+        # ᾱ_1 itself is 1 less 1e-4 or so, and rounded to float32.
+        np.testing.assert_allclose(entries, expected[field], rtol=2e-3, atol=1e-6, err_msg=field)
+
+
+def test_the_continuous_view_takes_one_time_and_knows_its_bounds():
+    schedule = make_schedule("linear", 10)
+    one = continuous(schedule, jnp.asarray(2.5))
+    assert one.alpha_bar.shape == (1,)
+    assert schedule.alpha_bar[2] > one.alpha_bar[0] > schedule.alpha_bar[3]
+    assert np.isnan(continuous(schedule, jnp.asarray([10.5, -0.5])).alpha_bar).all()
+    with pytest.raises(IndexError):
+        continuous(schedule, np.array([10.5]))

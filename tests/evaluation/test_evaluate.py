@@ -35,7 +35,7 @@ def run_that_draws(data, *, trained_on=TABLE, num_classes=0, batch_size=256) -> 
     config = Config(
         data=trained_on,
         model=MlpConfig(num_classes=num_classes),
-        sample=SampleConfig(clip=False, batch_size=batch_size),
+        sample=SampleConfig(clipping="none", batch_size=batch_size),
     )
     return SimpleNamespace(config=config, sample=sample, calls=calls)
 

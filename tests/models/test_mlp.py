@@ -15,7 +15,7 @@ def points_config(**settings):
         data=PointsData(),
         model=MlpConfig(**settings),
         diffusion=DiffusionConfig(timesteps=100),
-        sample=SampleConfig(clip=False),
+        sample=SampleConfig(clipping="none"),
     )
 
 

@@ -26,7 +26,7 @@ POINTS = Config(
     model=MlpConfig(width=8, layers=1),
     diffusion=DiffusionConfig(timesteps=20, schedule=Choice("linear", beta_T=0.5)),
     train=TrainConfig(steps=4, batch_size=16, log_every=2, save_every=4, preview_every=None),
-    sample=SampleConfig(sampler="ddpm", clip=False, num=3),
+    sample=SampleConfig(sampler="ddpm", clipping="none", num=3),
 )
 PICTURES = dataclasses.replace(
     changed(

@@ -15,7 +15,7 @@ POINTS = Config(
     data=PointsData(size=64),
     model=MlpConfig(width=8, layers=1),
     train=TrainConfig(steps=4, batch_size=16, steps_per_dispatch=2),
-    sample=SampleConfig(batch_size=8, clip=False),
+    sample=SampleConfig(batch_size=8, clipping="none"),
 )
 
 

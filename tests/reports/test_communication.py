@@ -18,7 +18,7 @@ POINTS = Config(
     model=MlpConfig(width=128, layers=2),
     diffusion=DiffusionConfig(timesteps=10),
     train=Train(batch_size=16),
-    sample=SampleConfig(clip=False),
+    sample=SampleConfig(clipping="none"),
 )
 SCALAR = 4
 """Bytes of one: the loss is a mean over devices, and so is the norm of a gradient in parts."""

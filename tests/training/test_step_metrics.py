@@ -18,7 +18,7 @@ POINTS = Config(
     train=Train(
         steps=STEPS, batch_size=8, log_every=25, save_every=STEPS, preview_every=None, keep=1
     ),
-    sample=SampleConfig(clip=False, num=8, batch_size=8),
+    sample=SampleConfig(clipping="none", num=8, batch_size=8),
 )
 
 # Where numbers may come to the host: the metrics of steps that are done, and checkpoints.

@@ -37,7 +37,7 @@ POINTS = Config(
         preview_every=None,
         loggers=(),
     ),
-    sample=SampleConfig(clip=False, num=8, batch_size=8),
+    sample=SampleConfig(clipping="none", num=8, batch_size=8),
 )
 
 

@@ -36,7 +36,7 @@ POINTS = Config(
     model=MlpConfig(width=8, layers=2),
     diffusion=DiffusionConfig(timesteps=10),
     train=TrainConfig(batch_size=8, ema_decay=0.9, preview_every=None),
-    sample=SampleConfig(clip=False, num=8, batch_size=8),
+    sample=SampleConfig(clipping="none", num=8, batch_size=8),
 )
 
 

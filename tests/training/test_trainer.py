@@ -44,7 +44,7 @@ POINTS = Config(
         preview_every=None,
         max_nonfinite_steps=3,
     ),
-    sample=SampleConfig(clip=False, num=8, batch_size=8),
+    sample=SampleConfig(clipping="none", num=8, batch_size=8),
 )
 
 # What is put into one coordinate of the data, and the network's precision.

@@ -35,7 +35,7 @@ def get_config():
         train=TrainConfig(
             steps=50, batch_size=24, log_every=25, save_every=25, keep=2, preview_every=25,
         ),
-        sample=SampleConfig(clip=False, num=8, batch_size=8),
+        sample=SampleConfig(clipping="none", num=8, batch_size=8),
     )
 """
 

@@ -1,0 +1,87 @@
+"""The variational bound on the negative log-likelihood (Ho et al. 2020, equation 5).
+
+In bits per dimension, one number for each example:
+
+(15)  L_T + Σ_{t>1} L_{t-1} + L_0
+          L_T     = KL( q(x_T | x_0) || N(0, 1) )
+          L_{t-1} = KL( q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t) )
+          L_0     = -log p(x_0 | x_1), the Gaussian's mass on the pixel's bin (their equation 13)
+"""
+
+from math import log
+
+import jax.numpy as jnp
+from jax.scipy.special import log_ndtr
+from jaxtyping import Array, Float
+
+from ddpm_jax.diffusion.gaussian import (
+    forward_variance,
+    gaussian_kl,
+    log_variance,
+    posterior_variance,
+    q_mean_variance,
+    q_posterior,
+    variance_fraction,
+)
+from ddpm_jax.diffusion.losses import per_example_mean
+from ddpm_jax.diffusion.schedules import NoiseSchedule
+from ddpm_jax.typing import Examples, PerExample, Prediction, Timesteps
+
+
+def vlb_prior(schedule: NoiseSchedule, x_0: Examples) -> PerExample:
+    """Returns L_T of equation (15) in bits per dimension: what x_T still says about x_0."""
+    T = jnp.asarray(schedule.T)
+    mean, _ = q_mean_variance(schedule, x_0, T)
+    log_variance = jnp.log1p(-jnp.asarray(schedule.alpha_bar)[T])
+    zero = jnp.zeros(())
+    return per_example_mean(gaussian_kl(mean, log_variance, zero, zero)) / log(2)
+
+
+def vlb_term(
+    schedule: NoiseSchedule,
+    prediction: Prediction,
+    x_0: Examples,
+    *,
+    x_t: Examples,
+    t: Timesteps,
+    variance: str = "beta",
+) -> PerExample:
+    """Returns L_{t-1} of equation (15) in bits per dimension, for t in 1…T and T ≥ 2.
+
+    `prediction` is the denoiser's at x_t ~ q(x_t | x_0), and x_0 holds 8-bit pixels scaled to
+    [-1, 1]. `variance` is a row of `VARIANCES`, that of p(x_{t-1} | x_t); ValueError for an unknown
+    one, and for a learned one that the prediction lacks. At t = 1 β̃ is 0. The decoder then takes β̃
+    of t = 2, as the authors' code does for the published figures.
+    """
+    ndim = x_0.ndim
+    t_variance = jnp.maximum(t, 2)
+    times = {"t": t_variance, "s": t_variance - 1, "ndim": ndim}
+    log_posterior = jnp.log(posterior_variance(schedule, **times))
+    log_beta = jnp.log(forward_variance(schedule, **times))
+    f = variance_fraction(variance, prediction)
+    log_model = log_variance(f, log_posterior=log_posterior, log_beta=log_beta)
+
+    q_mean, _ = q_posterior(schedule, x_0, x_t, t=t, s=t - 1)
+    p_mean, _ = q_posterior(schedule, prediction.x_0, x_t, t=t, s=t - 1)
+    divergence = per_example_mean(gaussian_kl(q_mean, log_posterior, p_mean, log_model))
+    decoder_scale = jnp.exp(0.5 * log_posterior)
+    decoder = -per_example_mean(discretized_log_likelihood(x_0, p_mean, decoder_scale))
+    return jnp.where(t == 1, decoder, divergence) / log(2)
+
+
+def discretized_log_likelihood(
+    x_0: Examples, mean: Examples, scale: Float[Array, "..."]
+) -> Examples:
+    """Returns the log of the mass of N(mean, scale²) on each pixel's bin: Ho et al., equation 13.
+
+    x_0 is 2 k/255 - 1 for k in 0…255; the bins of 0 and 255 reach to -∞ and +∞, so the 256 masses
+    sum to 1. In nats, and finite however far the pixel is from the mean.
+    """
+    half_bin = 1 / 255
+    lower = jnp.where(x_0 < -1 + half_bin, -jnp.inf, (x_0 - half_bin - mean) / scale)
+    upper = jnp.where(x_0 > 1 - half_bin, jnp.inf, (x_0 + half_bin - mean) / scale)
+    # In the right tail both distribution functions round to 1, so compute the mirror image there.
+    mirrored = lower + upper > 0
+    a, b = jnp.where(mirrored, -upper, lower), jnp.where(mirrored, -lower, upper)
+    # log(Φ(b) - Φ(a)) = log Φ(b) + log(1 - Φ(a)/Φ(b)).
+    return log_ndtr(b) + jnp.log(-jnp.expm1(log_ndtr(a) - log_ndtr(b)))

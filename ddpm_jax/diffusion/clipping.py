@@ -1,0 +1,48 @@
+"""What is done to a guess of x_0 that leaves the range of the data.
+
+A row of `CLIPPINGS` makes a transform of a denoiser from the schedule. It comes after guidance,
+because a guided guess leaves the range that its parts keep.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from ddpm_jax.diffusion.parameterizations import PARAMETERIZATIONS, predict
+from ddpm_jax.diffusion.schedules import NoiseSchedule
+from ddpm_jax.tables import choose, options_of, require_options
+from ddpm_jax.typing import Denoiser, DenoiserTransform, Examples, Prediction, Timesteps
+
+
+def none(schedule: NoiseSchedule) -> DenoiserTransform:
+    """Returns the transform that changes nothing."""
+    return lambda denoiser: denoiser
+
+
+def clip(schedule: NoiseSchedule, *, low: float = -1.0, high: float = 1.0) -> DenoiserTransform:
+    """Returns the transform that keeps x_0 within [low, high], with the eps that agrees with it.
+
+    Without the new eps, a sampler that uses eps would ignore the clipping.
+    """
+
+    def transform(denoiser: Denoiser) -> Denoiser:
+        def clipped(x_t: Examples, t: Timesteps) -> Prediction:
+            prediction = denoiser(x_t, t)
+            x_0 = jnp.clip(prediction.x_0, low, high)
+            agreeing = predict(PARAMETERIZATIONS["x_0"], schedule, x_0, x_t=x_t, t=t)
+            return prediction._replace(x_0=agreeing.x_0, eps=agreeing.eps)
+
+        return clipped
+
+    return transform
+
+
+CLIPPINGS: dict[str, Callable[..., DenoiserTransform]] = {"none": none, "clip": clip}
+
+
+def make_clipping(name: str, schedule: NoiseSchedule, **options: Any) -> DenoiserTransform:
+    """Returns a row of `CLIPPINGS`; ValueError for an unknown name or option."""
+    row = choose("clipping", CLIPPINGS, name)
+    require_options(f"clipping {name!r}", options, options_of(row))
+    return row(schedule, **options)

@@ -1,0 +1,23 @@
+"""Samplers, a file for each family: `contract` says what one is, `SAMPLERS` lists them."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ddpm_jax.diffusion.samplers.ancestral import ddpm, ddpm_beta
+from ddpm_jax.diffusion.samplers.contract import Sampler
+from ddpm_jax.diffusion.samplers.ddim import ddim
+from ddpm_jax.diffusion.schedules import NoiseSchedule
+from ddpm_jax.tables import choose, options_of, require_options
+
+SAMPLERS: dict[str, Callable[..., Sampler]] = {
+    "ddpm": ddpm,
+    "ddpm-beta": ddpm_beta,
+    "ddim": ddim,
+}
+
+
+def make_sampler(name: str, schedule: NoiseSchedule, **options: Any) -> Sampler:
+    """Returns a row of `SAMPLERS`; ValueError for an unknown name or option."""
+    row = choose("sampler", SAMPLERS, name)
+    require_options(f"sampler {name!r}", options, options_of(row))
+    return row(schedule, **options)

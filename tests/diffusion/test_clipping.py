@@ -1,0 +1,40 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddpm_jax.diffusion import CLIPPINGS, clip, make_clipping, make_schedule, q_sample
+from ddpm_jax.typing import Prediction
+
+T = 50
+SCHEDULE = make_schedule("linear", T, beta_T=0.1)
+# One example at every time.
+TIMES = jnp.arange(1, T + 1)
+X_0, EPS = jax.random.normal(jax.random.key(0), (2, T, 4, 3, 1))
+X_T = q_sample(SCHEDULE, X_0, TIMES, EPS)
+
+
+def assert_agrees(prediction, x_t, t):
+    np.testing.assert_allclose(
+        q_sample(SCHEDULE, prediction.x_0, t, prediction.eps), x_t, atol=1e-5
+    )
+
+
+def test_clip_keeps_x_0_in_range_and_eps_in_agreement():
+    def denoiser(x_t, t):
+        return Prediction(3 * X_0, EPS)
+
+    clipped = clip(SCHEDULE)(denoiser)(X_T, TIMES)
+    np.testing.assert_array_equal(clipped.x_0, jnp.clip(3 * X_0, -1, 1))
+    assert_agrees(clipped, X_T, TIMES)
+    wider = make_clipping("clip", SCHEDULE, low=-0.5, high=2.0)(denoiser)(X_T, TIMES)
+    assert (wider.x_0.min(), wider.x_0.max()) == (-0.5, 2)
+    assert_agrees(wider, X_T, TIMES)
+
+
+def test_every_clipping_passes_the_variance_through():
+    given = Prediction(3 * X_0, EPS, variance_fraction=jnp.abs(EPS))
+    for name in CLIPPINGS:
+        found = make_clipping(name, SCHEDULE)(lambda x_t, t: given)(X_T, TIMES)
+        np.testing.assert_array_equal(found.variance_fraction, given.variance_fraction)
+    found = make_clipping("none", SCHEDULE)(lambda x_t, t: given)(X_T, TIMES)
+    assert found is given

@@ -1,0 +1,228 @@
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddpm_jax.diffusion import SAMPLERS, Sampler, make_sampler
+from ddpm_jax.errors import UserError
+from ddpm_jax.experiment import build
+from ddpm_jax.sampling.chain import Start, _chunk
+from tests.sampling.programs import program
+from tests.tiny import TINY, StepLoop, changed
+
+
+@pytest.mark.parametrize("num", [1, 5, 16])
+def test_fewer_samples_are_the_first_of_many(trained, sixteen, num):
+    few = program(trained[0], batch_size=8)(trained[1], num, seed=3)
+    assert few.samples.shape == (num, 8, 8, 1)
+    np.testing.assert_allclose(few.samples, sixteen.samples[:num], atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+def test_the_batch_size_changes_no_sample(trained, sixteen, batch_size):
+    other = program(trained[0], batch_size=batch_size)(trained[1], 16, seed=3)
+    np.testing.assert_allclose(other.samples, sixteen.samples, atol=1e-5)
+
+
+@pytest.mark.parametrize("devices", [3, 8])
+def test_the_number_of_devices_changes_no_sample(trained, sixteen, devices):
+    other = program(trained[0], devices)(trained[1], 16, seed=3)
+    np.testing.assert_allclose(other.samples, sixteen.samples, atol=1e-5)
+
+
+def test_the_same_program_gives_the_same_pixels(trained, sixteen):
+    again = program(trained[0])(trained[1], 16, seed=3)
+    np.testing.assert_array_equal(again.samples, sixteen.samples)
+    other = program(trained[0])(trained[1], 16, seed=4)
+    assert np.abs(other.samples - sixteen.samples).mean() > 0.1
+
+
+def test_samples_are_float32_on_the_scale_of_the_data(sixteen):
+    assert sixteen.samples.dtype == np.float32
+    assert np.abs(sixteen.samples).max() <= 1
+    np.testing.assert_array_equal(sixteen.labels, np.arange(16) % 10)
+
+
+def test_trajectories_begin_with_noise_and_end_with_the_samples(trained, sixteen):
+    traced = program(trained[0])(trained[1], 16, seed=3, num_trajectories=4)
+    np.testing.assert_array_equal(traced.samples, sixteen.samples)
+    assert traced.frames is not None
+    assert traced.frames.shape[1:] == (4, 8, 8, 1)
+    np.testing.assert_array_equal(traced.frames[-1], sixteen.samples[:4])
+    assert traced.frames[0].std() == pytest.approx(1, abs=0.2)
+    assert sixteen.frames is None
+
+
+def test_progress_ends_at_the_total(trained):
+    told = []
+    run = program(trained[0], batch_size=8)
+    run(trained[1], 16, seed=0, progress=lambda *pair: told.append(pair))
+    assert told == sorted(told)
+    assert told[-1] == (40, 40)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_runs_with_any_number_of_steps(trained, name):
+    for steps in (1, 7):
+        drawn = program(trained[0], sampler=name, steps=steps)(trained[1], 8, seed=0)
+        assert np.isfinite(drawn.samples).all()
+
+
+def test_labels_reach_the_network(trained, sixteen):
+    other = program(trained[0])(trained[1], 16, seed=3, labels=[3] * 16)
+    different = np.abs(other.samples - sixteen.samples).max((1, 2, 3)) > 1e-4
+    np.testing.assert_array_equal(different, sixteen.labels != 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"steps": 21}, "sample.steps is 21; it must be at most T, which is 20"),
+        ({"sampler": "ddpm", "eta": 0.5}, "left out for ddpm, which has none"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(trained, options, words):
+    with pytest.raises(UserError) as caught:
+        program(trained[0], **options)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("num", "seed", "words"), [(0, 0, "number of samples is 0"), (1, -1, "seed is -1")]
+)
+def test_numbers_and_seeds_out_of_range_are_refused(trained, num, seed, words):
+    with pytest.raises(UserError, match=words):
+        program(trained[0])(trained[1], num, seed=seed)
+
+
+def test_guidance_needs_dropped_labels():
+    experiment = build(changed(TINY, train={"label_dropout": 0.0}))
+    with pytest.raises(UserError, match=r"sample.guidance needs a network trained with"):
+        program(experiment, guidance=1.0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [([10], "there is no class 10; they are 0 … 9"), ([-1], "no class -1"), ([1, 2], "2 labels")],
+)
+def test_labels_that_do_not_exist_are_refused(trained, labels, words):
+    with pytest.raises(UserError) as caught:
+        program(trained[0])(trained[1], 1, seed=0, labels=labels)
+    assert words in str(caught.value)
+
+
+def test_a_network_without_labels_takes_none():
+    plain = changed(TINY, model={"num_classes": 0}, train={"label_dropout": 0.0, "steps": 1})
+    trainer = StepLoop(plain)
+    run = program(trainer.experiment)
+    params = trainer.init().params
+    assert run(params, 2, seed=0).labels is None
+    with pytest.raises(UserError, match="trained without labels"):
+        run(params, 2, seed=0, labels=[1, 1])
+
+
+def test_chunks_divide_the_chain_where_they_can():
+    for steps in (1, 7, 20, 50, 100, 200, 250, 1000, 4000):
+        assert steps % _chunk(steps) == 0
+        assert 1 <= steps / _chunk(steps) <= 100
+    assert _chunk(997) == 20
+
+
+# --- where a chain starts, and where it goes -----------------------------------------------------
+
+
+def test_a_chain_may_start_from_given_samples(trained, sixteen):
+    """From the noise at T it is the whole chain; from x_t of the trajectory, its end."""
+    chain = program(trained[0], batch_size=8, sampler="ddim")
+    whole = chain(trained[1], 8, seed=3, num_trajectories=8)
+    assert whole.frames is not None
+    assert whole.times is not None
+    for k in (0, 13):
+        start = Start(whole.frames[k], int(whole.times[k]))
+        again = chain(trained[1], 8, seed=3, start=start)
+        np.testing.assert_allclose(again.samples, whole.samples, atol=1e-5)
+    other = chain(trained[1], 8, seed=3, start=Start(whole.frames[0], 9), num_trajectories=1)
+    assert other.times is not None
+    assert other.times.tolist() == list(range(9, -1, -1))
+
+
+def test_a_batch_of_starting_points_is_split_as_the_samples_are(trained):
+    x = np.random.default_rng(0).normal(size=(11, 8, 8, 1)).astype(np.float32)
+    one, many = (
+        program(trained[0], devices, batch_size=size)(trained[1], 11, seed=3, start=Start(x, 7))
+        for devices, size in ((1, 11), (3, 6))
+    )
+    np.testing.assert_allclose(many.samples, one.samples, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (Start(np.zeros((2, 8, 8, 1)), 5), "it must be (3, 8, 8, 1)"),
+        (Start(np.zeros((3, 8, 8, 1)), 0), "start.t is 0"),
+        (Start(np.zeros((3, 8, 8, 1)), 21), "start.t is 21; it must be in 1 … 20"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused(trained, start, words):
+    with pytest.raises(UserError) as caught:
+        program(trained[0])(trained[1], 3, seed=0, start=start)
+    assert words in str(caught.value)
+
+
+UP_AND_DOWN = np.array([20, 14, 8, 14, 8, 2, 8, 2, 0])
+
+
+def test_a_chain_may_go_up_and_down_on_any_devices(trained):
+    one, many = (
+        program(trained[0], devices, times=UP_AND_DOWN)(trained[1], 8, seed=3, num_trajectories=2)
+        for devices in (1, 8)
+    )
+    np.testing.assert_allclose(many.samples, one.samples, atol=1e-5)
+    np.testing.assert_array_equal(one.times, UP_AND_DOWN)
+    assert program(trained[0], times=UP_AND_DOWN).calls == 6
+    assert program(trained[0], times=UP_AND_DOWN, guidance=1.0).calls == 12
+
+
+# --- what a carry may hold ------------------------------------------------------------------------
+
+
+class Remembering(NamedTuple):
+    x: Any
+    x_0: Any
+    history: Any
+    """`[2, B, …]`: the batch is not its first axis."""
+    weights: Any
+    """`[8]`: as long as the batch, and no batch."""
+    steps: Any
+
+
+def remembering(schedule):
+    """The mean of the last two guesses of x_0, by DDIM: it remembers arrays and numbers."""
+    plain = make_sampler("ddim", schedule)
+
+    def init(x):
+        twice = jnp.stack([jnp.zeros_like(x)] * 2)
+        return Remembering(x, jnp.zeros_like(x), twice, jnp.ones(8), jnp.zeros((), jnp.int32))
+
+    def step(denoiser, carry, row, keys):
+        x_0, eps, _ = denoiser(carry.x, row.t)
+        history = jnp.where(carry.steps == 0, x_0, jnp.stack([x_0, carry.history[0]]))
+        c = row.coefficients
+        x_s = c.data_scale * history.mean(0) * carry.weights[3] + c.eps_scale * eps
+        return Remembering(x_s, x_0, history, carry.weights, carry.steps + 1)
+
+    return Sampler(plain.plan, init, step, plain.calls)
+
+
+def test_each_leaf_of_a_carry_lies_where_it_belongs(trained, monkeypatch):
+    """Over all devices along its batch axis, whichever that is, or whole on each device."""
+    monkeypatch.setitem(SAMPLERS, "remembering", remembering)
+    one, many = (program(trained[0], devices, sampler="remembering", steps=4) for devices in (1, 8))
+    found = [run(trained[1], 8, seed=3).samples for run in (one, many)]
+    np.testing.assert_allclose(found[1], found[0], atol=1e-5)
+    carry = many._start(np.uint32(3), jnp.arange(8, dtype=jnp.uint32), None)
+    shards = jax.tree.map(lambda leaf: leaf.sharding.shard_shape(leaf.shape), carry)
+    image = (1, 8, 8, 1)
+    assert shards == Remembering(image, image, (2, *image), (8,), ())

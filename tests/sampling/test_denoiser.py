@@ -1,0 +1,71 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddpm_jax.sampling.denoiser import make_denoiser
+from ddpm_jax.typing import Conditioning
+from tests.tiny import TINY
+
+
+def test_guidance_leads_away_from_the_unlabelled_prediction(trained):
+    experiment, params = trained
+    labels = jnp.arange(4)
+    x_t = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
+    t = jnp.asarray(10)
+
+    def eps(labels, weight):
+        options = dataclasses.replace(TINY.sample, guidance=weight, clipping="none")
+        return make_denoiser(experiment, params, Conditioning(labels), options)(x_t, t).eps
+
+    with_label, without = eps(labels, 0.0), eps(jnp.full(4, 10), 0.0)
+    assert np.abs(with_label - without).max() > 1e-4
+    np.testing.assert_allclose(
+        eps(labels, 2.0), with_label + 2.0 * (with_label - without), atol=1e-4
+    )
+
+
+def test_clipping_keeps_x_0_within_the_scale(trained):
+    experiment, params = trained
+    x_t = 5 * jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
+    for clip, reached in (("clip", 1.0), ("none", np.inf)):
+        options = dataclasses.replace(TINY.sample, clipping=clip)
+        x_0 = make_denoiser(experiment, params, Conditioning(jnp.arange(4)), options)(
+            x_t, jnp.asarray(3)
+        ).x_0
+        assert (np.abs(x_0).max() <= 1) == (reached == 1.0)
+
+
+def test_the_transforms_come_in_their_order(trained):
+    """Guidance leaves the range that clipping then keeps, and eps agrees with what is left."""
+    experiment, params = trained
+    x_t, t = 5 * jax.random.normal(jax.random.key(0), (4, 8, 8, 1)), jnp.asarray(3)
+    options = dataclasses.replace(TINY.sample, guidance=5.0, clipping="clip")
+    found = make_denoiser(experiment, params, Conditioning(jnp.arange(4)), options)(x_t, t)
+    assert np.abs(found.x_0).max() <= 1
+    schedule = experiment.schedule
+    agreeing = schedule.sqrt_alpha_bar[3] * found.x_0
+    agreeing += schedule.sqrt_one_minus_alpha_bar[3] * found.eps
+    np.testing.assert_allclose(agreeing, x_t, atol=1e-4)
+
+
+def test_a_network_with_a_variance_reaches_the_prediction(trained):
+    """A network of 2C outputs: here the trained one, whose output is joined by a v̂ of 0."""
+    experiment, params = trained
+    options = dataclasses.replace(TINY.sample, guidance=2.0)
+
+    class Twice(type(experiment)):
+        def apply(self, *args, **options):
+            output = super().apply(*args, **options)
+            return jnp.concatenate([output, jnp.zeros_like(output)], axis=-1)
+
+    fields = {item.name: getattr(experiment, item.name) for item in dataclasses.fields(experiment)}
+    x_t, t = jax.random.normal(jax.random.key(0), (4, 8, 8, 1)), jnp.asarray(10)
+    plain, twice = (
+        make_denoiser(each, params, Conditioning(jnp.arange(4)), options)(x_t, t)
+        for each in (experiment, Twice(**fields))
+    )
+    assert plain.variance_fraction is None
+    np.testing.assert_array_equal(twice.variance_fraction, 0.5)
+    np.testing.assert_allclose(twice.x_0, plain.x_0, atol=1e-6)

@@ -1,0 +1,27 @@
+import numpy as np
+import pytest
+
+from ddpm_jax.files import storage_path
+from ddpm_jax.runtime.mesh import make_mesh
+from ddpm_jax.sampling.chain import Start
+from ddpm_jax.sampling.run import Run
+
+
+@pytest.fixture(scope="module")
+def run(trained):
+    import jax
+
+    mesh = make_mesh(devices=jax.devices()[:1])
+    return Run(storage_path("runs/tiny"), 6, *trained, name="ema", mesh=mesh)
+
+
+def test_a_run_says_what_it_is(run):
+    assert repr(run) == "Run('runs/tiny', step 6, ema: unet for 8×8×1)"
+
+
+def test_a_run_samples_as_its_program_does_and_from_a_start(run, sixteen):
+    drawn = run.sample(16, seed=3, batch_size=16)
+    np.testing.assert_allclose(drawn.samples, sixteen.samples, atol=1e-5)
+    again = run.sample(seed=3, start=Start(drawn.samples[:3], 4), batch_size=16)
+    assert again.samples.shape == (3, 8, 8, 1)
+    assert len(run._programs) == 1
