@@ -86,9 +86,9 @@ def test_weights_by_their_papers_formulas():
     assert snr.min() < 3 < snr.max()
     divisor = {"x_0": 1.0, "eps": snr, "v": snr + 1}
     for name, by in divisor.items():
-        weight = weights("min_snr", name, min_snr_gamma=3.0)
+        weight = weights("min_snr", name, gamma=3.0)
         np.testing.assert_allclose(weight, np.minimum(snr, 3) / by, rtol=1e-5)
-    weight = weights("p2", "eps", p2_gamma=0.5, p2_k=2.0)
+    weight = weights("p2", "eps", gamma=0.5, k=2.0)
     np.testing.assert_allclose(weight, (2 + snr) ** -0.5, rtol=1e-5)
 
 
