@@ -80,6 +80,7 @@ def make_optimizer(
     return optax.chain(
         optax.identity() if clip is None else _clip_by_global_norm(clip),
         _guarded(row(**options)),
+        optax.identity(),  # Older checkpoints have an (empty) state here.
         _scale_by_schedule(learning_rate),
     )
 

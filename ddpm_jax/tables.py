@@ -22,7 +22,8 @@ Row = TypeVar("Row")
 class Choice:
     """The name of a table's row with the options that it is given: `Choice("ddim", eta=0.5)`.
 
-    Immutable and hashable. The row's own signature says which options there are; see `complete`.
+    Immutable and hashable. The row's own signature says which options there are, and a config fills
+    in the defaults of those that are left out.
     """
 
     __slots__ = ("name", "options")
@@ -53,16 +54,6 @@ class Choice:
     def __reduce__(self) -> tuple[Any, ...]:
         # Read-only mappings can't be pickled or copied.
         return _choice, (self.name, dict(self.options))
-
-    def complete(self, kind: str, table: Mapping[str, Any]) -> "Choice":
-        """Returns the choice with all options of its row, the row's defaults for those left out.
-
-        `kind` is what the table holds, for the message. Raises ValueError for a name that is not
-        in the table, and for an option that the row does not take.
-        """
-        row = choose(kind, table, self.name)
-        require_options(f"{kind} {self.name!r}", self.options, options_of(row))
-        return Choice(self.name, **{**defaults_of(row), **self.options})
 
 
 def _choice(name: str, options: dict[str, Any]) -> Choice:

@@ -1,8 +1,15 @@
 """Every setting of a run: frozen, typed, checked when built, JSON both ways.
 
-A file in `configs/` holds `get_config() -> Config`, written as its differences from the defaults
-here; the command line overrides any setting by its dotted name (`--train.steps 200`). An impossible
-setting or combination raises `UserError` here, before anything is read or compiled.
+A config file has `get_config() -> Config`, which states only what differs from the defaults. The
+command line replaces any setting by its dotted name (`--train.steps 200`). An impossible setting or
+combination raises `UserError` here, before anything is read or compiled.
+
+    run.py, data.py, networks.py    the sections and their checks
+    choices.py                      a setting that chooses a row of a table, with the row's options
+    plain.py, reading.py            plain values both ways; override, differences, breaking
+    files.py                        JSON text, config files, the shipped configs by name
+    migrations.py, format_N.py      what older versions saved
+    settings.py                     the list of all settings, for flags, help and forms
 """
 
 from ddpm_jax.config.checks import (

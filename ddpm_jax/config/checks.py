@@ -1,4 +1,4 @@
-"""How a setting is refused: its dotted name, its value, and what it must be."""
+"""Checks of settings; the message has the dotted name, the value, and what it must be."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ from ddpm_jax.errors import nearest, require
 
 
 def check_seed(seed: int) -> None:
-    """Raises UserError for a seed that is no 32-bit number."""
+    """Raises UserError unless the seed is an unsigned 32-bit number."""
     require(0 <= seed < 2**32, "seed", seed, "in 0 … 4294967295")
 
 

@@ -1,4 +1,4 @@
-"""The settings of the data, a section for each kind of source."""
+"""The settings of the data: one section for each kind of source."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from ddpm_jax.errors import UserError, require
 
 @dataclass(frozen=True, kw_only=True)
 class DigitsData:
-    """scikit-learn's 1,797 real handwritten digits, 8×8 in 17 grey levels, ten classes."""
+    """The 1,797 handwritten digits of scikit-learn: 8×8, 17 grey levels, ten classes."""
 
     kind: ClassVar[str] = "digits"
     example_shape: ClassVar[tuple[int, ...]] = (8, 8, 1)
@@ -19,17 +19,17 @@ class DigitsData:
 
 @dataclass(frozen=True, kw_only=True)
 class PointsData:
-    """Points of a two-dimensional figure in a table that is the same for every seed of a run."""
+    """Points of a two-dimensional figure, in a table that does not depend on the run's seed."""
 
     kind: ClassVar[str] = "points"
     flip: ClassVar[bool] = False
     shape: Literal["swiss_roll", "s_curve", "moons", "circles", "checkerboard"] = "swiss_roll"
     size: int = 10_000
-    """How many points the table holds."""
+    """Number of points in the table."""
     noise: float = 0.1
-    """Standard deviation of the noise around the figure, before it is scaled."""
+    """Standard deviation of the noise around the figure, before scaling."""
     table: int = 0
-    """Which of the figure's tables: another number, and all points are fresh."""
+    """Which table of the figure: each number gives fresh points."""
 
     @property
     def example_shape(self) -> tuple[int, ...]:
@@ -48,8 +48,8 @@ class _Images:
     channels: Literal[1, 3, 4] = 3
     """1 grey, 3 red-green-blue, 4 with transparency."""
     crop_from: tuple[int, int] | None = None
-    """Height and width to scale pictures to, for each step to cut image_size from at random; None
-    for no such cuts."""
+    """Height and width to which pictures are scaled; each step then cuts image_size out at random.
+    None for no random crops."""
     flip: bool = False
     """Mirror half of the images left to right, at random."""
 
@@ -59,7 +59,7 @@ class _Images:
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
-        """What a picture is decoded to: an example, or what examples are cut from."""
+        """The shape of a decoded picture: an example, or the picture that examples are cut from."""
         return (*(self.crop_from or self.image_size), self.channels)
 
     def __post_init__(self):
@@ -85,38 +85,38 @@ class TfdsData(_Images):
 
     kind: ClassVar[str] = "tfds"
     name: str = "cifar10"
-    """NAME or NAME/CONFIG, and :VERSION behind it where the newest is not meant."""
+    """NAME or NAME/CONFIG, followed by :VERSION for another version than the newest."""
     split: str = "train"
     """A split, a slice of one (train[:90%]), or a sum of them (train+test)."""
     data_dir: str | None = None
-    """Where TFDS keeps its data; else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    """Where TFDS keeps its data; None for $TFDS_DATA_DIR, then ~/tensorflow_datasets."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderData(_Images):
-    """A folder of pictures, or a zip of one; where all lie in subfolders, these are the classes."""
+    """A folder or a zip of pictures; if all of them are in subfolders, these are the classes."""
 
     kind: ClassVar[str] = "folder"
     path: str = ""
-    """The folder or the zip, which is read in place; it has to be given."""
+    """The folder or the zip, which is read in place. Required."""
     strict: bool = False
-    """Whether a picture that can't be read is an error, instead of being left out."""
+    """Whether a picture that can't be read is an error; otherwise it is left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArraysData(_Images):
-    """Arrays of a file of NumPy's, .npz or .npy: images, or points of the plane."""
+    """Arrays in a NumPy file, .npz or .npy: images, or points of the plane."""
 
     kind: ClassVar[str] = "arrays"
     path: str = ""
-    """The file; it has to be given. A large .npy is read in place."""
+    """The file. Required. A large .npy is read in place."""
     holds: Literal["images", "points"] = "images"
-    """Images [N, H, W] or [N, H, W, channels], resized where they differ; or points [N, 2]."""
+    """Images [N, H, W] or [N, H, W, channels], resized to image_size; or points [N, 2]."""
     examples: str | None = None
-    """Which array of an .npz; None for the only one beside the labels."""
+    """The array of an .npz with the examples; None for the only array besides the labels."""
     labels: str | None = None
-    """The labels' array in an .npz, or the .npy file with them; None for the array named labels,
-    if there is one."""
+    """The array of an .npz with the labels, or an .npy file with them; None for the array named
+    labels, if there is one."""
     range: tuple[float, float] | None = None
     """The values that are black and white; None for 0 and 255 of uint8."""
 
@@ -143,23 +143,23 @@ class ArraysData(_Images):
 
 @dataclass(frozen=True, kw_only=True)
 class PictureData:
-    """One picture, of any size and shape: each example of a batch is that picture."""
+    """One picture of any size: every example of a batch is this picture."""
 
     kind: ClassVar[str] = "picture"
     flip: ClassVar[bool] = False
     path: str | None = None
-    """The picture's file; None for scikit-learn's flower.jpg."""
+    """File of the picture; None for scikit-learn's flower.jpg."""
     image_size: tuple[int, int] | None = None
-    """Height and width to scale and crop it to; None for its own."""
+    """Height and width to scale and crop it to; None for its own size."""
     channels: Literal[1, 3, 4] = 3
     """1 grey, 3 red-green-blue, 4 with transparency."""
 
     @property
     def example_shape(self) -> tuple[int, ...]:
-        """Raises UserError while the size is left to the picture (see ddpm_jax.data.resolve)."""
+        """Raises UserError while image_size is None; see ddpm_jax.data.resolve."""
         if self.image_size is None:
-            mend = "let ddpm_jax.data.resolve(config) read the picture's, or give one"
-            raise UserError(f"data.image_size is None; {mend}")
+            fix = "let ddpm_jax.data.resolve(config) read the picture's, or give one"
+            raise UserError(f"data.image_size is None; {fix}")
         return (*self.image_size, self.channels)
 
     def __post_init__(self):

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 from ddpm_jax.config.checks import require_row
 from ddpm_jax.config.choices import choice_fields
-from ddpm_jax.config.migrations import RENAMED, lift
+from ddpm_jax.config.format_0 import RENAMED
+from ddpm_jax.config.migrations import lift
 from ddpm_jax.config.plain import flatten, to_dict
 from ddpm_jax.config.run import Config
 from ddpm_jax.config.settings import canonical

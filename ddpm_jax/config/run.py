@@ -70,7 +70,7 @@ class OptimizerConfig:
     warmup: int = 0
     """Steps over which the learning rate rises linearly from 0."""
     decay: Literal["constant", "linear", "cosine"] = "constant"
-    """Course of the learning rate from the warm-up's end to 0 at the last step."""
+    """How the learning rate falls after the warm-up; linear and cosine reach 0 at the last step."""
     clip: float | None = 1.0
     """Largest global norm of the gradient; None for no limit."""
 
@@ -157,11 +157,11 @@ _ANY_SCHEDULE = make_schedule("cosine", 1)
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
-    """What `ddpm sample` and the previews do unless they are told otherwise."""
+    """The defaults of `ddpm sample`, and what the previews do."""
 
     sampler: ChoiceField = ChoiceField("sample.sampler", SAMPLERS, "ddpm-beta")
-    """How the chain goes from noise to data: ddpm has σ² = β̃, ddpm-beta σ² = β, as Ho et al. 2020
-    for CIFAR-10."""
+    """How the chain goes from noise to data. ddpm has σ² = β̃; ddpm-beta has σ² = β, as in Ho et al.
+    2020 for CIFAR-10."""
     steps: int | None = None
     """Steps of the chain; None for all T."""
     grid: ChoiceField = ChoiceField("sample.grid", TIME_GRIDS, "strided")
@@ -175,7 +175,7 @@ class SampleConfig:
     )
     """How two predictions become a guided one."""
     num: int = 64
-    """Samples of a preview."""
+    """How many samples; a preview has as many."""
     batch_size: int = 256
     """Samples computed at once, over all devices."""
 
@@ -202,7 +202,7 @@ class MeshConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One run, whole: with its seed and a step number it determines everything."""
+    """A whole run: a config, its seed and a step number determine everything."""
 
     seed: int = 0
     data: DataConfig = field(default_factory=TfdsData)
@@ -213,14 +213,15 @@ class Config:
     sample: SampleConfig = field(default_factory=lambda: SampleConfig())
     mesh: MeshConfig = field(default_factory=MeshConfig)
     figures: tuple[str, ...] = ()
-    """What `ddpm plot RUN` draws, and `ddpm train` at its end: words of `ddpm plot RUN FIGURE`."""
+    """The run's own figures, each as in `ddpm plot RUN FIGURE --OPTIONS`. `ddpm train` draws them
+    at its end, and `ddpm plot RUN` again."""
 
     def __post_init__(self):
         check_seed(self.seed)
         for name, value in flatten(self).items():
             finite = not isinstance(value, float) or math.isfinite(value)
             require(finite, name, value, "a finite number")
-        # A picture's own size is not known yet; `data.resolve` builds the config again with it.
+        # The size of a picture may be unknown yet; `data.resolve` builds the config again with it.
         if not (isinstance(self.data, PictureData) and self.data.image_size is None):
             self.model.check_shape(self.data.example_shape)
         clips = self.sample.clipping.name != "none" and self.data.kind == "points"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from ddpm_jax.config.choices import ChoiceField, choice_fields
-from ddpm_jax.config.migrations import RENAMED
+from ddpm_jax.config.format_0 import RENAMED
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.tables import Choice
 

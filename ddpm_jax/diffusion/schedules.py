@@ -12,7 +12,7 @@ All tables are computed in float64 from log ᾱ_t = Σ log1p(-β_i) and rounded 
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,25 +28,30 @@ HostTimes = Int[np.ndarray, "chain"]
 FractionalHostTimes = Float[np.ndarray, "chain"]
 
 
-def linear(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02) -> Betas:
+_First = Annotated[float, "First variance."]
+_Last = Annotated[float, "Last variance."]
+_Offset = Annotated[float, "Keeps the first variance from vanishing."]
+
+
+def linear(T: int, *, beta_1: _First = 1e-4, beta_T: _Last = 0.02) -> Betas:
     """Returns β_1…β_T evenly spaced; Ho et al. 2020, section 4."""
     _check_betas(beta_1, beta_T)
     return np.linspace(beta_1, beta_T, T)
 
 
-def quadratic(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02) -> Betas:
+def quadratic(T: int, *, beta_1: _First = 1e-4, beta_T: _Last = 0.02) -> Betas:
     """Returns β_1…β_T with evenly spaced square roots; the `quad` of Ho et al.'s code."""
     _check_betas(beta_1, beta_T)
     return np.linspace(beta_1**0.5, beta_T**0.5, T) ** 2
 
 
-def sigmoid(T: int, *, beta_1: float = 1e-4, beta_T: float = 0.02) -> Betas:
+def sigmoid(T: int, *, beta_1: _First = 1e-4, beta_T: _Last = 0.02) -> Betas:
     """Returns β_1 + (β_T - β_1) sigmoid(u), u from -6 to 6: flat at both ends; Xu et al. 2022."""
     _check_betas(beta_1, beta_T)
     return beta_1 + (beta_T - beta_1) / (1 + np.exp(-np.linspace(-6, 6, T)))
 
 
-def cosine(T: int, *, s: float = 0.008) -> Betas:
+def cosine(T: int, *, s: _Offset = 0.008) -> Betas:
     """Returns the β of ᾱ_t ∝ cos²((t/T + s)/(1 + s) π/2); Nichol & Dhariwal 2021, equation 17.
 
     The offset s keeps β_1 from vanishing; β is kept below 0.999, as ᾱ_T would be 0.

@@ -7,6 +7,7 @@ import pytest
 
 from ddpm_jax import config as configs
 from ddpm_jax.config import Choice, migrations
+from ddpm_jax.config.format_0 import RENAMED
 from ddpm_jax.errors import UserError
 
 FOLDER = Path(__file__).parent / "format_0"
@@ -90,7 +91,7 @@ def test_a_row_and_its_options_become_one_value(settings, where, expected):
     assert getattr(getattr(config, section), name) == expected
 
 
-@pytest.mark.parametrize(("old", "new"), list(migrations.RENAMED.items()))
+@pytest.mark.parametrize(("old", "new"), list(RENAMED.items()))
 def test_an_old_name_typed_today_is_answered_with_the_new_one(old, new):
     with pytest.raises(UserError, match=f"unknown setting {old}: it is now {new}"):
         configs.override(configs.Config(), {old: 1})
