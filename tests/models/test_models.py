@@ -6,6 +6,7 @@ import re
 import typing
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -142,12 +143,13 @@ def test_labels_without_classes_are_refused(name, tiny):
 def test_conditioning_that_a_network_does_not_take_is_refused(name, part, tiny):
     model, params = tiny(name)
     with pytest.raises(ValueError, match=f"conditioning.{part} was given to a network that does"):
-        model.apply(params, X, T, Conditioning(**{part: X}), train=False)
+        model.apply(params, X, T, Conditioning()._replace(**{part: X}), train=False)
 
 
 @every_model
 def test_a_network_says_whether_it_takes_fractional_times(name, forward):
-    if MODELS[name].fractional_times:
+    network: Any = MODELS[name]
+    if network.fractional_times:
         y = [forward(name)(SAME, jnp.full(4, t)) for t in (40.0, 40.5, 41.0)]
         assert np.isfinite(y).all()
         np.testing.assert_array_equal(y[0], forward(name)(SAME, jnp.full(4, 40)))

@@ -38,8 +38,8 @@ def _linear_attention(batch: int, pixels: int, channels: int, inner: int, bias: 
     def linear(inputs: int, outputs: int, bias: bool) -> Linear:
         return Linear((inputs, outputs), (outputs,) if bias else None)  # type: ignore[arg-type]
 
-    maps = (linear(channels, inner, bias) for _ in range(3))
-    weights = Weights(*maps, linear(inner, channels, True))
+    each = linear(channels, inner, bias)
+    weights = Weights(each, each, each, linear(inner, channels, True))
     shapes = ((batch, pixels, channels), weights)
     return Case("linear_attention", shapes, {"heads": 2})
 
