@@ -54,7 +54,7 @@ class StepLoop:
     """The loop's core without its files: one compiled step over a mesh of some devices."""
 
     def __init__(self, config: Config = TINY, devices: int = 1):
-        self.experiment: Experiment = build(config)
+        self.experiment: Experiment = build(config, devices=devices)
         self.mesh = make_mesh(config.mesh.fsdp, devices=jax.devices()[:devices])
         self.source = open_source(config.data)
         self._step = jit_train_step(self.experiment, self.mesh)

@@ -1,8 +1,8 @@
 """The step from format 0, of 2026-11-22, to format 1.
 
 Settings of the training loop got other names, and a row of a table and its options became one
-value. In format 0 the options of all rows lay side by side in their section. Each average got a name,
-and the kernels of 4×4 convolutions, stored as 2×2 over blocks of pixels, their published layout.
+value. In format 0 the options of all rows lay side by side in their section. Each average got a
+name. The kernels of 4×4 convolutions, stored as 2×2 over blocks of pixels, got their own layout.
 """
 
 import re

@@ -220,4 +220,4 @@ class AnnotatedUNet(nn.Module):
             h = Upsample(**common, name=f"up_{i}")(h)
 
         h = block(h, config.dim, None, "out_block")
-        return Dense(self.out_channels, init=zeros, ops=ops, name="conv_out")(h)
+        return Dense(self.out_channels, kernel_init=zeros, ops=ops, name="conv_out")(h)

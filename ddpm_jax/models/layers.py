@@ -23,13 +23,13 @@ class Dense(nn.Module):
 
     features: int
     bias: bool = True
-    init: nn.initializers.Initializer = kernel_init
+    kernel_init: nn.initializers.Initializer = kernel_init
     dtype: DTypeLike = "float32"
     ops: Operations = Operations()
 
     @nn.compact
     def __call__(self, x: Float[Array, "*rows C"]) -> Float[Array, "*rows features"]:
-        kernel = self.param("kernel", self.init, (x.shape[-1], self.features))
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         y = self.ops.dense(x.astype(self.dtype), kernel.astype(self.dtype))
         if not self.bias:
             return y
@@ -45,14 +45,14 @@ class Conv(nn.Module):
     features: int
     side: int = 3
     stride: int = 1
-    init: nn.initializers.Initializer = kernel_init
+    kernel_init: nn.initializers.Initializer = kernel_init
     dtype: DTypeLike = "float32"
     ops: Operations = Operations()
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w features"]:
         shape = (self.side, self.side, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.init, shape).astype(self.dtype)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
         bias = self.param("bias", zeros, (self.features,)).astype(self.dtype)
         strides = (self.stride, self.stride)
         return self.ops.convolution(x.astype(self.dtype), kernel, strides=strides) + bias
@@ -202,7 +202,7 @@ class SelfAttention(nn.Module):
         )
         h = self.ops.attention(query, key, value)
         h = rearrange(h, "b (y x) n c -> b y x (n c)", y=height, x=width)
-        return x + Dense(channels, init=zeros, **common, name="out")(h)
+        return x + Dense(channels, kernel_init=zeros, **common, name="out")(h)
 
 
 class _LinearWeights(nn.Module):

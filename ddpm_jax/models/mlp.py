@@ -74,7 +74,7 @@ class Mlp(nn.Module):
             gain = self._gain(t, conditioning.labels, layer)
             h = self.ops.softplus(gain * h.astype(config.dtype))
         outputs = x_t[0].size // x_t.shape[-1] * self.out_channels
-        return Dense(outputs, init=zeros, ops=self.ops, name="out")(h).reshape(shape)
+        return Dense(outputs, kernel_init=zeros, ops=self.ops, name="out")(h).reshape(shape)
 
     def _gain(self, t: Timesteps, labels: Labels | None, layer: int) -> jax.Array:
         config = self.config

@@ -126,7 +126,7 @@ class SmallUNet(nn.Module):
             h = timed(h, f"up_{level}_time")
             h = block(h, channels[level + 1], f"up_{level}_0")
             h = block(h, channels[level], f"up_{level}_1")
-        h = Conv(self.out_channels, init=zeros, ops=ops, name="conv_out")(h)
+        h = Conv(self.out_channels, kernel_init=zeros, ops=ops, name="conv_out")(h)
         return h[:, : x_t.shape[1], : x_t.shape[2]]
 
 

@@ -124,7 +124,7 @@ class StepUNet(nn.Module):
         def convolve(
             h: jax.Array, width: int, name: str, *, first: bool, dtype: DTypeLike = config.dtype
         ) -> jax.Array:
-            h = Conv(width, init=_he, dtype=dtype, ops=self.ops, name=name)(h)
+            h = Conv(width, kernel_init=_he, dtype=dtype, ops=self.ops, name=name)(h)
             if first and config.num_classes:
                 table = f"{name}_label"
                 bias = label_embedding(conditioning.labels, config.num_classes, width, name=table)

@@ -92,7 +92,7 @@ class ResidualBlock(nn.Module):
         h = add_condition(h, shift)
         h = GroupNorm(activation="swish", **common, name="norm_1")(h)
         h = nn.Dropout(self.dropout, deterministic=False)(h)
-        h = Conv(self.channels, init=zeros, **common, name="conv_1")(h)
+        h = Conv(self.channels, kernel_init=zeros, **common, name="conv_1")(h)
         if x.shape[-1] != self.channels:
             x = Dense(self.channels, **common, name="shortcut")(x)
         return x + h
@@ -170,4 +170,4 @@ class UNet(nn.Module):
                 h = Conv(widths[level], **common, name=f"up_{level}")(upsample_nearest(h))
 
         h = GroupNorm(activation="swish", ops=ops, name="norm_out")(h)
-        return Conv(self.out_channels, init=zeros, ops=ops, name="conv_out")(h)
+        return Conv(self.out_channels, kernel_init=zeros, ops=ops, name="conv_out")(h)

@@ -16,7 +16,8 @@ from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.checkpoints.commit import commit_in
 from ddpm_jax.checkpoints.lifting import sources
 from ddpm_jax.checkpoints.manifest import by_name
-from ddpm_jax.config import format_0, migrations
+from ddpm_jax.config import format_0 as step
+from ddpm_jax.config import migrations
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
 from ddpm_jax.runtime import mesh as meshes
@@ -147,7 +148,7 @@ def test_the_unfolded_kernel_of_a_downsampling_convolves_with_stride_2():
     x, kernel = rng.normal(size=(1, 6, 4, 3)), rng.normal(size=(2, 2, 12, 5))
     blocks = rearrange(padded(x), "b (y i) (x j) c -> b y x (i j c)", i=2, j=2)
     old = conv2x2(blocks, kernel)
-    unfolded = format_0.unfold_downsampling(kernel)
+    unfolded = step.unfold_downsampling(kernel)
     assert unfolded.shape == (4, 4, 3, 5)
     new = np.zeros_like(old)
     for y, x_, u, v in np.ndindex(3, 2, 4, 4):
@@ -160,7 +161,7 @@ def test_the_unfolded_kernel_of_an_upsampling_convolves_transposed():
     x, kernel = rng.normal(size=(1, 3, 2, 3)), rng.normal(size=(2, 2, 3, 20))
     blocks = conv2x2(padded(x), kernel)
     old = rearrange(blocks, "b y x (i j c) -> b (y i) (x j) c", i=2, j=2)[:, 1:-1, 1:-1]
-    unfolded = format_0.unfold_upsampling(kernel)
+    unfolded = step.unfold_upsampling(kernel)
     assert unfolded.shape == (4, 4, 3, 5)
     new = np.zeros((1, 8, 6, 5))
     for a, b, u, v in np.ndindex(3, 2, 4, 4):
@@ -177,7 +178,7 @@ def test_the_kernels_are_found_in_parameters_averages_and_moments():
     shapes = {"down_0.conv.kernel": (2, 2, 8, 2), "up_1.conv.kernel": (2, 2, 2, 8)}
     arrays = {name: jnp.ones(shapes.get(".".join(name.split(".")[-3:]), (2,))) for name in names}
     for kind, expected in (("small_unet", (4, 4, 2, 2)), ("unet", None)):
-        lifted = format_0.unfold_strided_kernels(arrays, {"model": {"kind": kind}})
+        lifted = step.unfold_strided_kernels(arrays, {"model": {"kind": kind}})
         for name, shape in lifted.items():
             same = expected is None or not name.endswith("conv.kernel")
             assert shape.shape == (arrays[name].shape if same else expected)

@@ -15,9 +15,7 @@ from ddpm_jax.config import (
     TfdsData,
     UNetConfig,
 )
-from ddpm_jax.config.values import members
 from ddpm_jax.errors import UserError
-from ddpm_jax.models import MODELS
 from tests.tiny import TINY, changed
 
 SECTIONS = {cls.kind: cls for cls in (DigitsData, FolderData, PointsData, TfdsData)}
@@ -160,19 +158,6 @@ def test_differences_name_what_changed_and_tell_the_breaking_ones():
         "sample.sampler.eta": (None, 0.5),
     }
     assert not configs.breaking(TINY, ddim)
-
-
-@pytest.mark.parametrize("kind", MODELS)
-def test_a_network_has_its_settings_and_no_others(kind):
-    sections = {cls.kind: cls for cls in members(configs.ModelConfig)}
-    fields = {
-        item.name
-        for item in dataclasses.fields(MODELS[kind])
-        if item.init and item.name not in ("parent", "name")
-    }
-    settings = {item.name for item in dataclasses.fields(sections[kind])}
-    # T is the diffusion's setting; the experiment tells a network that asks for it.
-    assert settings - {"timesteps"} == fields - {"timesteps"}
 
 
 def test_every_choice_of_a_table_is_taken():

@@ -1,7 +1,7 @@
 """No setting does nothing: while runs are trained, drawn from and described, each one is read.
 
-What counts is a read from the package's own code, config's own checks and copies left aside. A
-network's settings are copied to its module by name, so there it is the module that must read them.
+What counts is a read from the package's own code; config's own checks and copies don't count. Each
+network reads its settings in its module.
 """
 
 import dataclasses
@@ -43,14 +43,13 @@ from ddpm_jax.data import open_source, resolve
 from ddpm_jax.data import tfds as tfds_module
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
-from ddpm_jax.models import MODELS
 from ddpm_jax.reports.info import describe
 from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.training.state import init_state
 from ddpm_jax.training.step import batch_layout, make_train_step
 from ddpm_jax.training.train import train
 from ddpm_jax.typing import Conditioning
-from tests.models.test_models import LABELS, TINY, T, X
+from tests.models.test_models import LABELS, TINY, T, X, make
 
 PACKAGE = str(Path(ddpm_jax.__file__).parent)
 CONFIG = str(Path(configs.__file__).parent)
@@ -164,10 +163,9 @@ def test_every_setting_is_read(section, read):
 
 @pytest.mark.parametrize("section", typing.get_args(ModelConfig))
 def test_every_setting_of_a_network_is_read_by_its_module(section, monkeypatch):
-    cls = MODELS[section.kind]
-    settings = {**TINY[section.kind], "num_classes": 3}
-    reads = Reads(monkeypatch, [cls])
-    model = cls(**settings)
+    assert set(TINY) == {cls.kind for cls in typing.get_args(ModelConfig)}
+    model = make(section.kind, num_classes=3)
+    reads = Reads(monkeypatch, [section])
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     jax.eval_shape(lambda: model.init(rngs, X, T, Conditioning(LABELS), train=True))
-    assert {item.name for item in dataclasses.fields(section)} <= reads.found[cls]
+    assert {item.name for item in dataclasses.fields(section)} <= reads.found[section]

@@ -1,21 +1,28 @@
 """What every network of MODELS promises, shown on a tiny instance of each."""
 
 import dataclasses
+import itertools
+import re
+import typing
 from functools import cache, partial
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.models import MODELS
+from ddpm_jax import models
+from ddpm_jax.models import MODELS, make_network, settings_of
+from ddpm_jax.ops import AUTO, REFERENCE
 from ddpm_jax.typing import Conditioning
 
 TINY = {
     "annotated_unet": {"dim": 8, "multipliers": (1, 2), "block": "resnet"},
-    "mlp": {"width": 8, "layers": 2, "timesteps": 1000},
+    "mlp": {"width": 8, "layers": 2},
     "small_unet": {"channels": (8, 8), "time_dim": 8},
-    "step_unet": {"channels": 8, "multipliers": (1, 2), "timesteps": 100},
+    "step_unet": {"channels": 8, "multipliers": (1, 2)},
     "unet": {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,)},
 }
 T = jnp.array([1, 40, 700, 1000])
@@ -25,8 +32,15 @@ quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level":
 every_model = pytest.mark.parametrize("name", MODELS)
 
 
+def make(name, *, out_channels=3, ops=AUTO, **settings):
+    config = settings_of(MODELS[name])(**TINY[name] | settings)
+    # The plane of the step U-Net grows with t/T, and so does what the times T make of it.
+    timesteps = 100 if name == "step_unet" else 1000
+    return make_network(config, out_channels=out_channels, timesteps=timesteps, ops=ops)
+
+
 def fields(name):
-    return {item.name for item in dataclasses.fields(MODELS[name])}
+    return {item.name for item in dataclasses.fields(settings_of(MODELS[name]))}
 
 
 def models_with(field):
@@ -39,11 +53,11 @@ SAME = np.repeat(X[:1], 4, axis=0)
 
 @pytest.fixture(scope="module")
 def tiny(random_params):
-    """Builds a model's instance with its fields changed, and parameters for it."""
+    """Builds a network with its settings changed, and parameters for it."""
 
     @cache
-    def build(name, **fields):
-        model = MODELS[name](**{**TINY[name], **fields})
+    def build(name, **settings):
+        model = make(name, **settings)
         return model, random_params(model, X, T, train=False)
 
     return build
@@ -72,14 +86,14 @@ def test_every_model_has_a_tiny_instance():
 @every_model
 @pytest.mark.parametrize(("shape", "dtype"), [((8, 12, 5), "float32"), ((12, 8, 1), "bfloat16")])
 def test_starts_at_zero_for_any_image_shape(name, shape, dtype):
-    model = MODELS[name](**TINY[name], dtype=dtype)
+    model = make(name, dtype=dtype, out_channels=7)
     # The cheapest generator to compile: which numbers it draws is no matter.
     key = jax.random.key(0, impl="unsafe_rbg")
     y, params = quick_jit(
         lambda: model.init_with_output(key, jnp.ones((4, *shape)), T, train=False)
     )()
     assert y.dtype == jnp.float32
-    np.testing.assert_array_equal(y, np.zeros((4, *shape)))
+    np.testing.assert_array_equal(y, np.zeros((4, *shape[:2], 7)))
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
 
 
@@ -120,8 +134,68 @@ def test_labels_choose_the_output_and_the_last_one_is_no_label(name, forward):
 @every_model
 def test_labels_without_classes_are_refused(name, tiny):
     model, params = tiny(name)
-    with pytest.raises(ValueError, match="num_classes"):
+    with pytest.raises(ValueError, match=r"labels were given .* set model\.num_classes"):
         model.apply(params, X, T, Conditioning(LABELS), train=False)
+
+
+@every_model
+@pytest.mark.parametrize("part", ["image", "image_noise"])
+def test_conditioning_that_a_network_does_not_take_is_refused(name, part, tiny):
+    model, params = tiny(name)
+    with pytest.raises(ValueError, match=f"conditioning.{part} was given to a network that does"):
+        model.apply(params, X, T, Conditioning()._replace(**{part: X}), train=False)
+
+
+@every_model
+def test_a_network_says_whether_it_takes_fractional_times(name, forward):
+    network: Any = MODELS[name]
+    if network.fractional_times:
+        y = [forward(name)(SAME, jnp.full(4, t)) for t in (40.0, 40.5, 41.0)]
+        assert np.isfinite(y).all()
+        np.testing.assert_array_equal(y[0], forward(name)(SAME, jnp.full(4, 40)))
+        assert min(np.abs(a - b).max() for a, b in itertools.pairwise(y)) > 1e-5
+    else:
+        with pytest.raises(ValueError, match="integer"):
+            forward(name)(SAME, jnp.full(4, 40.5))
+
+
+@every_model
+@pytest.mark.parametrize("classes", [0, 3])
+def test_a_network_of_references_is_differentiable_in_forward_mode(name, classes, tiny):
+    model, params = tiny(name, num_classes=classes, ops=REFERENCE)
+    labels = LABELS if classes else None
+    v = np.random.default_rng(2).normal(size=(2, *X.shape)).astype("float32")
+
+    def f(x_t):
+        return model.apply(params, x_t, T, Conditioning(labels), train=False)
+
+    @quick_jit
+    def both():
+        y, slope = jax.jvp(f, (X,), (v[0],))
+        return y, slope, jax.vjp(f, X)[1](v[1])[0]
+
+    y, slope, gradient = both()
+    scale = np.linalg.norm(slope) * np.linalg.norm(v[1])
+    assert abs(np.sum(slope * v[1]) - np.sum(v[0] * gradient)) < 1e-4 * scale
+    np.testing.assert_allclose(y, f_auto(model, params, labels), atol=1e-4)
+
+
+def f_auto(model, params, labels):
+    auto = model.clone(ops=AUTO)
+    return quick_jit(lambda: auto.apply(params, X, T, Conditioning(labels), train=False))()
+
+
+def test_networks_name_operations_and_not_how_they_are_done():
+    """No custom gradient, no platform, no device and nothing global in a network's file."""
+    words = r"custom_vjp|custom_jvp|platform_dependent|device|jax\.config|optimization_barrier"
+    for path in Path(models.__file__).parent.glob("*.py"):
+        assert re.findall(words, path.read_text()) == [], path.name
+
+
+@every_model
+def test_a_row_is_named_as_its_settings_are(name):
+    assert settings_of(MODELS[name]).kind == name
+    assert settings_of(MODELS[name]) in typing.get_args(models.ModelConfig)
 
 
 @models_with("dropout")

@@ -4,7 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.models.step_unet import StepUNet, Upsample, max_pool_2x2
+from ddpm_jax.models.step_unet import (
+    PatchUpsample,
+    StepUNet,
+    StepUNetConfig,
+    max_pool_2x2,
+)
 from ddpm_jax.typing import Conditioning
 
 X = np.random.default_rng(0).normal(size=(3, 4, 6, 5)).astype("float32")
@@ -20,7 +25,7 @@ def test_pooling_is_the_windowed_maximum_and_so_is_its_gradient():
 
 
 def test_upsampling_is_a_transposed_convolution_and_relu(random_params):
-    module = Upsample(7, "float32")
+    module = PatchUpsample(7, "float32")
     params = random_params(module, X)
     y = jax.jit(module.apply)(params, X)
     # A transposed convolution is the transpose of the one that undoes its shape.
@@ -54,7 +59,7 @@ def test_layers_are_the_documents(num_classes):
         "out": (32, 1),
         "time": (1, 28 * 28),
     }
-    model = StepUNet(timesteps=10, num_classes=num_classes)
+    model = StepUNet(StepUNetConfig(num_classes=num_classes), out_channels=1, timesteps=10)
     x_t = jnp.zeros((1, 28, 28, 1))
     init = lambda: model.init(jax.random.key(0), x_t, jnp.array([1]), train=False)  # noqa: E731
     params = jax.eval_shape(init)["params"]
@@ -70,7 +75,8 @@ def test_layers_are_the_documents(num_classes):
 
 
 def test_the_first_convolution_sees_the_time_and_each_levels_first_the_class(random_params):
-    model = StepUNet(timesteps=20, channels=2, multipliers=(1, 2), num_classes=3)
+    config = StepUNetConfig(channels=2, multipliers=(1, 2), num_classes=3)
+    model = StepUNet(config, out_channels=5, timesteps=20)
     x_t, t, labels = jnp.asarray(X), jnp.array([1, 7, 20]), jnp.array([2, 0, 3])
     params = random_params(model, x_t, t, train=False)
     seen, made = {}, {}
@@ -98,5 +104,6 @@ def test_the_first_convolution_sees_the_time_and_each_levels_first_the_class(ran
 
 def test_other_sides_are_refused_with_the_nearest_that_work():
     x_t = jnp.zeros((1, 30, 28, 1))
+    model = StepUNet(StepUNetConfig(), out_channels=1, timesteps=10)
     with pytest.raises(ValueError, match="4 divides, not 30x28: the nearest are 28x28 and 32x28"):
-        StepUNet(timesteps=10).init(jax.random.key(0), x_t, jnp.array([1]), train=False)
+        model.init(jax.random.key(0), x_t, jnp.array([1]), train=False)
