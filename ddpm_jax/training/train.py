@@ -172,7 +172,7 @@ def _check_labels(config: Config, source: Source) -> None:
 
 def _check_shared(checkpoints: Checkpoints, step: int) -> None:
     """Raises UserError on every process if one of them doesn't see the checkpoint to go on from."""
-    seen = distributed.gather("seen", step in checkpoints.steps())
+    seen = distributed.allgather("seen", step in checkpoints.steps())
     if not all(seen):
         missing = ", ".join(str(process) for process, sees in enumerate(seen) if not sees)
         raise UserError(
