@@ -40,7 +40,7 @@ from ddpm_jax.checkpoints.writer import Writer
 from ddpm_jax.config import Config
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import Remote, StoragePath, StoreError, storage_path
-from ddpm_jax.runtime.distributed import BarrierAborted, gather, is_alone, is_first, versions
+from ddpm_jax.runtime.distributed import BarrierAborted, allgather, is_alone, is_first, versions
 
 _STATE, _ARRAYS = "state", "arrays.json"
 
@@ -149,7 +149,9 @@ class Checkpoints:
         if own is not None and not is_alone():
             own = f"{own}, on {socket.gethostname()}"
         said = [
-            each for each in gather("save", [isinstance(failure, BarrierAborted), own]) if each[1]
+            each
+            for each in allgather("save", [isinstance(failure, BarrierAborted), own])
+            if each[1]
         ]
         # Who merely waited for another one knows no reason; the other one does.
         return min(said, key=lambda each: each[0], default=[False, None])[1]

@@ -12,7 +12,7 @@ from ddpm_jax.files import StoragePath
 from ddpm_jax.runtime.distributed import (
     AbortableBarriers,
     BarrierAborted,
-    gather,
+    allgather,
     is_alone,
     is_first,
 )
@@ -70,5 +70,5 @@ class _Shared(ocp.StandardCheckpointer):
                 await temporary_path.create()
             except Exception as error:
                 failure = error
-        if not all(gather("folder", failure is None)):
+        if not all(allgather("folder", failure is None)):
             raise failure or BarrierAborted()

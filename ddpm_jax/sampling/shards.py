@@ -56,7 +56,7 @@ def sample_shards(
     there = {path.name for path in folder.glob("samples-*.npz")}
     lacking = [k for k in range(math.ceil(num / size)) if _path(folder, k).name not in there]
     lacking = distributed.broadcast_from_first(lambda: lacking)
-    process, count = distributed.rank()
+    process, count = distributed.rank_and_count()
     own = lacking[process::count]
     for done, k in enumerate(own):
         places = np.arange(k * size, (k + 1) * size)
@@ -71,7 +71,7 @@ def sample_shards(
         drawn_labels = None if drawn.labels is None else drawn.labels[:kept]
         write_samples(_path(folder, k), Samples(drawn.samples[:kept], drawn_labels, None, None))
         progress(done + 1, len(own))
-    distributed.gather("sampled", len(own))
+    distributed.allgather("sampled", len(own))
     return num
 
 

@@ -78,7 +78,7 @@ def _what_must_agree(config: Config, run: StoragePath, source: Source) -> dict[s
 
 def _check_shared(checkpoints: Checkpoints, step: int) -> None:
     """Raises UserError on every process if one of them doesn't see the checkpoint to go on from."""
-    seen = distributed.gather("seen", step in checkpoints.steps())
+    seen = distributed.allgather("seen", step in checkpoints.steps())
     if not all(seen):
         missing = ", ".join(str(process) for process, sees in enumerate(seen) if not sees)
         raise UserError(
