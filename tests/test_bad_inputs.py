@@ -301,8 +301,8 @@ ARRAYS = {
     "a pickle as an array": Row(put("x.npy", TRAP), NPY, "can't be read"),
     "a pickle as an npz": Row(put("x.npz", TRAP), NPZ, "can't be read"),
     "objects in an npz": Row(arrays(x=np.array([Trap()])), NPZ, "which are not unpickled"),
-    "an array of none": Row(array(IMAGES[:0]), NPY, "its shape is (0, 4, 4, 3)"),
-    "a single number": Row(array(np.float32(3)), NPY, "has no examples: its shape is ()"),
+    "an array of none": Row(array(IMAGES[:0]), NPY, "it is (0, 4, 4, 3)"),
+    "a single number": Row(array(np.float32(3)), NPY, "has no examples: it is ()"),
     "channels first": Row(array(np.zeros((5, 3, 8, 8), np.uint8)), NPY, "numpy.moveaxis(x, 1, -1)"),
     "two channels in an array": Row(
         array(np.zeros((5, 8, 8, 2), np.uint8)), NPY, "images must be [N, H, W] or"

@@ -84,9 +84,7 @@ def read_arrays(config: ArraysData) -> ArrayFile:
             labels = _read_npy(Path(config.labels).expanduser(), "data.labels")
     if examples.ndim == 0 or examples.size == 0:
         advice = "give one array that holds all examples"
-        raise UserError(
-            f"data.path: {path} has no examples: its shape is {examples.shape}; {advice}"
-        )
+        raise UserError(f"data.path: {path} has no examples: it is {examples.shape}; {advice}")
     return ArrayFile(path, examples, *_classes(path, labels, len(examples)))
 
 

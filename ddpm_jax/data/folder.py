@@ -30,9 +30,7 @@ def open_folder(config: FolderData) -> StreamSource:
     if labels is None and any("/" in name for name in names):
         loose = sum("/" not in name for name in names)
         if loose:
-            _log.warning(
-                "%d pictures lie in %s itself, so its subfolders are not classes", loose, root
-            )
+            _log.warning("%d pictures lie in %s itself, so subfolders are no classes", loose, root)
 
     def decode(index: int, shape: tuple[int, ...]) -> np.ndarray:
         try:

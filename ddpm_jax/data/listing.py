@@ -169,9 +169,7 @@ def _list_zip(root: Path) -> tuple[Listing, list[str]]:
         ratio = entry.file_size / max(1, entry.compress_size)
         bomb = ratio > _LARGEST_RATIO and entry.file_size > _ANY_RATIO_BYTES
         if bomb or entry.file_size > LARGEST_FILE:
-            raise ValueError(
-                f"it unpacks to {entry.file_size:,} bytes, {ratio:,.0f} times its size"
-            )
+            raise ValueError(f"it unpacks to {entry.file_size:,} bytes, {ratio:,.0f} times as many")
         # zipfile unpacks no more than the stated bytes, and compares their checksum.
         return archive.read(entry)
 

@@ -105,9 +105,7 @@ def prepare(
     root = _root(data_dir)
     _require_known(name)
     if manual_dir is not None and not Path(manual_dir).expanduser().is_dir():
-        raise UserError(
-            f"{manual_dir} is not a folder; give --from a folder with the original files"
-        )
+        raise UserError(f"{manual_dir} is not a folder; give --from the original files' folder")
     try:
         builder = tfds.builder(name, data_dir=root)
         download = tfds.download.DownloadConfig(manual_dir=manual_dir)

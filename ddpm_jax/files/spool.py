@@ -68,7 +68,7 @@ class Spool:
                 self._reported = False
             except (StoreError, FileNotFoundError) as error:
                 if not self._reported:
-                    self._report(f"{self._target} can't be written: {error}; training goes on")
+                    self._report(f"{self._target} can't be written: {error}; training continues")
                 self._reported = True
 
     def close(self) -> None:

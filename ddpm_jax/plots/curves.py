@@ -26,9 +26,7 @@ def loss(path: PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
     path = check_path(path, ".png")
     curves = {name: _curve(rows, name) for name in _PANELS}
     if len(curves["loss"]) == 0:
-        raise UserError(
-            f"{path}: no loss was logged yet; train until the first row is logged, then plot"
-        )
+        raise UserError(f"{path}: no loss was logged yet; train until the first is, then plot")
     curves = {name: curve for name, curve in curves.items() if len(curve)}
     with styled():
         figure = new_figure(7, 0.4 + 2.6 * len(curves), layout="constrained")

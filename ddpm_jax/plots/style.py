@@ -73,9 +73,7 @@ def check_path(path: PathLike, suffix: str) -> StoragePath:
         right = path.with_suffix(suffix) if path.name else f"figure{suffix}"
         raise UserError(f"{path}: this figure is a {suffix} file; name it {right}")
     if path.is_dir():
-        raise UserError(
-            f"{path} is a folder; name a file in it, such as {path / f'figure{suffix}'}"
-        )
+        raise UserError(f"{path} is a folder; name a file in it, as {path / f'figure{suffix}'}")
     write(path, None)
     return path
 

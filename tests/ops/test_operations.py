@@ -116,7 +116,7 @@ def lowered(function, platform, *arrays):
     return with_gradients.trace(*arrays).lower(lowering_platforms=(platform,)).as_text()
 
 
-# AbortableBarriers (of which one is a conditional: is the kernel equal to itself, or NaN?), loops over
+# Barriers (of which one is a conditional: is the kernel equal to itself, or NaN?), loops over
 # groups of images, and the functions of Winograd's algorithm.
 CPU_FORMS = re.compile(r"optimization_barrier|stablehlo\.while|compare +NE|@convolve|@slopes")
 WINOGRAD = [case for case in CASES if case.operation == "convolution" and case.shapes[0][3] >= 48]

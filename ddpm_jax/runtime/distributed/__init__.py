@@ -5,7 +5,7 @@
 
 Inside, every process does the same things in the same order. Some facts depend on one machine: the
 content of a folder, a full disk, a signal. One process announces such a fact with
-`broadcast_from_first`, or all agree on it with `gather`, `compare`, `StopAgreement` and
+`broadcast_from_first`, or all agree on it with `allgather`, `compare`, `StopAgreement` and
 `AbortableBarriers`. In a run of one process these cost nothing.
 """
 
@@ -13,12 +13,12 @@ from ddpm_jax.runtime.distributed.agreement import (
     AbortableBarriers,
     BarrierAborted,
     StopAgreement,
+    allgather,
     broadcast_from_first,
     compare,
-    gather,
     is_alone,
     is_first,
-    rank,
+    rank_and_count,
     versions,
 )
 from ddpm_jax.runtime.distributed.cluster import DistributedOptions, ProcessSpec, find_process
@@ -30,13 +30,13 @@ __all__ = [
     "DistributedOptions",
     "ProcessSpec",
     "StopAgreement",
+    "allgather",
     "broadcast_from_first",
     "compare",
     "find_process",
-    "gather",
     "is_alone",
     "is_first",
     "joined",
-    "rank",
+    "rank_and_count",
     "versions",
 ]

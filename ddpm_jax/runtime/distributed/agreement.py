@@ -43,13 +43,13 @@ def is_alone() -> bool:
     return group.channel is None
 
 
-def rank() -> tuple[int, int]:
+def rank_and_count() -> tuple[int, int]:
     """Returns this process's number and the number of processes: (0, 1) for one process."""
     channel = group.channel
     return (0, 1) if channel is None else (channel.process, channel.count)
 
 
-def gather(topic: str, value: Any) -> list[Any]:
+def allgather(topic: str, value: Any) -> list[Any]:
     """Returns the values that all processes gave for a topic, in their order; all must call it.
 
     `value` must be JSON. Calls for one topic must come in the same order on every process. Several
@@ -76,7 +76,7 @@ def broadcast_from_first(make: Callable[[], T], topic: str = "first") -> T:
             outcome = {"value": make()}
         except UserError as error:
             outcome = {"error": str(error)}
-    answer = gather(topic, outcome)[0]
+    answer = allgather(topic, outcome)[0]
     if "error" in answer:
         raise SharedError(answer["error"])
     return answer["value"]
@@ -89,9 +89,9 @@ def compare(settings: dict[str, Any]) -> None:
     """
     text = json.dumps(settings, sort_keys=True, default=str)
     # Settings rarely differ, so a thousand hosts send only a digest.
-    if len(set(gather("digest", hashlib.sha256(text.encode()).hexdigest()))) == 1:
+    if len(set(allgather("digest", hashlib.sha256(text.encode()).hexdigest()))) == 1:
         return
-    rows = gather("settings", json.loads(text))
+    rows = allgather("settings", json.loads(text))
     hosts = [] if group.channel is None else group.channel.hosts
     for name in dict.fromkeys(name for row in rows for name in row):
         who: dict[str, list[str]] = {}

@@ -75,9 +75,7 @@ class Channel:
 
     def _not_all(self, missing: list[int], timeout: float, end: float) -> None:
         if time.monotonic() < end or not missing:
-            raise UserError(
-                f"process 0 at {self.address} ended while it waited for the others; see its log"
-            )
+            raise UserError(f"process 0 at {self.address} ended before all had joined; see its log")
         who = "process" if len(missing) == 1 else "processes"
         raise UserError(
             f"{who} {', '.join(map(str, missing))} of {self.count} did not connect to process 0 at "

@@ -12,7 +12,12 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime.distributed.agreement import SharedError, broadcast_from_first, gather, group
+from ddpm_jax.runtime.distributed.agreement import (
+    SharedError,
+    allgather,
+    broadcast_from_first,
+    group,
+)
 from ddpm_jax.runtime.distributed.channel import Channel
 from ddpm_jax.runtime.distributed.cluster import ProcessSpec
 from ddpm_jax.runtime.distributed.connection import LostProcess, split
@@ -33,10 +38,10 @@ def joined(spec: ProcessSpec) -> Iterator[None]:
     try:
         _join(spec)
         yield
-        gather("end", None)
+        allgather("end", None)
         # From now on, a closed connection is not a loss.
         group.leaving.set()
-        gather("ended", None)
+        allgather("ended", None)
         _shut_down()
     except BaseException as error:
         _fail(error)

@@ -44,7 +44,7 @@ def test_nobody_waits_for_a_process_that_aborts(as_each):
                     barriers.wait("ended")
             else:
                 barriers.wait("ended")
-            distributed.gather("saves", broken)
+            distributed.allgather("saves", broken)
         # As after a failure: a new writer, and the aborted job stays aborted.
         barriers = distributed.AbortableBarriers("saves")
         barriers.begin()
@@ -69,7 +69,7 @@ def test_nobody_waits_for_a_folder_that_process_0_cannot_make(as_each):
 
 
 def test_a_process_alone_agrees_at_once():
-    assert distributed.gather("x", 3) == [3]
+    assert distributed.allgather("x", 3) == [3]
     assert distributed.broadcast_from_first(lambda: 4) == 4
     distributed.compare({"a": 1})
 
