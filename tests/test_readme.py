@@ -52,3 +52,11 @@ def test_every_config_has_its_row():
 def test_every_option_of_sample_is_told():
     for each in sample.flags():
         assert f"--{each.name}" in README
+
+
+def test_the_architecture_page_names_tests_that_exist():
+    page = (ROOT / "ddpm_jax" / "README.md").read_text()
+    table = page[page.index("| to add a") : page.index("## Files")]
+    named = re.findall(r"`([\w/]*test_\w+\.py)`", table)
+    assert len(named) > 15
+    assert [name for name in named if not (ROOT / "tests" / name).is_file()] == []

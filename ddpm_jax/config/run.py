@@ -209,7 +209,7 @@ class Config:
     model: ModelConfig = field(default_factory=UNetConfig)
     diffusion: DiffusionConfig = field(default_factory=lambda: DiffusionConfig())
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig())
-    train: TrainConfig = field(default_factory=TrainConfig)
+    train: TrainConfig = field(default_factory=lambda: TrainConfig())
     sample: SampleConfig = field(default_factory=lambda: SampleConfig())
     mesh: MeshConfig = field(default_factory=MeshConfig)
     figures: tuple[str, ...] = ()

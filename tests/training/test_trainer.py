@@ -17,7 +17,7 @@ from ddpm_jax.config import TrainConfig as Train
 from ddpm_jax.data.batches import Batches
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
-from ddpm_jax.models.mlp import Mlp
+from ddpm_jax.models import make_network
 from ddpm_jax.runtime.compilation import compiler_options
 from ddpm_jax.runtime.mesh import make_mesh, shard_batch
 from ddpm_jax.training.ema import ema_update
@@ -293,8 +293,10 @@ def test_the_network_of_other_code_is_refused_by_its_first_array(change, monkeyp
     settings, expected = NETWORKS[change]
     config = changed(POINTS, train={"steps": 20})
     train(config, tmp_path)
-    network = dataclasses.replace(Mlp(timesteps=10, width=8, layers=2), **settings)
-    monkeypatch.setattr("ddpm_jax.experiment._network", lambda config: network)
+    made = make_network(
+        MlpConfig(**{"width": 8, "layers": 2, **settings}), out_channels=2, timesteps=10
+    )
+    monkeypatch.setattr("ddpm_jax.experiment.make_network", lambda config, **options: made)
     with pytest.raises(UserError, match=expected.replace("ema.ema.", "params.")) as told:
         train(changed(config, train={"steps": 40}), tmp_path)
     assert len(str(told.value).splitlines()) == 1
