@@ -107,7 +107,7 @@ def test_a_folder_with_another_network_is_left_as_it_is(told, run):
 def test_a_workdir_that_is_a_file_or_below_one_is_refused(told, tmp_path):
     (tmp_path / "file").write_text("mine")
     for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
-        assert "--workdir" in told("train", DIGITS, "--smoke", "--workdir", workdir)
+        assert str(workdir) in told("train", DIGITS, "--smoke", "--workdir", workdir)
     assert (tmp_path / "file").read_text() == "mine"
 
 

@@ -19,7 +19,6 @@ pytestmark = pytest.mark.usefixtures("one_device")
 
 PACKAGE = Path(ddpm_jax.__file__).parent
 FILES = (PACKAGE / "README.md").read_text().split("\n## Files\n")[1]
-joined = pytest.mark.xfail(reason="formats and renamed events come with other rooms", strict=True)
 
 
 def documented(heading: str) -> dict[str, str]:
@@ -50,7 +49,6 @@ def folder(tmp_path_factory):
     return folder
 
 
-@joined
 def test_the_config(folder):
     found = json.loads((folder / "config.json").read_text())
     assert list(found) == list(documented("config.json"))
@@ -70,14 +68,12 @@ def test_the_events_of_a_run(folder):
     assert changes["optimizer.learning_rate"] == [1e-2, 1e-3]
 
 
-@joined
 def test_every_event_that_training_logs_is_documented():
     source = "".join(path.read_text() for path in (PACKAGE / "training").rglob("*.py"))
     logged = set(re.findall(r'\.event\([^,()]+, "([^"]+)"', source))
     assert logged == set(event_keys())
 
 
-@joined
 def test_the_facts_about_a_checkpoint(folder):
     found = json.loads((folder / "checkpoints/4/meta.json").read_text())
     assert set(found) == set(documented("meta.json"))

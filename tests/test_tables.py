@@ -32,7 +32,7 @@ WEIGHT = constant_weight(1.0)
         (lambda: make_sampler("ddpm-beta", SCHEDULE, eta=0.5), "no 'eta': it takes no options"),
         (lambda: make_sampler("ddpm", SCHEDULE, variance="fixed"), "unknown variance 'fixed'"),
         (lambda: make_objective("simpel", SCHEDULE, EPS), r"\(did you mean simple\?\)"),
-        (lambda: make_objective("simple", SCHEDULE, EPS, los="l1"), r"\(did you mean loss\?\)"),
+        (lambda: make_objective("simple", SCHEDULE, EPS, los="l1"), "takes no 'los'"),
         (lambda: make_objective("simple", SCHEDULE, EPS, loss="l3"), "unknown loss 'l3'"),
         (
             lambda: make_clipping("clipp", SCHEDULE),

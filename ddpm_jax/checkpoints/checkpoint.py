@@ -44,7 +44,7 @@ from ddpm_jax.checkpoints.quiet import Quiet
 from ddpm_jax.checkpoints.writer import Writer
 from ddpm_jax.config import Config
 from ddpm_jax.errors import UserError
-from ddpm_jax.files import Remote, StoragePath, StoreError, storage_path
+from ddpm_jax.files import Remote, StoragePath, StoreError, files_below, storage_path
 from ddpm_jax.runtime.distributed import BarrierAborted, allgather, is_alone, is_first, versions
 from ddpm_jax.runtime.mesh import with_shardings
 
@@ -317,7 +317,12 @@ class Checkpoints:
         with _asked(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             state = str(folder / _STATE)
             # Orbax wants the saved tree's own structure, with its tuples and its empty nodes.
-            tree = reader.metadata(state).item_metadata.tree
+            found = reader.metadata(state).item_metadata
+            if found is None:  # Orbax does not say why; reading the files does.
+                for file in files_below(folder / _STATE):
+                    file.read_bytes()
+                raise self._foreign(step, "arrays that Orbax can't list")
+            tree = found.tree
             item = jax.tree_util.tree_map_with_path(target, tree)
             arguments = ocp.args.PyTreeRestore(
                 item=item, restore_args=ocp.checkpoint_utils.construct_restore_args(item)

@@ -174,18 +174,14 @@ class SampleProgram:
             indices = np.arange(batch * size, (batch + 1) * size, dtype=np.uint32)
             # The last batch is padded, so that one compiled shape serves all.
             places = np.minimum(indices, num - 1)
-
-            def put(array: np.ndarray | None, places: np.ndarray = places) -> jax.Array | None:
-                return None if array is None else shard_rows(array[places], self.mesh)
-
             chain = self._run(
                 params,
                 rows,
                 chunk,
                 key=np.uint32(seed),
                 indices=shard_rows(indices + np.uint32(first), self.mesh),
-                x=put(None if start is None else np.asarray(start.x, np.float32)),
-                conditioning=Conditioning(labels=put(drawn_labels)),
+                x=self._shard(None if start is None else start.x, places, np.float32),
+                conditioning=Conditioning(labels=self._shard(drawn_labels, places, np.int32)),
             )
             for done, carry in chain:
                 if batch == 0 and num_trajectories:
@@ -200,6 +196,9 @@ class SampleProgram:
             np.stack(frames)[:, :num] if frames else None,
             times[[*range(0, steps, chunk), steps]] if frames else None,
         )
+
+    def _shard(self, array: Any, places: np.ndarray, dtype: Any) -> jax.Array | None:
+        return None if array is None else shard_rows(np.asarray(array, dtype)[places], self.mesh)
 
     def _run(
         self,

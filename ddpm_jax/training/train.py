@@ -62,12 +62,8 @@ def train(
     if run.exists() and not run.is_dir():
         raise UserError(f"the run folder {run} is a file; name a folder")
     source = open_source(config.data) if source is None else source
-    if tuple(source.shape) != tuple(config.data.example_shape):
-        raise UserError(
-            f"the source has examples of shape {tuple(source.shape)}, and config.data says "
-            f"{tuple(config.data.example_shape)}; change one of them"
-        )
-    experiment = build(config)
+    _check_source(config, source)
+    experiment = build(config, devices=mesh.size)
     report = report if distributed.is_first() else None
     # Previews and the last pictures have one size, and so share one compiled program.
     program = SampleProgram(experiment, mesh, config.sample)
@@ -102,6 +98,15 @@ def train(
 
 def _ignore(line: str) -> None:
     del line
+
+
+def _check_source(config: Config, source: Source) -> None:
+    found, expected = tuple(source.shape), tuple(config.data.example_shape)
+    if found != expected:
+        raise UserError(
+            f"the source has examples of shape {found}, and config.data says {expected}; "
+            "change one of them"
+        )
 
 
 def _start_log(

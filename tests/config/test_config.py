@@ -155,6 +155,7 @@ def test_differences_name_what_changed_and_tell_the_breaking_ones():
     ddim = changed(TINY, sample={"sampler": Choice("ddim", eta=0.5)})
     assert configs.differences(TINY, ddim) == {
         "sample.sampler": ("ddpm", "ddim"),
+        "sample.sampler.variance": ("posterior", None),
         "sample.sampler.eta": (None, 0.5),
     }
     assert not configs.breaking(TINY, ddim)

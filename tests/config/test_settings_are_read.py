@@ -64,11 +64,13 @@ SECTIONS = (
     Config,
 )
 POINTS = Config(
-    data=PointsData(size=50),
-    model=MlpConfig(width=4, layers=1),
+    data=PointsData(shape="moons", size=50),
+    model=MlpConfig(width=4, layers=1, num_classes=2),
     diffusion=DiffusionConfig(timesteps=2),
-    train=TrainConfig(steps=2, batch_size=8, log_every=2, save_every=2, preview_every=2),
-    sample=SampleConfig(clipping="none", num=8, batch_size=8),
+    train=TrainConfig(
+        steps=2, batch_size=8, label_dropout=0.5, log_every=2, save_every=2, preview_every=2
+    ),
+    sample=SampleConfig(clipping="none", guidance=1.0, num=8, batch_size=8),
     figures=("schedules",),
 )
 

@@ -127,8 +127,8 @@ def test_the_simple_objective_refuses_a_variance_that_it_would_not_train():
 def test_a_hybrid_objective_is_one_function_and_one_row(monkeypatch, learned_range):
     """Its variance learns from the bound alone, because the mean there is detached."""
 
-    def hybrid(schedule, parameterization, *, bound_weight=0.001):
-        simple = make_objective("simple", schedule, parameterization)
+    def hybrid(schedule, parameterization, error, weight, *, bound_weight=0.001):
+        simple = OBJECTIVES["simple"](schedule, parameterization, error, weight)
 
         def objective(output, inputs):
             at = {"x_t": inputs.x_t, "t": inputs.t}

@@ -8,7 +8,7 @@ import pytest
 
 import ddpm_jax
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
-from ddpm_jax.config import Config, DiffusionConfig, MlpConfig, PointsData, SampleConfig
+from ddpm_jax.config import Choice, Config, DiffusionConfig, MlpConfig, PointsData, SampleConfig
 from ddpm_jax.config import TrainConfig as Train
 from ddpm_jax.data.batches import Batches
 from ddpm_jax.diffusion.timestep_samplers import TIMESTEP_SAMPLERS, TimestepSampler
@@ -75,7 +75,7 @@ def by_loss(T, *, length: int = 4):
 
 
 ROWS = {
-    "optimizer": (OPTIMIZERS, "lion", lion, {"optimizer": {"name": "lion"}}),
+    "optimizer": (OPTIMIZERS, "lion", lion, {"optimizer": {"method": "lion"}}),
     "average": (
         AVERAGES,
         "short",
@@ -165,7 +165,8 @@ def test_going_on_with_another_row_is_refused_in_a_line(kind, added, one, tmp_pa
 
 def test_adam_goes_on_as_adamw_and_back(one, tmp_path):
     for steps, name, decay in ((4, "adam", 0.0), (8, "adamw", 0.1), (12, "adam", 0.0)):
-        settings = {"name": name, "weight_decay": decay}
+        options = {"weight_decay": decay} if name == "adamw" else {}
+        settings = {"method": Choice(name, **options)}
         config = changed(POINTS, train={"steps": steps}, optimizer=settings)
         assert train(config, tmp_path, mesh=one).step == steps
 
