@@ -12,7 +12,7 @@ import base64
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -149,12 +149,12 @@ def load(
     folder: str | StoragePath,
     *,
     checkpoint: int | None = None,
-    params: Literal["ema", "raw"] = "ema",
+    params: str | None = None,
 ) -> Run:
     """Opens a run folder: its newest good checkpoint, or the step `checkpoint`.
 
-    `params` chooses the moving average of the parameters or the parameters themselves. A damaged
-    checkpoint that is passed over gives a warning. Raises UserError if the folder has no
+    `params` names an average of the parameters, or is "raw"; None takes the first average. A
+    damaged checkpoint that is passed over gives a warning. Raises UserError if the folder has no
     checkpoint, or not the one asked for.
     """
     found = sampling.load(folder, checkpoint=checkpoint, params=params, report=_warn)

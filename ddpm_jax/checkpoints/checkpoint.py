@@ -318,10 +318,8 @@ class Checkpoints:
             state = str(folder / _STATE)
             # Orbax wants the saved tree's own structure, with its tuples and its empty nodes.
             found = reader.metadata(state).item_metadata
-            if found is None:  # Orbax does not say why; reading the files does.
-                for file in files_below(folder / _STATE):
-                    file.read_bytes()
-                raise self._foreign(step, "arrays that Orbax can't list")
+            if found is None:
+                raise self._unlisted(step)
             tree = found.tree
             item = jax.tree_util.tree_map_with_path(target, tree)
             arguments = ocp.args.PyTreeRestore(
@@ -341,6 +339,16 @@ class Checkpoints:
             return from_text((self.folder / str(step) / _ARRAYS).read_text())
         except FileNotFoundError:
             raise self._foreign(step, f"no {_ARRAYS}") from None
+
+    def _unlisted(self, step: int) -> UserError:
+        """Returns why Orbax can't list the arrays. Orbax hides it; reading the files shows it."""
+        folder = self.folder / str(step)
+        try:
+            for file in files_below(folder / _STATE):
+                file.read_bytes()
+        except StoreError as error:
+            return StoreError(f"checkpoint {folder} can't be read ({error})")
+        return self._foreign(step, "arrays that Orbax can't list")
 
     def _foreign(self, step: int, what: str) -> UserError:
         return UserError(

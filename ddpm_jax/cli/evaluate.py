@@ -1,7 +1,6 @@
 """`ddpm evaluate`."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from ddpm_jax import config as configs
 from ddpm_jax.cli.arguments import Shared, options_of, settings_of, target_of
@@ -22,8 +21,8 @@ class Options:
     """Seed of the samples."""
     checkpoint: int | None = None
     """Step of the checkpoint; if left out, the newest good one."""
-    params: Literal["ema", "raw"] = "ema"
-    """The moving average of the parameters, or the parameters themselves."""
+    params: str | None = None
+    """The name of an average of the parameters, or raw; if left out, the first average."""
     json: bool = False
     """Print JSON instead of a table."""
 

@@ -1,7 +1,7 @@
 """`ddpm sample`."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ddpm_jax import config as configs
 from ddpm_jax import plots
@@ -29,8 +29,8 @@ class Options:
     """One class for each sample, or one class for all; if left out, each class in turn."""
     checkpoint: int | None = None
     """Step of the checkpoint; if left out, the newest good one."""
-    params: Literal["ema", "raw"] = "ema"
-    """The moving average of the parameters, or the parameters themselves."""
+    params: str | None = None
+    """The name of an average of the parameters, or raw; if left out, the first average."""
     output: str | None = None
     """FILE.png (a grid), FILE.gif (their denoising), FILE.npz, or a folder for many; if left out,
     RUN-seedS.png here. A folder gets numbered .npz files, which several processes share out; after

@@ -35,7 +35,7 @@ class Run:
         name: str,
         mesh: Mesh,
     ):
-        """`name` says which parameters these are: ema or raw."""
+        """`name` says which parameters these are: the name of an average, or raw."""
         self.folder, self.step, self.mesh = folder, step, mesh
         self.experiment, self.params, self.name = experiment, params, name
         self._programs: dict[SampleConfig, SampleProgram] = {}
@@ -97,17 +97,18 @@ def load(
     folder: str | StoragePath,
     *,
     checkpoint: int | None = None,
-    params: str = "ema",
+    params: str | None = None,
     local: bool = False,
     report: Callable[[str], None] = _warn,
 ) -> Run:
     """Opens a run folder: the newest good checkpoint, or the step asked for.
 
     It needs nothing but the folder, runs no code out of it, and works with any number of devices.
-    `params` names an average, or is "raw". With `local`, each of several processes works on its own
-    devices, without the others; otherwise they work on all devices together. `report` gets a line
-    for each damaged checkpoint that is skipped. Raises UserError if the folder holds no checkpoint,
-    or the one asked for is missing or damaged.
+    `params` names an average, or is "raw"; None takes the first average that training kept. With
+    `local`, each of several processes works on its own devices, without the others; otherwise they
+    work on all devices together. `report` gets a line for each damaged checkpoint that is skipped.
+    Raises UserError if the folder holds no checkpoint, if the one asked for is missing or damaged,
+    and if it has no such parameters.
     """
     folder = storage_path(folder)
     checkpoints = Checkpoints(folder, report=report)
@@ -120,6 +121,11 @@ def load(
     config = checkpoints.config(step)
     mesh = fitting_mesh(config.mesh.fsdp, jax.local_devices() if local else None)
     experiment = build(config, devices=mesh.size)
+    averages = config.train.averages
+    params = averages[0] if params is None else params
+    if params not in (*averages, "raw"):
+        have = ", ".join(averages)
+        raise UserError(f"params is {params!r}; {folder} has {have}, and raw parameters")
     name = "params" if params == "raw" else f"ema.{params}"
     shapes = checkpoints.shapes(step, name)
     if shapes is None:

@@ -137,7 +137,10 @@ def _feed(data: DataConfig) -> None:
     """Opens the data, and traces a training step on them."""
     points, classes = isinstance(data, PointsData), 10 if isinstance(data, DigitsData) else 0
     network = MlpConfig() if points else SmallUNetConfig(channels=(2, 2), num_classes=classes)
-    config = resolve(dataclasses.replace(POINTS, data=data, model=network))
+    train = dataclasses.replace(POINTS.train, label_dropout=0.0)
+    sample = dataclasses.replace(POINTS.sample, guidance=0.0)
+    plain = dataclasses.replace(POINTS, train=train, sample=sample)
+    config = resolve(dataclasses.replace(plain, data=data, model=network))
     if isinstance(data, TfdsData) and not _prepared(data):
         with pytest.raises(UserError, match="not prepared"):
             open_source(dataclasses.replace(data, data_dir="/nowhere"))
