@@ -35,6 +35,7 @@ from ddpm_jax.checkpoints.manifest import (
     from_text,
     keystr,
     manifest_of,
+    nested,
     of_fields,
     shapes_of,
     to_text,
@@ -44,7 +45,7 @@ from ddpm_jax.checkpoints.quiet import Quiet
 from ddpm_jax.checkpoints.writer import Writer
 from ddpm_jax.config import Config
 from ddpm_jax.errors import UserError
-from ddpm_jax.files import Remote, StoragePath, StoreError, files_below, storage_path
+from ddpm_jax.files import Remote, StoragePath, StoreError, storage_path
 from ddpm_jax.runtime.distributed import BarrierAborted, allgather, is_alone, is_first, versions
 from ddpm_jax.runtime.mesh import with_shardings
 
@@ -284,50 +285,48 @@ class Checkpoints:
             raise self._foreign(step, other)
         fields = _fields(layout)
         targets = by_name(fields)
-        found = self._read(step, targets) if targets else {}
+        if self._meta(step)["format"] == configs.FORMAT:
+            # A field without arrays is nothing to Orbax.
+            item = nested({name: tree for name, tree in fields.items() if jax.tree.leaves(tree)})
+            found = by_name(self._read(step, item, partial_restore=True)) if item else {}
+        else:
+            found = self._read_lifted(step, targets) if targets else {}
         structure = jax.tree.structure(list(fields.values()))
         trees = jax.tree.unflatten(structure, [found[name] for name in targets])
         return type(layout)(**dict(zip(fields, trees, strict=True)))
 
-    def _read(self, step: int, targets: dict[str, Any]) -> dict[str, Any]:
-        """Reads today's arrays, by name, into their shardings."""
-        meta = self._meta(step)
-        if meta["format"] == configs.FORMAT:
-            return self._read_saved(step, targets)
-        shapes = shapes_of(self._saved(step))
-        names = sources(shapes, self._lift(step), wanted=targets.__contains__)
+    def _read(self, step: int, item: Any, **options: Any) -> Any:
+        """Reads the arrays that a tree of shapes names, into their shardings."""
+        folder = self.folder / str(step)
+        restore_args = ocp.checkpoint_utils.construct_restore_args(item)
+        arguments = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, **options)
+        with _asked(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            return reader.restore(str(folder / _STATE), args=arguments)
+
+    def _read_lifted(self, step: int, targets: dict[str, Any]) -> dict[str, Any]:
+        """Reads today's arrays, by name, from those of an older format, into their shardings."""
+        shapes, lift = shapes_of(self._saved(step)), self._lift(step)
+        names = sources(shapes, lift, wanted=targets.__contains__)
         # Sharded as training had them, so that no device holds an array that it should not.
         mesh = next(iter(targets.values())).sharding.mesh
-        saved = self._read_saved(step, with_shardings({name: shapes[name] for name in names}, mesh))
-        lift = self._lift(step)
+        layout = with_shardings({name: shapes[name] for name in names}, mesh)
+        folder = self.folder / str(step)
+        with _asked(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            # Orbax wants the saved tree's own structure, with its tuples and its empty nodes.
+            tree: Any = reader.metadata(str(folder / _STATE)).item_metadata
+        if tree is None:
+            raise self._foreign(step, "arrays that Orbax can't list")
+        item = jax.tree_util.tree_map_with_path(
+            lambda path, _: layout.get(keystr(path), ocp.PLACEHOLDER), tree.tree
+        )
+        leaves = jax.tree.leaves_with_path(self._read(step, item))
+        saved = {keystr(path): leaf for path, leaf in leaves if keystr(path) in layout}
         wanted = {name: target.sharding for name, target in targets.items()}
         compiled = jax.jit(
             lambda arrays: {name: it for name, it in lift(arrays).items() if name in wanted},
             out_shardings=wanted,
         )
         return compiled(saved)
-
-    def _read_saved(self, step: int, targets: dict[str, Any]) -> dict[str, Any]:
-        """Reads arrays by the names that they were saved under, into their shardings."""
-        folder = self.folder / str(step)
-
-        def target(path: Any, _: Any) -> Any:
-            return targets.get(keystr(path), ocp.PLACEHOLDER)
-
-        with _asked(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            state = str(folder / _STATE)
-            # Orbax wants the saved tree's own structure, with its tuples and its empty nodes.
-            found = reader.metadata(state).item_metadata
-            if found is None:
-                raise self._unlisted(step)
-            tree = found.tree
-            item = jax.tree_util.tree_map_with_path(target, tree)
-            arguments = ocp.args.PyTreeRestore(
-                item=item, restore_args=ocp.checkpoint_utils.construct_restore_args(item)
-            )
-            restored = reader.restore(state, args=arguments)
-        leaves = jax.tree.leaves_with_path(restored)
-        return {keystr(path): leaf for path, leaf in leaves if keystr(path) in targets}
 
     def _lift(self, step: int) -> Callable[[Any], Any]:
         """Returns the function from the saved arrays to today's, both by name."""
@@ -339,16 +338,6 @@ class Checkpoints:
             return from_text((self.folder / str(step) / _ARRAYS).read_text())
         except FileNotFoundError:
             raise self._foreign(step, f"no {_ARRAYS}") from None
-
-    def _unlisted(self, step: int) -> UserError:
-        """Returns why Orbax can't list the arrays. Orbax hides it; reading the files shows it."""
-        folder = self.folder / str(step)
-        try:
-            for file in files_below(folder / _STATE):
-                file.read_bytes()
-        except StoreError as error:
-            return StoreError(f"checkpoint {folder} can't be read ({error})")
-        return self._foreign(step, "arrays that Orbax can't list")
 
     def _foreign(self, step: int, what: str) -> UserError:
         return UserError(

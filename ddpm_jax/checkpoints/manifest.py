@@ -62,13 +62,19 @@ def of_fields(manifest: Manifest, fields: Sequence[str]) -> Manifest:
 
 def tree_of(manifest: Manifest, field: str) -> Any:
     """Returns the arrays of a field as shapes, in the nested dicts that Linen uses."""
+    shapes = shapes_of(of_fields(manifest, [field]))
+    return nested({name.removeprefix(f"{field}."): shape for name, shape in shapes.items()})
+
+
+def nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns dicts of dicts whose leaves have these dotted names."""
     tree: dict[str, Any] = {}
-    for name, shape in shapes_of(of_fields(manifest, [field])).items():
-        *path, last = name.removeprefix(f"{field}.").split(".")
+    for name, array in arrays.items():
+        *path, last = name.split(".")
         inner = tree
         for part in path:
             inner = inner.setdefault(part, {})
-        inner[last] = shape
+        inner[last] = array
     return tree
 
 

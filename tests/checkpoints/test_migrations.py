@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from einops import rearrange
 
@@ -15,7 +16,7 @@ from ddpm_jax import config as configs
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.checkpoints.commit import commit_in
 from ddpm_jax.checkpoints.lifting import sources
-from ddpm_jax.checkpoints.manifest import by_name
+from ddpm_jax.checkpoints.manifest import by_name, keystr
 from ddpm_jax.config import format_0 as step
 from ddpm_jax.config import migrations
 from ddpm_jax.errors import UserError
@@ -97,13 +98,14 @@ def test_format_0_becomes_todays_state_in_its_shards(format_0, state, monkeypatc
 
 @pytest.mark.usefixtures("read_config")
 def test_an_average_of_format_0_is_loaded_alone(format_0, state, monkeypatch):
-    read, seen = Checkpoints._read_saved, []
+    read, seen = Checkpoints._read, []
 
-    def watched(self, step, targets):
-        seen.extend(targets)
-        return read(self, step, targets)
+    def watched(self, step, item):
+        arrays = jax.tree.leaves_with_path(item)
+        seen.extend(keystr(path) for path, leaf in arrays if leaf is not ocp.PLACEHOLDER)
+        return read(self, step, item)
 
-    monkeypatch.setattr(Checkpoints, "_read_saved", watched)
+    monkeypatch.setattr(Checkpoints, "_read", watched)
     assert_same(ddpm_jax.load(format_0).params, state.ema["ema"])
     assert seen
     assert all(name.startswith("ema.") for name in seen)
@@ -216,7 +218,10 @@ def test_all_of_a_kept_run_fits_todays_training_state(name):
 
 @kept
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_kept_run_goes_on(name, tmp_path, monkeypatch):
+def test_a_kept_run_goes_on(name, tmp_path, monkeypatch, request):
+    """Compiling the larger networks takes most of a minute each: they go on with --long."""
+    if name != "smoke/swiss_roll" and not request.config.getoption("--long"):
+        pytest.skip("with --long")
     shutil.copytree(RUNS / name, tmp_path / "run")
     monkeypatch.setenv("TFDS_DATA_DIR", str(RUNS.parent / "data" / "tfds"))
     config = ddpm_jax.load(RUNS / name).config
