@@ -137,7 +137,11 @@ def _feed(data: DataConfig) -> None:
     """Opens the data, and traces a training step on them."""
     points, classes = isinstance(data, PointsData), 10 if isinstance(data, DigitsData) else 0
     network = MlpConfig() if points else SmallUNetConfig(channels=(2, 2), num_classes=classes)
-    config = resolve(dataclasses.replace(POINTS, data=data, model=network))
+    unlabelled = {
+        "train": dataclasses.replace(POINTS.train, label_dropout=0.0),
+        "sample": dataclasses.replace(POINTS.sample, guidance=0.0),
+    }
+    config = resolve(dataclasses.replace(POINTS, data=data, model=network, **unlabelled))
     if isinstance(data, TfdsData) and not _prepared(data):
         with pytest.raises(UserError, match="not prepared"):
             open_source(dataclasses.replace(data, data_dir="/nowhere"))

@@ -3,15 +3,19 @@
 The contract carries both, and a new network is its file and one row.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddpm_jax.config import dumps, loads
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import MODELS, make_network, settings_of
 from ddpm_jax.typing import Conditioning
 from tests.models.beside import Beside, BesideConfig
+from tests.tiny import TINY
 
 
 @pytest.fixture
@@ -19,6 +23,13 @@ def network(monkeypatch):
     monkeypatch.setitem(MODELS, "beside", Beside)
     assert settings_of(MODELS["beside"]) is BesideConfig
     return make_network(BesideConfig(), out_channels=2 * 3, timesteps=10)
+
+
+def test_a_config_of_another_network_goes_to_json_and_back(network):
+    config = dataclasses.replace(
+        TINY, model=BesideConfig(width=6), train=dataclasses.replace(TINY.train, label_dropout=0.0)
+    )
+    assert loads(dumps(config)) == config
 
 
 def test_an_image_beside_x_t_and_its_noise_reach_a_network(network):
