@@ -16,6 +16,7 @@ from ddpm_jax.diffusion import (
     Parameterization,
     make_objective,
     make_schedule,
+    output_channels,
     q_sample,
 )
 from ddpm_jax.diffusion.timestep_samplers import TimestepSampler, make_timestep_sampler
@@ -55,10 +56,28 @@ class Experiment:
     def init_params(self, key: jax.Array) -> Any:
         """Draws fresh parameters; float32, whatever the network computes in."""
         x_t = jnp.zeros((1, *self.config.data.example_shape))
-        labels = jnp.zeros((1,), jnp.int32) if self.num_classes else None
         t = jnp.ones((1,), jnp.int32)
-        conditioning = Conditioning(labels=labels)
+        conditioning = self.condition(jnp.zeros((1,), jnp.int32))
         return self.model.init(key, x_t, t, conditioning, train=False)["params"]
+
+    def condition(
+        self,
+        labels: Any = None,
+        *,
+        image: Any = None,
+        image_noise: Any = None,
+        dropped: jax.Array | bool = False,
+    ) -> Conditioning:
+        """Returns what the network is given beside x_t and t.
+
+        Labels are left out if the network takes none. Those that are `dropped`, a boolean or one
+        for each label `[B]`, become "no class".
+        """
+        if not self.num_classes:
+            labels = None
+        elif labels is not None and dropped is not False:
+            labels = jnp.where(dropped, self.num_classes, labels)
+        return Conditioning(labels, image, image_noise)
 
     def apply(
         self, params: Any, x_t: Examples, t: Timesteps, conditioning: Conditioning, **options: Any
@@ -83,14 +102,11 @@ class Experiment:
         count = x_0.shape[0]
         t, weight = self.timestep_sampler.draw(timesteps, key("timestep"), count)
         eps = jax.random.normal(key("noise"), x_0.shape)
-        labels = None
-        if self.num_classes:
-            labels = jnp.asarray(batch.labels)
-        if labels is not None and config.train.label_dropout > 0:
+        dropped = False
+        if config.train.label_dropout > 0:
             dropped = jax.random.bernoulli(key("labels"), config.train.label_dropout, (count,))
-            labels = jnp.where(dropped, self.num_classes, labels)
         x_t = q_sample(self.schedule, x_0, t, eps)
-        conditioning = Conditioning(labels=labels)
+        conditioning = self.condition(batch.labels, dropped=dropped)
         return DiffusionInputs(
             x_0, x_t, eps, t, conditioning, dropout=key("dropout"), weight=weight
         )
@@ -120,24 +136,25 @@ def build(config: Config, *, devices: int = 1) -> Experiment:
         warmup=optimizer.warmup,
         decay=optimizer.decay,
     )
+    objective = make_objective(
+        diffusion.objective.name,
+        schedule,
+        parameterization,
+        loss=diffusion.loss.name,
+        weighting=diffusion.weighting,
+        **diffusion.objective.options,
+    )
     return Experiment(
         config=config,
         model=make_network(
             config.model,
-            out_channels=config.data.example_shape[-1],
+            out_channels=output_channels(config.data.example_shape[-1], objective.variance),
             timesteps=diffusion.timesteps,
             ops=from_environment(devices=devices),
         ),
         schedule=schedule,
         parameterization=parameterization,
-        objective=make_objective(
-            diffusion.objective.name,
-            schedule,
-            parameterization,
-            loss=diffusion.loss.name,
-            weighting=diffusion.weighting,
-            **diffusion.objective.options,
-        ),
+        objective=objective,
         learning_rate=learning_rate,
         optimizer=make_optimizer(
             optimizer.method.name, learning_rate, clip=optimizer.clip, **optimizer.method.options

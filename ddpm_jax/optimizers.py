@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ddpm_jax.tables import choose, options_of, require_options
+from ddpm_jax.tables import choose, row_with
 
 DECAYS: dict[str, Callable[[float, int], optax.Schedule]] = {
     "constant": lambda peak, steps: optax.constant_schedule(peak),
@@ -75,8 +75,7 @@ def make_optimizer(
     `good` is False the state stays as it is and the updates are meaningless. Raises ValueError for
     an unknown row or option.
     """
-    row = choose("optimizer", OPTIMIZERS, name)
-    require_options(f"optimizer {name!r}", options, options_of(row))
+    row = row_with("optimizer", OPTIMIZERS, name, options)
     return optax.chain(
         optax.identity() if clip is None else _clip_by_global_norm(clip),
         _guarded(row(**options)),

@@ -17,6 +17,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 from ddpm_jax.errors import nearest
 
 Row = TypeVar("Row")
+Made = TypeVar("Made")
 
 
 class Choice:
@@ -115,6 +116,15 @@ def require_options(owner: str, given: Iterable[str], known: list[str]) -> None:
             takes = ", ".join(known) if known else "no options"
             hint = nearest(option, known)
             raise ValueError(f"{owner} takes no {option!r}{hint}: it takes {takes}")
+
+
+def row_with(
+    kind: str, table: Mapping[str, Callable[..., Made]], name: str, options: Iterable[str]
+) -> Callable[..., Made]:
+    """Returns `table[name]`; raises ValueError for an unknown name, or an option it lacks."""
+    row = choose(kind, table, name)
+    require_options(f"{kind} {name!r}", options, options_of(row))
+    return row
 
 
 def settings_for(

@@ -61,8 +61,18 @@ class DiffusionInputs(NamedTuple):
 Denoiser = Callable[[Examples, Timesteps], Prediction]
 # A transform replaces x_0 and eps by `_replace`, so that the other fields pass through.
 DenoiserTransform = Callable[[Denoiser], Denoiser]
-# (the network's output, the step's inputs) -> the loss of each example.
-Objective = Callable[[Examples, DiffusionInputs], PerExample]
+
+
+class Objective(NamedTuple):
+    """What training minimizes; called as `objective(output, inputs)`, it gives the losses `[B]`."""
+
+    loss: Callable[[Examples, DiffusionInputs], PerExample]
+    """(the network's output, the step's inputs) -> the loss of each example."""
+    variance: str | None = None
+    """The row of `VARIANCES` that the network learns by it; None where it learns no variance."""
+
+    def __call__(self, output: Examples, inputs: DiffusionInputs) -> PerExample:
+        return self.loss(output, inputs)
 
 
 class RecallingDenoiser(NamedTuple):

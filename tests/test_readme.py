@@ -1,5 +1,6 @@
 """The README's code runs, its commands exist, and its tables are complete."""
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -9,7 +10,21 @@ import numpy as np
 import pytest
 
 from ddpm_jax import cli
-from ddpm_jax.cli import sample
+from ddpm_jax.cli.arguments import settings_of
+from ddpm_jax.cli.sample import Options
+from ddpm_jax.config import SampleConfig
+from ddpm_jax.diffusion import (
+    PARAMETERIZATIONS,
+    at,
+    make_sampler,
+    make_schedule,
+    plan_chain,
+    predict,
+    sample,
+    sample_noise,
+)
+from ddpm_jax.diffusion.samplers import contract
+from ddpm_jax.diffusion.schedules import indexed
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -26,6 +41,31 @@ def test_the_functional_example_ends_at_its_data():
     assert names["x_0"].shape == (8, 32, 32, 3)
     # The example's data lies at the origin, and its denoiser is exact.
     np.testing.assert_allclose(jax.numpy.abs(names["x_0"]).max(), 0, atol=1e-4)
+
+
+def test_the_minimal_sampler_of_the_architecture_page_is_ddim():
+    page = (ROOT / "ddpm_jax" / "README.md").read_text()
+    (code,) = [
+        it for it in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "def euler" in it
+    ]
+    names: dict = vars(contract) | {"np": np, "at": at, "indexed": indexed}
+    exec(compile(code, "ddpm_jax/README.md", "exec"), names)
+    schedule = make_schedule("cosine", 20)
+    keys = jax.random.split(jax.random.key(0), 4)
+    x_T = sample_noise(keys, (3,))
+
+    def denoiser(x_t, t):
+        x_0 = jax.numpy.tanh(x_t)
+        return predict(PARAMETERIZATIONS["x_0"], schedule, x_0, x_t=x_t, t=t)
+
+    def drawn(sampler, times):
+        assert all(leaf.dtype == np.float64 for leaf in jax.tree.leaves(sampler.plan(times)))
+        rows = plan_chain(sampler, schedule, times)
+        return sample(sampler, denoiser, x_T, rows=rows, keys=keys)[0]
+
+    for times in (np.array([20, 9, 4, 0]), np.array([19.5, 7.25, 0.0])):
+        expected = drawn(make_sampler("ddim", schedule), times)
+        np.testing.assert_allclose(drawn(names["euler"](schedule), times), expected, atol=1e-5)
 
 
 def commands() -> list[list[str]]:
@@ -49,9 +89,11 @@ def test_every_config_has_its_row():
         assert f"configs/{path.name}" in README
 
 
-def test_every_option_of_sample_is_told():
-    for each in sample.flags():
-        assert f"--{each.name}" in README
+def test_every_setting_of_sample_is_told():
+    """The options of rows are told by the help, so that a new row needs no edit here."""
+    section = [field.name for field in dataclasses.fields(SampleConfig)]
+    for name in [*(each.name for each in settings_of(Options)), *section]:
+        assert f"--{name}" in README
 
 
 def test_the_architecture_page_names_tests_that_exist():

@@ -1,5 +1,6 @@
 """`ddpm sample`."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,14 +40,16 @@ class Options:
 
 def flags() -> list[Setting]:
     """Returns what can be set: the command's own options, and the config's `sample` section."""
-    section = [
-        # An option of the sampler goes by its own name: --eta.
-        each._replace(
-            name=each.name.rpartition(".")[2], type=each.type | None, default=None, section=""
-        )
-        for each in configs.settings(SampleConfig())
-    ]
-    return [*settings_of(Options), *section]
+    own, section = settings_of(Options), configs.settings(SampleConfig())
+    lasts = Counter(each.name.rpartition(".")[2] for each in [*own, *section])
+
+    def flag(each: Setting) -> Setting:
+        # An option goes by its own name, --eta, where nothing else has that name.
+        last = each.name.rpartition(".")[2]
+        name = last if lasts[last] == 1 else each.name
+        return each._replace(name=name, type=each.type | None, default=None, section="")
+
+    return [*own, *map(flag, section)]
 
 
 def run(words: list[str]) -> int:

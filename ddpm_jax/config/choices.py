@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ddpm_jax.config.checks import require_row
@@ -19,9 +19,19 @@ class ChoiceField:
     named here and nowhere else: checks, JSON, flags and help read it from the field.
     """
 
-    def __init__(self, dotted: str, table: Mapping[str, Any], default: Choice | str):
-        """`dotted` is the setting's whole name, for messages: "sample.sampler"."""
-        self.dotted, self.table, self._default = dotted, table, default
+    def __init__(
+        self,
+        dotted: str,
+        table: Mapping[str, Any],
+        default: Choice | str,
+        make: Callable[..., Any] = lambda name, **options: None,
+    ):
+        """`dotted` is the setting's whole name, for messages: "sample.sampler".
+
+        `make(name, **options)` makes the row, so that it checks its options: whatever ValueError it
+        raises becomes a UserError with the option's dotted name.
+        """
+        self.dotted, self.table, self._default, self._make = dotted, table, default, make
         self._name = dotted.rpartition(".")[2]
 
     def __get__(self, instance: Any, owner: type) -> Choice:
@@ -29,7 +39,10 @@ class ChoiceField:
         return self.complete(self._default) if instance is None else instance.__dict__[self._name]
 
     def __set__(self, instance: Any, value: Choice | str) -> None:
-        instance.__dict__[self._name] = self.complete(value)
+        choice = self.complete(value)
+        with naming(self.dotted, choice):
+            self._make(choice.name, **choice.options)
+        instance.__dict__[self._name] = choice
 
     def complete(self, value: Choice | str) -> Choice:
         """Returns the choice with the row's defaults for the options that are left out.

@@ -15,6 +15,8 @@ from ddpm_jax.config.settings import canonical
 from ddpm_jax.config.settings import settings as settings_of
 from ddpm_jax.config.values import members, typed
 from ddpm_jax.errors import UserError, nearest
+from ddpm_jax.models import MODELS, ModelConfig
+from ddpm_jax.models import settings_of as network_settings
 
 Section = TypeVar("Section")
 
@@ -41,7 +43,10 @@ def from_saved(plain: dict[str, Any]) -> Config:
 def _section(hint: Any, plain: Any, where: str) -> Any:
     if not isinstance(plain, dict):
         raise UserError(f"{where or 'config'} is {plain!r}; it must be a table of settings")
-    kinds = {cls.kind: cls for cls in members(hint) if hasattr(cls, "kind")}
+    classes = members(hint)
+    if hint == ModelConfig:  # The table as it is now: it may have got rows since the import.
+        classes = (*classes, *map(network_settings, MODELS.values()))
+    kinds = {cls.kind: cls for cls in classes if hasattr(cls, "kind")}
     if kinds:
         kind = plain.get("kind", next(iter(kinds)))
         require_row(f"{where}.kind", kind, kinds)

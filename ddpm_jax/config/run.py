@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -21,14 +21,53 @@ from ddpm_jax.diffusion import (
     SCHEDULES,
     TIME_GRIDS,
     WEIGHTINGS,
+    make_clipping,
+    make_guidance,
+    make_objective,
     make_sampler,
     make_schedule,
+    make_time_grid,
     make_weighting,
 )
-from ddpm_jax.diffusion.timestep_samplers import TIMESTEP_SAMPLERS
+from ddpm_jax.diffusion.timestep_samplers import TIMESTEP_SAMPLERS, make_timestep_sampler
 from ddpm_jax.errors import require
 from ddpm_jax.models import ModelConfig, UNetConfig
 from ddpm_jax.optimizers import OPTIMIZERS
+from ddpm_jax.tables import Choice
+
+# A row checks its options when it is made, whatever it is made of.
+_ANY_SCHEDULE = make_schedule("cosine", 1_000)
+_ANY_PREDICTION = PARAMETERIZATIONS["eps"]
+
+
+def _weighting(name: str, **options: Any) -> None:
+    weight = make_weighting(name, _ANY_PREDICTION, **options)
+    # Traced only: a config must not take hold of a device.
+    jax.eval_shape(weight, jax.ShapeDtypeStruct((1,), np.float32))
+
+
+def _optimizer(name: str, **options: Any) -> None:
+    OPTIMIZERS[name](**options)
+
+
+def _timestep_sampler(name: str, **options: Any) -> None:
+    make_timestep_sampler(name, _ANY_SCHEDULE.T, **options)
+
+
+def _sampler(name: str, **options: Any) -> None:
+    make_sampler(name, _ANY_SCHEDULE, **options)
+
+
+def _grid(name: str, **options: Any) -> None:
+    make_time_grid(name, _ANY_SCHEDULE, 1, fractional=True, **options)
+
+
+def _clipping(name: str, **options: Any) -> None:
+    make_clipping(name, _ANY_SCHEDULE, **options)
+
+
+def _guidance(name: str, **options: Any) -> None:
+    make_guidance(name, _ANY_SCHEDULE, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,26 +84,35 @@ class DiffusionConfig:
     """What training minimises."""
     loss: ChoiceField = ChoiceField("diffusion.loss", LOSSES, "l2")
     """How the prediction's error is measured."""
-    weighting: ChoiceField = ChoiceField("diffusion.weighting", WEIGHTINGS, "none")
+    weighting: ChoiceField = ChoiceField("diffusion.weighting", WEIGHTINGS, "none", _weighting)
     """How the loss is weighted over t."""
 
     def __post_init__(self):
         require(self.timesteps >= 1, "diffusion.timesteps", self.timesteps, "at least 1")
-        schedule, weighting = self.schedule, self.weighting
-        with naming("diffusion.schedule", schedule):
-            make_schedule(schedule.name, self.timesteps, **schedule.options)
-        with naming("diffusion.weighting", weighting):
-            prediction = PARAMETERIZATIONS[self.prediction.name]
-            weight = make_weighting(weighting.name, prediction, **weighting.options)
-            # Traced only: a config must not take hold of a device.
-            jax.eval_shape(weight, jax.ShapeDtypeStruct((1,), np.float32))
+        # Here and not in their fields, because they are made of several settings.
+        with naming("diffusion.schedule", self.schedule):
+            make_schedule(self.schedule.name, self.timesteps, **self.schedule.options)
+        with naming("diffusion.objective", self.objective):
+            _ = self.learned_variance
+
+    @property
+    def learned_variance(self) -> str | None:
+        """The row of VARIANCES that the network learns by the objective; None if it learns none."""
+        return make_objective(
+            self.objective.name,
+            make_schedule(self.schedule.name, self.timesteps, **self.schedule.options),
+            PARAMETERIZATIONS[self.prediction.name],
+            loss=self.loss.name,
+            weighting=self.weighting,
+            **self.objective.options,
+        ).variance
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """The optimizer, its learning rate over time, and the clipping of gradients."""
 
-    method: ChoiceField = ChoiceField("optimizer.method", OPTIMIZERS, "adam")
+    method: ChoiceField = ChoiceField("optimizer.method", OPTIMIZERS, "adam", _optimizer)
     """How a gradient becomes an update of the parameters."""
     learning_rate: float = 2e-4
     warmup: int = 0
@@ -79,8 +127,6 @@ class OptimizerConfig:
         require(0 < rate < math.inf, "optimizer.learning_rate", rate, "above 0")
         require(self.warmup >= 0, "optimizer.warmup", self.warmup, "0 or more")
         require(self.clip is None or self.clip > 0, "optimizer.clip", self.clip, "above 0 or None")
-        with naming("optimizer.method", self.method):
-            OPTIMIZERS[self.method.name](**self.method.options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +146,7 @@ class TrainConfig:
     ema_decay: float = 0.9999
     """Decay of the moving average of the parameters; it warms up as (1 + step) / (10 + step)."""
     timestep_sampler: ChoiceField = ChoiceField(
-        "train.timestep_sampler", TIMESTEP_SAMPLERS, "uniform"
+        "train.timestep_sampler", TIMESTEP_SAMPLERS, "uniform", _timestep_sampler
     )
     """How the timesteps of a batch are drawn."""
     label_dropout: float = 0.0
@@ -151,27 +197,23 @@ class TrainConfig:
         require(0 <= self.label_dropout < 1, "train.label_dropout", self.label_dropout, "in [0, 1)")
 
 
-# A sampler checks its options when it is made, whatever the schedule.
-_ANY_SCHEDULE = make_schedule("cosine", 1)
-
-
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
     """The defaults of `ddpm sample`, and what the previews do."""
 
-    sampler: ChoiceField = ChoiceField("sample.sampler", SAMPLERS, "ddpm-beta")
+    sampler: ChoiceField = ChoiceField("sample.sampler", SAMPLERS, "ddpm-beta", _sampler)
     """How the chain goes from noise to data. ddpm has σ² = β̃; ddpm-beta has σ² = β, as in Ho et al.
     2020 for CIFAR-10."""
     steps: int | None = None
     """Steps of the chain; None for all T."""
-    grid: ChoiceField = ChoiceField("sample.grid", TIME_GRIDS, "strided")
+    grid: ChoiceField = ChoiceField("sample.grid", TIME_GRIDS, "strided", _grid)
     """Which times the steps go through."""
-    clipping: ChoiceField = ChoiceField("sample.clipping", CLIPPINGS, "clip")
+    clipping: ChoiceField = ChoiceField("sample.clipping", CLIPPINGS, "clip", _clipping)
     """What keeps guesses of x_0 in the range of the data."""
     guidance: float = 0.0
     """w of the guidance: 0 follows the labels as they are."""
     guidance_method: ChoiceField = ChoiceField(
-        "sample.guidance_method", GUIDANCE, "classifier_free"
+        "sample.guidance_method", GUIDANCE, "classifier_free", _guidance
     )
     """How two predictions become a guided one."""
     num: int = 64
@@ -180,8 +222,6 @@ class SampleConfig:
     """Samples computed at once, over all devices."""
 
     def __post_init__(self):
-        with naming("sample.sampler", self.sampler):
-            make_sampler(self.sampler.name, _ANY_SCHEDULE, **self.sampler.options)
         for name in ("num", "batch_size"):
             require(getattr(self, name) >= 1, f"sample.{name}", getattr(self, name), "at least 1")
         steps_ok = self.steps is None or self.steps >= 1
@@ -198,6 +238,15 @@ class MeshConfig:
 
     def __post_init__(self):
         require(self.fsdp >= 1, "mesh.fsdp", self.fsdp, "at least 1")
+
+
+def check_variance(sampler: Choice, diffusion: DiffusionConfig) -> None:
+    """Raises UserError for a sampler that needs a learned variance where the network has none."""
+    needs = make_sampler(sampler.name, _ANY_SCHEDULE, **sampler.options).learned_variance
+    need = (
+        f"one without a learned variance: diffusion.objective {diffusion.objective.name} has none"
+    )
+    require(not needs or diffusion.learned_variance is not None, "sample.sampler", sampler, need)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +279,7 @@ class Config:
         T, steps = self.diffusion.timesteps, self.sample.steps
         need = f"at most diffusion.timesteps, which is {T}"
         require(steps is None or steps <= T, "sample.steps", steps, need)
+        check_variance(self.sample.sampler, self.diffusion)
         labels = self.model.num_classes > 0
         dropout, guidance = self.train.label_dropout, self.sample.guidance
         need = "0 without labels; set model.num_classes"

@@ -18,12 +18,12 @@ from ddpm_jax.diffusion.gaussian import (
     forward_variance,
     gaussian_kl,
     log_variance,
+    per_example_mean,
     posterior_variance,
     q_mean_variance,
     q_posterior,
     variance_fraction,
 )
-from ddpm_jax.diffusion.losses import per_example_mean
 from ddpm_jax.diffusion.schedules import NoiseSchedule
 from ddpm_jax.typing import Examples, PerExample, Prediction, Timesteps
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from ddpm_jax.diffusion.parameterizations import PARAMETERIZATIONS, predict
 from ddpm_jax.diffusion.schedules import NoiseSchedule
-from ddpm_jax.tables import choose, options_of, require_options
+from ddpm_jax.tables import row_with
 from ddpm_jax.typing import Denoiser, DenoiserTransform, Examples, Prediction, Timesteps
 
 
@@ -23,8 +23,11 @@ def none(schedule: NoiseSchedule) -> DenoiserTransform:
 def clip(schedule: NoiseSchedule, *, low: float = -1.0, high: float = 1.0) -> DenoiserTransform:
     """Returns the transform that keeps x_0 within [low, high], with the eps that agrees with it.
 
-    Without the new eps, a sampler that uses eps would ignore the clipping.
+    Without the new eps, a sampler that uses eps would ignore the clipping. Raises ValueError unless
+    low < high.
     """
+    if not low < high:
+        raise ValueError(f"low is {low!r}; it must be below high, which is {high!r}")
 
     def transform(denoiser: Denoiser) -> Denoiser:
         def clipped(x_t: Examples, t: Timesteps) -> Prediction:
@@ -43,6 +46,5 @@ CLIPPINGS: dict[str, Callable[..., DenoiserTransform]] = {"none": none, "clip": 
 
 def make_clipping(name: str, schedule: NoiseSchedule, **options: Any) -> DenoiserTransform:
     """Returns a row of `CLIPPINGS`; ValueError for an unknown name or option."""
-    row = choose("clipping", CLIPPINGS, name)
-    require_options(f"clipping {name!r}", options, options_of(row))
+    row = row_with("clipping", CLIPPINGS, name, options)
     return row(schedule, **options)

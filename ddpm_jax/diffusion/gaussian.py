@@ -41,7 +41,7 @@ from jaxtyping import Array, Float
 
 from ddpm_jax.diffusion.schedules import HostTimes, NoiseSchedule, at
 from ddpm_jax.tables import choose
-from ddpm_jax.typing import Examples, Prediction, Timesteps
+from ddpm_jax.typing import Examples, PerExample, Prediction, Timesteps
 
 # One number, or one for each example, shaped to broadcast against the examples.
 Coefficient = Float[Any, "..."]
@@ -173,3 +173,8 @@ def gaussian_kl(
     log_ratio = log_variance_1 - log_variance_2
     shift = (mean_1 - mean_2) ** 2 * jnp.exp(-log_variance_2)
     return 0.5 * (jnp.expm1(log_ratio) - log_ratio + shift)
+
+
+def per_example_mean(values: Examples) -> PerExample:
+    """Returns the mean over all axes but the first, in float32."""
+    return values.astype(jnp.float32).mean(axis=tuple(range(1, values.ndim)))

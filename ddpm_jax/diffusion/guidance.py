@@ -1,8 +1,9 @@
 """Guidance: one denoiser out of two.
 
-A row of `GUIDANCE` combines a denoiser and a weaker one. The weaker one may be the same network
-without its label, or another run. The weight w is a function of t, so that guidance may act in a
-part of the chain only.
+A row of `GUIDANCE` takes the schedule, and its keyword-only parameters are its options. It gives a
+function from a denoiser, a weaker one and a weight w to the guided denoiser. The weaker one may be
+the same network without its label, or another run. The weight is a function of t, so that guidance
+may act in a part of the chain only.
 
 (11) eps_w = (1 + w) eps(x_t | label) - w eps(x_t)    Ho & Salimans 2022, equation 6
 
@@ -15,11 +16,16 @@ from typing import Any
 
 from jaxtyping import Array, Float
 
-from ddpm_jax.tables import choose, options_of, require_options
+from ddpm_jax.diffusion.schedules import NoiseSchedule
+from ddpm_jax.tables import row_with
 from ddpm_jax.typing import Denoiser, Examples, PerExample, Prediction, Timesteps
 
 # t -> w, one number for all examples or one for each.
 GuidanceWeight = Callable[[Timesteps], float | Float[Array, ""] | PerExample]
+
+
+# (strong, weak, weight) -> the guided denoiser.
+Guidance = Callable[[Denoiser, Denoiser, GuidanceWeight], Denoiser]
 
 
 def constant_weight(weight: float) -> GuidanceWeight:
@@ -55,16 +61,15 @@ def _broadcast(weight: Any, ndim: int) -> Any:
     return weight.reshape(-1, *[1] * (ndim - 1))
 
 
-GUIDANCE: dict[str, Callable[..., Denoiser]] = {"classifier_free": classifier_free_guidance}
+def classifier_free(schedule: NoiseSchedule) -> Guidance:
+    """Returns classifier-free guidance, which is the same for every schedule."""
+    return classifier_free_guidance
 
 
-def make_guidance(
-    name: str, weight: GuidanceWeight, **options: Any
-) -> Callable[[Denoiser, Denoiser], Denoiser]:
-    """Returns the function from the two denoisers, the weaker one last, to the guided denoiser.
+GUIDANCE: dict[str, Callable[..., Guidance]] = {"classifier_free": classifier_free}
 
-    `name` is a row of `GUIDANCE`; ValueError for an unknown name or option.
-    """
-    row = choose("guidance", GUIDANCE, name)
-    require_options(f"guidance {name!r}", options, options_of(row))
-    return lambda strong, weak: row(strong, weak, weight, **options)
+
+def make_guidance(name: str, schedule: NoiseSchedule, **options: Any) -> Guidance:
+    """Returns a row of `GUIDANCE`; ValueError for an unknown name or option."""
+    row = row_with("guidance", GUIDANCE, name, options)
+    return row(schedule, **options)

@@ -1,7 +1,8 @@
 """What training minimizes: objectives, and the losses and weightings that they are made of.
 
 An objective takes the network's output and the inputs of the step, and gives one number for each
-example. A row of `OBJECTIVES` makes one.
+example. It also says which variance it trains, and so how many outputs the network has. A row of
+`OBJECTIVES` makes one.
 
 The simple objective is the error of what the network predicts, times a weight that depends on t.
 Papers state a weighting for the squared error of one quantity. Here each is written for eps, and
@@ -18,15 +19,11 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from ddpm_jax.diffusion.gaussian import per_example_mean
 from ddpm_jax.diffusion.parameterizations import Parameterization, split_output
 from ddpm_jax.diffusion.schedules import NoiseSchedule, at
-from ddpm_jax.tables import Choice, choose, options_of, require_options
+from ddpm_jax.tables import Choice, choose, row_with
 from ddpm_jax.typing import DiffusionInputs, Examples, Objective, PerExample
-
-
-def per_example_mean(values: Examples) -> PerExample:
-    """Returns the mean over all axes but the first, in float32."""
-    return values.astype(jnp.float32).mean(axis=tuple(range(1, values.ndim)))
 
 
 def _difference(output: Examples, target: Examples) -> Examples:
@@ -90,8 +87,7 @@ def make_weighting(name: str, parameterization: Parameterization, **options: Any
     `name` is a row of `WEIGHTINGS`; ValueError for an unknown name or option. The conversion
     between parameterizations holds for squared errors; l1 and huber get the same weight.
     """
-    row = choose("weighting", WEIGHTINGS, name)
-    require_options(f"weighting {name!r}", options, options_of(row))
+    row = row_with("weighting", WEIGHTINGS, name, options)
     return lambda log_snr: row(log_snr, parameterization.eps_loss_factor(log_snr), **options)
 
 
@@ -110,14 +106,14 @@ def simple(
     A learned variance would get no gradient, so the objective refuses it with ValueError.
     """
 
-    def objective(output: Examples, inputs: DiffusionInputs) -> PerExample:
+    def loss(output: Examples, inputs: DiffusionInputs) -> PerExample:
         output, fraction = split_output(output, inputs.x_0.shape[-1])
         if fraction is not None:
             raise ValueError("objective 'simple' does not train a learned variance; take another")
         target = parameterization.target(schedule, inputs.x_0, inputs.eps, inputs.t)
         return weight(at(schedule.log_snr, inputs.t, ndim=1)) * error(output, target)
 
-    return objective
+    return Objective(loss)
 
 
 # A row gets the schedule, the parameterization, the error (a row of LOSSES) and the weighting; its
@@ -140,8 +136,7 @@ def make_objective(
 
     Raises ValueError for an unknown name or option.
     """
-    row = choose("objective", OBJECTIVES, name)
-    require_options(f"objective {name!r}", options, options_of(row))
+    row = row_with("objective", OBJECTIVES, name, options)
     error = choose("loss", LOSSES, loss)
     weight = make_weighting(weighting.name, parameterization, **weighting.options)
     return row(schedule, parameterization, error, weight, **options)

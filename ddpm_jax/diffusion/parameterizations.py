@@ -76,12 +76,13 @@ PARAMETERIZATIONS: dict[str, Parameterization] = {
 }
 
 
-def output_channels(channels: int, variance: str) -> int:
+def output_channels(channels: int, variance: str | None) -> int:
     """Returns how many channels a network's output has, for examples of C `channels`.
 
-    `variance` is a row of `VARIANCES`; ValueError otherwise.
+    `variance` is an objective's: a row of `VARIANCES` or None, and ValueError otherwise.
     """
-    return channels * (2 if choose_variance(variance) is None else 1)
+    learned = variance is not None and choose_variance(variance) is None
+    return channels * (2 if learned else 1)
 
 
 def split_output(output: Array, channels: int) -> tuple[Array, Array | None]:

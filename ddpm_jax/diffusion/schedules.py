@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Float64, Int
 
-from ddpm_jax.tables import choose, settings_for
+from ddpm_jax.tables import row_with
 from ddpm_jax.typing import FractionalTimesteps, Timesteps
 
 Betas = Float64[np.ndarray, "T"]
@@ -127,17 +127,15 @@ def noise_schedule(betas: Betas) -> NoiseSchedule:
     return NoiseSchedule(*(table.astype(np.float32) for table in tables))
 
 
-def make_schedule(name: str, T: int, **settings: Any) -> NoiseSchedule:
+def make_schedule(name: str, T: int, **options: Any) -> NoiseSchedule:
     """Returns the tables of a row of `SCHEDULES` for T ≥ 1 steps.
 
-    `settings` are beta_1, beta_T and s: a row takes those that its signature names and ignores the
-    others. Raises ValueError for an unknown name or setting, and for values out of range.
+    Raises ValueError for an unknown name or option, and for values out of range.
     """
-    row = choose("schedule", SCHEDULES, name)
-    settings = settings_for("schedule", SCHEDULES, row, settings)
+    row = row_with("schedule", SCHEDULES, name, options)
     if T < 1:
         raise ValueError(f"a noise schedule needs at least one step, not {T}")
-    return noise_schedule(row(T, **settings))
+    return noise_schedule(row(T, **options))
 
 
 def at(table: AnyTable, t: Timesteps | HostTimes, ndim: int) -> Float[Any, "..."]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ddpm_jax.diffusion.schedules import NoiseSchedule
-from ddpm_jax.tables import choose, options_of, require_options
+from ddpm_jax.tables import row_with
 
 
 def time_steps(T: int, steps: int) -> np.ndarray:
@@ -41,8 +41,7 @@ def make_time_grid(
     or option, and for times that repeat, rise, leave 0…T, don't end at 0, or must be whole and
     are not.
     """
-    row = choose("time grid", TIME_GRIDS, name)
-    require_options(f"time grid {name!r}", options, options_of(row))
+    row = row_with("time grid", TIME_GRIDS, name, options)
     times = np.asarray(row(schedule, steps, **options))
     if times.shape != (steps + 1,) or times[-1] != 0 or times[0] > schedule.T:
         raise ValueError(

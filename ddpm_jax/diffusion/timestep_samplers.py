@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ddpm_jax.tables import choose, options_of, require_options
+from ddpm_jax.tables import row_with
 from ddpm_jax.typing import PerExample, Timesteps
 
 
@@ -42,6 +42,5 @@ TIMESTEP_SAMPLERS: dict[str, Callable[..., TimestepSampler]] = {"uniform": unifo
 
 def make_timestep_sampler(name: str, T: int, **options: Any) -> TimestepSampler:
     """Returns a row of TIMESTEP_SAMPLERS; raises ValueError for an unknown row or option."""
-    row = choose("timestep sampler", TIMESTEP_SAMPLERS, name)
-    require_options(f"timestep sampler {name!r}", options, options_of(row))
+    row = row_with("timestep sampler", TIMESTEP_SAMPLERS, name, options)
     return row(T, **options)

@@ -2,8 +2,8 @@
 
 A network is a Flax module with the fields `config`, `out_channels`, `ops`, and `timesteps` (T) if
 it needs that. It is called as `network(x_t, t, conditioning, train=…)`. Its class attribute
-`fractional_times` says whether t may lie between two whole numbers. To add one, write its file and
-add its row.
+`fractional_times` says whether t may lie between two whole numbers, and `takes` names what it must
+be given in the conditioning besides labels. To add one, write its file and add its row.
 """
 
 import dataclasses

@@ -167,6 +167,7 @@ class AnnotatedUNet(nn.Module):
     out_channels: int
     ops: Operations = Operations()
     fractional_times: ClassVar[bool] = True
+    takes: ClassVar[tuple[str, ...]] = ()
 
     @nn.compact
     def __call__(
@@ -178,7 +179,7 @@ class AnnotatedUNet(nn.Module):
         train: bool,
     ) -> Float[Array, "B H W out_channels"]:
         config, ops = self.config, self.ops
-        require_taken(conditioning, (), num_classes=config.num_classes)
+        require_taken(self, conditioning)
         check_sides(x_t.shape, config.multipliers)
         common: dict[str, Any] = {"dtype": config.dtype, "ops": ops}
         condition = ConditionEmbedding(

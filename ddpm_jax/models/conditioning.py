@@ -1,8 +1,7 @@
 """How a network is given the time and a class."""
 
 import math
-from collections.abc import Collection
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from ddpm_jax.errors import UserError
 from ddpm_jax.models.layers import Dense
 from ddpm_jax.ops import Operations
 from ddpm_jax.typing import Conditioning, Labels, Timesteps
@@ -17,18 +17,23 @@ from ddpm_jax.typing import Conditioning, Labels, Timesteps
 NO_CONDITIONING = Conditioning()
 
 
-def require_taken(conditioning: Conditioning, taken: Collection[str], *, num_classes: int) -> None:
-    """Raises ValueError for a part of the conditioning that the network doesn't take.
+def require_taken(network: Any, conditioning: Conditioning) -> None:
+    """Raises UserError unless the conditioning has all that the network takes, and nothing else.
 
-    `taken` names the parts besides labels, which are taken if there are classes.
+    The network's `takes` names those parts; labels are taken, and may be missing, where it has
+    classes.
     """
-    if conditioning.labels is not None and not num_classes:
-        raise ValueError(
+    if conditioning.labels is not None and not network.config.num_classes:
+        raise UserError(
             "conditioning.labels were given to a network without classes; set model.num_classes"
         )
     for name, part in conditioning._asdict().items():
-        if part is not None and name not in ("labels", *taken):
-            raise ValueError(f"conditioning.{name} was given to a network that does not take it")
+        if name == "labels":
+            continue
+        if part is not None and name not in network.takes:
+            raise UserError(f"conditioning.{name} was given to a network that does not take it")
+        if part is None and name in network.takes:
+            raise UserError(f"conditioning.{name} is missing: the network takes one; give it")
 
 
 def timestep_embedding(t: Timesteps, dim: int) -> Float[Array, "B {dim}"]:

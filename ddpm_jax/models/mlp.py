@@ -51,6 +51,7 @@ class Mlp(nn.Module):
     timesteps: int
     ops: Operations = Operations()
     fractional_times: ClassVar[bool] = False
+    takes: ClassVar[tuple[str, ...]] = ()
 
     @nn.compact
     def __call__(
@@ -63,7 +64,7 @@ class Mlp(nn.Module):
     ) -> Examples:
         del train  # Nothing in this network is random.
         config = self.config
-        require_taken(conditioning, (), num_classes=config.num_classes)
+        require_taken(self, conditioning)
         h = x_t.reshape(len(x_t), -1)
         shape = (*x_t.shape[:-1], self.out_channels)
         for layer in range(config.layers):

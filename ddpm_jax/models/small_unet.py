@@ -79,6 +79,7 @@ class SmallUNet(nn.Module):
     out_channels: int
     ops: Operations = Operations()
     fractional_times: ClassVar[bool] = True
+    takes: ClassVar[tuple[str, ...]] = ()
 
     @nn.compact
     def __call__(
@@ -91,7 +92,7 @@ class SmallUNet(nn.Module):
     ) -> Float[Array, "B H W out_channels"]:
         del train  # Nothing in this network is random.
         config, ops = self.config, self.ops
-        require_taken(conditioning, (), num_classes=config.num_classes)
+        require_taken(self, conditioning)
         channels, levels = config.channels, range(len(config.channels) - 1)
         common: dict[str, Any] = {"dtype": config.dtype, "ops": ops}
         embedding = timestep_embedding(t - 1, config.time_dim)

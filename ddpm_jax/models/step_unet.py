@@ -104,6 +104,7 @@ class StepUNet(nn.Module):
     timesteps: int
     ops: Operations = Operations()
     fractional_times: ClassVar[bool] = True
+    takes: ClassVar[tuple[str, ...]] = ()
 
     @nn.compact
     def __call__(
@@ -116,7 +117,7 @@ class StepUNet(nn.Module):
     ) -> Float[Array, "B H W out_channels"]:
         del train  # Nothing in this network is random.
         config = self.config
-        require_taken(conditioning, (), num_classes=config.num_classes)
+        require_taken(self, conditioning)
         check_sides(x_t.shape, config.multipliers)
         widths = [config.channels * multiplier for multiplier in config.multipliers]
         levels = range(len(widths))

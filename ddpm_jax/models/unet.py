@@ -113,6 +113,7 @@ class UNet(nn.Module):
     out_channels: int
     ops: Operations = Operations()
     fractional_times: ClassVar[bool] = True
+    takes: ClassVar[tuple[str, ...]] = ()
 
     @nn.compact
     def __call__(
@@ -124,7 +125,7 @@ class UNet(nn.Module):
         train: bool,
     ) -> Float[Array, "B H W out_channels"]:
         config, ops = self.config, self.ops
-        require_taken(conditioning, (), num_classes=config.num_classes)
+        require_taken(self, conditioning)
         check_sides(x_t.shape, config.multipliers)
         common: dict[str, Any] = {"dtype": config.dtype, "ops": ops}
         condition = ConditionEmbedding(

@@ -33,12 +33,11 @@ def forward_flops(experiment: Experiment) -> int | None:
     params = jax.eval_shape(experiment.init_params, jax.random.key(0))
     x_t = jax.ShapeDtypeStruct((1, *experiment.config.data.example_shape), jnp.float32)
     t = jax.ShapeDtypeStruct((1,), jnp.int32)
-    labels = t if experiment.num_classes else None
 
-    def forward(params: Any, x_t: Any, t: Any, labels: Any) -> Any:
-        return experiment.apply(params, x_t, t, Conditioning(labels=labels), train=False)
+    def forward(params: Any, x_t: Any, t: Any, conditioning: Conditioning) -> Any:
+        return experiment.apply(params, x_t, t, conditioning, train=False)
 
-    cost = jax.jit(forward).lower(params, x_t, t, labels).cost_analysis()
+    cost = jax.jit(forward).lower(params, x_t, t, experiment.condition(t)).cost_analysis()
     return int(cost["flops"]) if cost and "flops" in cost else None
 
 

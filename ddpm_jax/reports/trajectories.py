@@ -15,7 +15,7 @@ from ddpm_jax.diffusion import NoiseSchedule, q_sample, q_step
 from ddpm_jax.sampling.denoiser import make_denoiser
 from ddpm_jax.sampling.run import Run
 from ddpm_jax.sampling.samples import Samples
-from ddpm_jax.typing import Conditioning, Examples
+from ddpm_jax.typing import Examples
 
 
 def noised_directly(
@@ -56,9 +56,9 @@ def predicted_x_0(
     x̂_0 is clipped as in the run's sampling. It is not guided, because guidance moves it away from
     what the network predicts.
     """
-    known = labels if run.experiment.num_classes else None
+    conditioning = run.experiment.condition(labels)
     options = dataclasses.replace(run.config.sample, guidance=0.0)
-    denoiser = make_denoiser(run.experiment, run.params, Conditioning(labels=known), options)
+    denoiser = make_denoiser(run.experiment, run.params, conditioning, options)
     predict = jax.jit(lambda x, t: denoiser(x, t).x_0)
     pairs = zip(jnp.asarray(x_t), jnp.asarray(times), strict=True)
     return np.stack([np.asarray(predict(x, t) if t else x) for x, t in pairs])

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from ddpm_jax.config import SampleConfig, check_seed
+from ddpm_jax.config import SampleConfig, check_seed, check_variance
 from ddpm_jax.diffusion import (
     Row,
     Sampler,
@@ -25,12 +25,13 @@ from ddpm_jax.diffusion import (
 )
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment
+from ddpm_jax.models.conditioning import NO_CONDITIONING, require_taken
 from ddpm_jax.runtime.compilation import compiler_options
 from ddpm_jax.runtime.mesh import batch_sharding, fetch, replicated, shard_rows
 from ddpm_jax.runtime.random import sample_keys
 from ddpm_jax.sampling.denoiser import is_guided, make_denoiser
 from ddpm_jax.sampling.samples import Samples
-from ddpm_jax.typing import Conditioning, Examples
+from ddpm_jax.typing import Conditioning, DenoiserTransform, Examples
 
 # A chain is about this many calls of the compiled program: the frames of a trajectory.
 _CHUNKS = 50
@@ -55,14 +56,19 @@ class SampleProgram:
         options: SampleConfig,
         *,
         times: np.ndarray | None = None,
+        transforms: Sequence[DenoiserTransform] = (),
     ):
         """`times` are the chain's, and may go up and down; None for the grid of the options.
+
+        `transforms` of the denoiser come after clipping: the operators of editing. They see batches
+        of the size that the chain computes at once.
 
         Raises UserError for steps or guidance that this network can't give, ValueError for times
         that `plan_chain` refuses.
         """
         T = experiment.schedule.T
         self.experiment, self.mesh, self.options = experiment, mesh, options
+        self.transforms = tuple(transforms)
         if options.steps is not None and options.steps > T:
             raise UserError(f"sample.steps is {options.steps}; it must be at most T, which is {T}")
         if is_guided(options) and experiment.config.train.label_dropout == 0:
@@ -70,6 +76,7 @@ class SampleProgram:
                 "sample.guidance needs a network trained with some labels dropped "
                 "(train.label_dropout above 0), and this one was not"
             )
+        check_variance(options.sampler, experiment.config.diffusion)
         chosen = options.sampler
         self.sampler: Sampler = make_sampler(chosen.name, experiment.schedule, **chosen.options)
         if times is None:
@@ -116,7 +123,9 @@ class SampleProgram:
         indices: jax.Array,
         conditioning: Conditioning,
     ) -> Any:
-        denoiser = make_denoiser(self.experiment, params, conditioning, self.options)
+        denoiser = make_denoiser(
+            self.experiment, params, conditioning, self.options, transforms=self.transforms
+        )
         return advance(self.sampler, denoiser, carry, rows, sample_keys(seed, indices))
 
     def _carry_shardings(self) -> Any:
@@ -147,6 +156,7 @@ class SampleProgram:
         seed: int,
         first: int = 0,
         labels: Sequence[int] | None = None,
+        conditioning: Conditioning = NO_CONDITIONING,
         start: Start | None = None,
         num_trajectories: int = 0,
         progress: Progress = lambda done, total: None,
@@ -155,16 +165,19 @@ class SampleProgram:
 
         Every process of the mesh must call it, and gets all samples.
 
-        `labels` has one class for each sample; None takes the classes in turn. A chain with a
-        `start` takes the times of the grid below it. The first `num_trajectories` samples (within
-        one batch) leave their trajectory, at about 50 times. `progress` gets the intervals done and
-        their total. Raises UserError for a label that does not exist, labels or starting points
-        that are not `num` many, and a number, seed or starting time out of range.
+        `labels` has one class for each sample; None takes the classes in turn. `conditioning` has
+        what else the network takes, an array `[num, …]` for each part. A chain with a `start` takes
+        the times of the grid below it. The first `num_trajectories` samples (within one batch)
+        leave their trajectory, at about 50 times. `progress` gets the intervals done and their
+        total. Raises UserError for a label that does not exist, for labels, starting points or
+        conditioning that are not `num` many, for conditioning that the network does not take or
+        that it lacks, and for a number, seed or starting time out of range.
         """
         check_seed(seed)
         if num < 1:
             raise UserError(f"the number of samples is {num}; it must be at least 1")
         drawn_labels = self._check_labels(first, num, labels)
+        given = self._check_conditioning(num, conditioning)._replace(labels=drawn_labels)
         times, rows = self._from(start, num)
         size, steps = self._batch_size(num), len(times) - 1
         chunk = _chunk(steps)
@@ -180,8 +193,8 @@ class SampleProgram:
                 chunk,
                 key=np.uint32(seed),
                 indices=shard_rows(indices + np.uint32(first), self.mesh),
-                x=self._shard(None if start is None else start.x, places, np.float32),
-                conditioning=Conditioning(labels=self._shard(drawn_labels, places, np.int32)),
+                x=None if start is None else self._shard(start.x.astype(np.float32), places),
+                conditioning=jax.tree.map(lambda x, places=places: self._shard(x, places), given),
             )
             for done, carry in chain:
                 if batch == 0 and num_trajectories:
@@ -197,8 +210,8 @@ class SampleProgram:
             times[[*range(0, steps, chunk), steps]] if frames else None,
         )
 
-    def _shard(self, array: Any, places: np.ndarray, dtype: Any) -> jax.Array | None:
-        return None if array is None else shard_rows(np.asarray(array, dtype)[places], self.mesh)
+    def _shard(self, array: np.ndarray, places: np.ndarray) -> jax.Array:
+        return shard_rows(array[places], self.mesh)
 
     def _run(
         self,
@@ -241,6 +254,25 @@ class SampleProgram:
     def _batch_size(self, num: int) -> int:
         devices = self.mesh.size
         return math.ceil(min(num, self.options.batch_size) / devices) * devices
+
+    def _check_conditioning(self, num: int, given: Conditioning) -> Conditioning:
+        """Returns the parts besides labels as float32 and int32 arrays, one row a sample."""
+        if given.labels is not None:
+            raise UserError("conditioning.labels: give the classes of the samples as labels")
+        require_taken(self.experiment.model, given)
+
+        def rows(name: str, part: Any, dtype: Any) -> Any:
+            if part is not None and (np.ndim(part) == 0 or len(part) != num):
+                shape = np.shape(part)
+                raise UserError(
+                    f"conditioning.{name} has the shape {shape}; it must have {num} rows"
+                )
+            return None if part is None else np.asarray(part, dtype)
+
+        return Conditioning(
+            image=rows("image", given.image, np.float32),
+            image_noise=rows("image_noise", given.image_noise, np.int32),
+        )
 
     def _check_labels(
         self, first: int, num: int, labels: Sequence[int] | None

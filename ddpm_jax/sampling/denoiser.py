@@ -1,22 +1,33 @@
-"""From a network to a denoiser: parameterization, guidance, clipping, in this order."""
+"""From a network to a denoiser: parameterization, guidance, clipping, operators, in this order."""
 
+from collections.abc import Sequence
 from typing import Any
-
-import jax.numpy as jnp
 
 from ddpm_jax.config import SampleConfig
 from ddpm_jax.diffusion import constant_weight, make_clipping, make_guidance, predict
 from ddpm_jax.experiment import Experiment
-from ddpm_jax.typing import Conditioning, Denoiser, Examples, Prediction, Timesteps
+from ddpm_jax.typing import (
+    Conditioning,
+    Denoiser,
+    DenoiserTransform,
+    Examples,
+    Prediction,
+    Timesteps,
+)
 
 
 def make_denoiser(
-    experiment: Experiment, params: Any, conditioning: Conditioning, options: SampleConfig
+    experiment: Experiment,
+    params: Any,
+    conditioning: Conditioning,
+    options: SampleConfig,
+    *,
+    transforms: Sequence[DenoiserTransform] = (),
 ) -> Denoiser:
     """Returns the denoiser of a network with the transforms that the options ask for.
 
-    Labels are int32 `[B]` in 0…num_classes, where num_classes means "no class"; None for a network
-    without labels. Transforms come in this order: guidance, clipping, operators.
+    Transforms come in this order: guidance, clipping, and then `transforms`, the operators of
+    editing, the first of them innermost.
     """
 
     def network(conditioning: Conditioning) -> Denoiser:
@@ -28,12 +39,15 @@ def make_denoiser(
 
     denoiser = network(conditioning)
     if is_guided(options) and conditioning.labels is not None:
-        no_class = jnp.full_like(conditioning.labels, experiment.num_classes)
+        no_class = experiment.condition(conditioning.labels, dropped=True).labels
         method, weight = options.guidance_method, constant_weight(options.guidance)
-        guide = make_guidance(method.name, weight, **method.options)
-        denoiser = guide(denoiser, network(conditioning._replace(labels=no_class)))
+        guide = make_guidance(method.name, experiment.schedule, **method.options)
+        denoiser = guide(denoiser, network(conditioning._replace(labels=no_class)), weight)
     clipping = options.clipping
-    return make_clipping(clipping.name, experiment.schedule, **clipping.options)(denoiser)
+    denoiser = make_clipping(clipping.name, experiment.schedule, **clipping.options)(denoiser)
+    for transform in transforms:
+        denoiser = transform(denoiser)
+    return denoiser
 
 
 def is_guided(options: SampleConfig) -> bool:

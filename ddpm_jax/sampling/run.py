@@ -9,17 +9,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
-from ddpm_jax.config import Config, SampleConfig, override
+from ddpm_jax.config import Config, override
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.files import StoragePath, storage_path
+from ddpm_jax.models.conditioning import NO_CONDITIONING
 from ddpm_jax.runtime.distributed import broadcast_from_first
 from ddpm_jax.runtime.mesh import fitting_mesh, with_shardings
 from ddpm_jax.sampling.chain import Progress, SampleProgram, Start
 from ddpm_jax.sampling.samples import Samples
+from ddpm_jax.typing import Conditioning, DenoiserTransform
 
 
 class Run:
@@ -38,7 +41,7 @@ class Run:
         """`name` says which parameters these are: the name of an average, or raw."""
         self.folder, self.step, self.mesh = folder, step, mesh
         self.experiment, self.params, self.name = experiment, params, name
-        self._programs: dict[SampleConfig, SampleProgram] = {}
+        self._programs: dict[Any, SampleProgram] = {}
 
     def __repr__(self) -> str:
         model, shape = self.config.model.kind, "×".join(map(str, self.config.data.example_shape))
@@ -56,7 +59,10 @@ class Run:
         seed: int = 0,
         first: int = 0,
         labels: Sequence[int] | None = None,
+        conditioning: Conditioning = NO_CONDITIONING,
         start: Start | None = None,
+        times: Sequence[int] | np.ndarray | None = None,
+        transforms: Sequence[DenoiserTransform] = (),
         num_trajectories: int = 0,
         progress: Progress = lambda done, total: None,
         **settings: Any,
@@ -64,25 +70,34 @@ class Run:
         """Draws samples first … first+num-1 of a seed.
 
         `settings` replace those of the config's `sample` section, and options of its sampler:
-        `run.sample(16, sampler="ddim", eta=0.5, steps=50)`. `start` is where the chains start if
-        not from noise.
+        `run.sample(16, sampler="ddim", eta=0.5, steps=50)`. `conditioning` is what the network
+        takes besides labels, an array `[num, …]` each. `start` is where the chains start if not
+        from noise. `times` are those of the chain, which may go up and down; None for the grid of
+        the settings. `transforms` of the denoiser come after clipping. The same functions share one
+        compiled program.
 
         Returns float32 samples `[num, …]` on the data's scale ([-1, 1] for pictures), their
         labels, and the trajectories of the first `num_trajectories` samples. Raises UserError for
-        settings that do not exist or do not go together.
+        settings that do not exist or do not go together, and ValueError for times that are no
+        chain.
         """
         options = override(self.config.sample, settings)
-        if options not in self._programs:
-            self._programs[options] = SampleProgram(self.experiment, self.mesh, options)
+        chain = None if times is None else np.asarray(times)
+        key = options, None if chain is None else tuple(chain.tolist()), tuple(transforms)
+        if key not in self._programs:
+            self._programs[key] = SampleProgram(
+                self.experiment, self.mesh, options, times=chain, transforms=transforms
+            )
         if num is None:
             given = labels if start is None else start.x
             num = options.num if given is None else len(given)
-        return self._programs[options](
+        return self._programs[key](
             self.params,
             num,
             seed=seed,
             first=first,
             labels=labels,
+            conditioning=conditioning,
             start=start,
             num_trajectories=num_trajectories,
             progress=progress,

@@ -22,7 +22,7 @@ class Feed:
 
     def __init__(self, experiment: Experiment, mesh: Mesh, source: Source):
         train = experiment.config.train
-        self._mesh, self._labelled = mesh, experiment.num_classes > 0
+        self._experiment, self._mesh = experiment, mesh
         self._size, self._each = train.batch_size, train.steps_per_dispatch
         self._rows = local_rows(mesh, self._size)
         self._batches = Batches(
@@ -55,7 +55,7 @@ class Feed:
 
     def _local(self, step: int) -> Batch:
         batch = self._batches(step)
-        return batch if self._labelled else batch._replace(labels=None)
+        return batch._replace(labels=self._experiment.condition(batch.labels).labels)
 
     def _put(self, batch: Batch, *, leading: int = 0) -> Any:
         return shard_batch(batch, self._mesh, rows=self._rows, size=self._size, leading=leading)

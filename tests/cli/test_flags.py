@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import pytest
 
 from ddpm_jax import config as configs
+from ddpm_jax.cli import sample
 from ddpm_jax.cli.arguments import built, options_of, request, settings_of
 from ddpm_jax.cli.flags import read, split
 from ddpm_jax.config import Choice, Config, PointsData
+from ddpm_jax.diffusion import GUIDANCE
 from ddpm_jax.errors import UserError
 from tests.config.test_choices import ADDED
 from tests.tiny import TINY
@@ -101,6 +103,28 @@ def test_a_row_added_from_outside_has_its_flags_and_its_help(
     assert f"--{setting}.steepness" in said
     assert "Of added." in said
     assert "added}" in said
+
+
+def test_sample_shortens_only_the_names_that_nothing_else_has(monkeypatch):
+    """Rows with an option of one name, or with that of a setting, keep their whole names."""
+
+    def interval(schedule, *, low: float = 0.0, steps: int = 3):
+        return GUIDANCE["classifier_free"](schedule)
+
+    monkeypatch.setitem(GUIDANCE, "interval", interval)
+    names = {each.name for each in sample.flags()}
+    assert {"eta", "high", "clipping.low", "guidance_method.low", "steps"} <= names
+    assert "guidance_method.steps" in names
+    assert "low" not in names
+    words = ["--clipping.low", "-0.5", "--guidance_method.low", "0.2", "--steps", "4"]
+    given = read("ddpm sample", [*words, "--eta", "0.5"], sample.flags())
+    assert given == {"clipping.low": -0.5, "guidance_method.low": 0.2, "steps": 4, "eta": 0.5}
+    given |= {"sampler": "ddim", "guidance_method": "interval", "clipping": "clip"}
+    section = configs.override(TINY.sample, given)
+    assert section.clipping == Choice("clip", low=-0.5, high=1.0)
+    assert section.guidance_method == Choice("interval", low=0.2, steps=3)
+    with pytest.raises(UserError, match=r"it could be --clipping\.low or --guidance_method\.low"):
+        read("ddpm sample", ["--low", "0.1"], sample.flags())
 
 
 def test_help_has_every_setting_with_its_text_and_default(capsys):

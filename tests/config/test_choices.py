@@ -10,7 +10,16 @@ import pytest
 from ddpm_jax import config as configs
 from ddpm_jax.config import Choice, Config, DiffusionConfig, OptimizerConfig, SampleConfig
 from ddpm_jax.config.choices import choice_fields
-from ddpm_jax.diffusion import SAMPLERS, SCHEDULES, WEIGHTINGS
+from ddpm_jax.diffusion import (
+    CLIPPINGS,
+    GUIDANCE,
+    OBJECTIVES,
+    SAMPLERS,
+    SCHEDULES,
+    TIME_GRIDS,
+    WEIGHTINGS,
+)
+from ddpm_jax.diffusion.timestep_samplers import TIMESTEP_SAMPLERS
 from ddpm_jax.errors import UserError
 from ddpm_jax.optimizers import OPTIMIZERS
 from ddpm_jax.tables import signature_of
@@ -136,7 +145,42 @@ def added_optimizer(*, steepness: float = 2.0):
     return OPTIMIZERS["adam"]()
 
 
+def added_objective(schedule, parameterization, error, weight, *, steepness: float = 2.0):
+    if steepness <= 0:
+        raise ValueError(f"steepness is {steepness}; it must be above 0")
+    return OBJECTIVES["simple"](schedule, parameterization, error, weight)
+
+
+def added_timestep_sampler(T, *, steepness: float = 2.0):
+    if steepness <= 0:
+        raise ValueError(f"steepness is {steepness}; it must be above 0")
+    return TIMESTEP_SAMPLERS["uniform"](T)
+
+
+def added_grid(schedule, steps, *, steepness: float = 2.0):
+    if steepness <= 0:
+        raise ValueError(f"steepness is {steepness}; it must be above 0")
+    return TIME_GRIDS["strided"](schedule, steps)
+
+
+def added_clipping(schedule, *, steepness: float = 2.0):
+    if steepness <= 0:
+        raise ValueError(f"steepness is {steepness}; it must be above 0")
+    return CLIPPINGS["none"](schedule)
+
+
+def added_guidance(schedule, *, steepness: float = 2.0):
+    if steepness <= 0:
+        raise ValueError(f"steepness is {steepness}; it must be above 0")
+    return GUIDANCE["classifier_free"](schedule)
+
+
 ADDED = [
+    ("diffusion.objective", OBJECTIVES, added_objective),
+    ("train.timestep_sampler", TIMESTEP_SAMPLERS, added_timestep_sampler),
+    ("sample.grid", TIME_GRIDS, added_grid),
+    ("sample.clipping", CLIPPINGS, added_clipping),
+    ("sample.guidance_method", GUIDANCE, added_guidance),
     ("diffusion.schedule", SCHEDULES, added_schedule),
     ("diffusion.weighting", WEIGHTINGS, added_weighting),
     ("sample.sampler", SAMPLERS, added_sampler),
@@ -161,6 +205,11 @@ def test_a_row_added_from_outside_is_found_by_the_config_with_no_second_edit(
     with pytest.raises(UserError) as caught:
         configs.override(config, {f"{setting}.steepness": 0.0})
     assert str(caught.value) == f"{setting}.steepness is 0.0; it must be above 0"
+
+
+def test_options_that_do_not_go_together_are_named():
+    with pytest.raises(UserError, match=r"^sample\.clipping\.low is 2\.0; it must be below high"):
+        SampleConfig(clipping=Choice("clip", low=2, high=-2))
 
 
 def test_an_option_without_a_default_must_be_given(monkeypatch):

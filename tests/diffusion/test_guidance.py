@@ -22,7 +22,7 @@ FREE = THREE_BLOBS._replace(means=-THREE_BLOBS.means).denoiser(SCHEDULE)
 
 
 def guided(weight, x_t, t):
-    return make_guidance("classifier_free", weight)(GIVEN, FREE)(x_t, t)
+    return make_guidance("classifier_free", SCHEDULE)(GIVEN, FREE, weight)(x_t, t)
 
 
 def assert_agrees(prediction, x_t, t):
@@ -67,6 +67,6 @@ def test_every_guidance_keeps_the_conditional_variance():
         return lambda x_t, t: Prediction(x_t, x_t, variance_fraction=fractions[conditional])
 
     for name in GUIDANCE:
-        guide = make_guidance(name, constant_weight(1.0))
-        found = guide(denoiser(True), denoiser(False))(X_T, TIMES)
+        guide = make_guidance(name, SCHEDULE)
+        found = guide(denoiser(True), denoiser(False), constant_weight(1.0))(X_T, TIMES)
         np.testing.assert_array_equal(found.variance_fraction, fractions[True])

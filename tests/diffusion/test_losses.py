@@ -18,7 +18,7 @@ from ddpm_jax.diffusion import (
     vlb_term,
 )
 from ddpm_jax.tables import Choice
-from ddpm_jax.typing import Conditioning, DiffusionInputs
+from ddpm_jax.typing import Conditioning, DiffusionInputs, Objective
 
 T = 50
 SCHEDULE = make_schedule("linear", T, beta_T=0.1)
@@ -138,7 +138,7 @@ def test_a_hybrid_objective_is_one_function_and_one_row(monkeypatch, learned_ran
             mean, _ = split_output(output, inputs.x_0.shape[-1])
             return simple(mean, inputs) + bound_weight * bound
 
-        return objective
+        return Objective(objective, variance="learned_range")
 
     monkeypatch.setitem(OBJECTIVES, "hybrid", hybrid)
     given, eps = inputs(), PARAMETERIZATIONS["eps"]
@@ -148,7 +148,9 @@ def test_a_hybrid_objective_is_one_function_and_one_row(monkeypatch, learned_ran
         objective = make_objective("hybrid", SCHEDULE, eps, bound_weight=weight)
         return jax.grad(lambda output: objective(output, given).sum())(output)
 
-    assert output.shape[-1] == output_channels(2, "learned_range")
+    variance = make_objective("hybrid", SCHEDULE, eps).variance
+    assert output.shape[-1] == output_channels(2, variance)
+    assert make_objective("simple", SCHEDULE, eps).variance is None
     none, some = gradient(0.0), gradient(1.0)
     np.testing.assert_allclose(none[..., :2], some[..., :2], rtol=1e-6)
     assert not none[..., 2:].any()

@@ -96,7 +96,7 @@ def test_an_output_of_twice_the_channels_holds_the_variance_too():
 
 
 def test_the_number_of_output_channels_follows_from_the_variance(learned_range):
-    numbers = [output_channels(3, name) for name in ("beta", "fixed_small", "learned_range")]
+    numbers = [output_channels(3, name) for name in (None, "fixed_small", "learned_range")]
     assert numbers == [3, 3, 6]
     with pytest.raises(ValueError, match="gives 4 channels for examples of 3"):
         split_output(jnp.zeros((1, 4)), 3)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax import models
+from ddpm_jax.errors import UserError
 from ddpm_jax.models import MODELS, make_network, settings_of
 from ddpm_jax.ops import AUTO, REFERENCE
 from ddpm_jax.typing import Conditioning
@@ -134,7 +135,7 @@ def test_labels_choose_the_output_and_the_last_one_is_no_label(name, forward):
 @every_model
 def test_labels_without_classes_are_refused(name, tiny):
     model, params = tiny(name)
-    with pytest.raises(ValueError, match=r"labels were given .* set model\.num_classes"):
+    with pytest.raises(UserError, match=r"labels were given .* set model\.num_classes"):
         model.apply(params, X, T, Conditioning(LABELS), train=False)
 
 
@@ -142,7 +143,7 @@ def test_labels_without_classes_are_refused(name, tiny):
 @pytest.mark.parametrize("part", ["image", "image_noise"])
 def test_conditioning_that_a_network_does_not_take_is_refused(name, part, tiny):
     model, params = tiny(name)
-    with pytest.raises(ValueError, match=f"conditioning.{part} was given to a network that does"):
+    with pytest.raises(UserError, match=f"conditioning.{part} was given to a network that does"):
         model.apply(params, X, T, Conditioning()._replace(**{part: X}), train=False)
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,10 @@ import pytest
 from ddpm_jax.diffusion import SAMPLERS, Sampler, make_sampler
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
+from ddpm_jax.models import MODELS
 from ddpm_jax.sampling.chain import Start, _chunk
+from ddpm_jax.typing import Conditioning
+from tests.models.beside import Beside, BesideConfig
 from tests.sampling.programs import program
 from tests.tiny import TINY, StepLoop, changed
 
@@ -183,6 +187,59 @@ def test_a_chain_may_go_up_and_down_on_any_devices(trained):
     np.testing.assert_array_equal(one.times, UP_AND_DOWN)
     assert program(trained[0], times=UP_AND_DOWN).calls == 6
     assert program(trained[0], times=UP_AND_DOWN, guidance=1.0).calls == 12
+
+
+# --- what the network is given, and what is done to its guess ------------------------------------
+
+
+def test_an_image_beside_x_t_goes_with_its_sample(monkeypatch):
+    monkeypatch.setitem(MODELS, "beside", Beside)
+    experiment = build(
+        dataclasses.replace(
+            TINY,
+            model=BesideConfig(),
+            train=dataclasses.replace(TINY.train, label_dropout=0.0),
+        )
+    )
+    image = np.random.default_rng(0).normal(size=(11, 8, 8, 1))
+    given = Conditioning(image=jnp.asarray(image), image_noise=jnp.arange(11))
+    x_t, t = jnp.zeros((11, 8, 8, 1)), jnp.array(3)
+    params = experiment.model.init(jax.random.key(0), x_t, t, given, train=False)["params"]
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    one, many = (
+        program(experiment, devices, batch_size=size) for devices, size in ((1, 11), (3, 6))
+    )
+    expected = one(params, 11, seed=3, conditioning=given).samples
+    split = many(params, 11, seed=3, conditioning=given).samples
+    np.testing.assert_allclose(split, expected, atol=1e-5)
+    swapped = given._replace(image=jnp.concatenate([image[:10], -image[10:]]))
+    changed_last = np.abs(one(params, 11, seed=3, conditioning=swapped).samples - expected)
+    assert changed_last[10].max() > 1e-3
+    assert changed_last[:10].max() < 1e-5
+    for part, words in (
+        (None, "conditioning.image is missing"),
+        (image[:4], "conditioning.image has the shape (4, 8, 8, 1); it must have 11 rows"),
+    ):
+        with pytest.raises(UserError) as caught:
+            one(params, 11, seed=3, conditioning=given._replace(image=part))
+        assert words in str(caught.value)
+
+
+def test_a_transform_puts_known_pixels_into_the_guess_of_x_0(trained):
+    known = jnp.linspace(-0.5, 0.5, 4 * 8).reshape(4, 8, 1)
+
+    def inpainting(denoiser):
+        def inpainted(x_t, t):
+            found = denoiser(x_t, t)
+            return found._replace(x_0=found.x_0.at[:, :4].set(known))
+
+        return inpainted
+
+    plain = program(trained[0])(trained[1], 8, seed=3).samples
+    filled = program(trained[0], 3, transforms=(inpainting,))(trained[1], 8, seed=3).samples
+    np.testing.assert_allclose(filled[:, :4], np.broadcast_to(known, (8, 4, 8, 1)), atol=1e-6)
+    assert np.abs(filled[:, 4:] - plain[:, 4:]).max() > 1e-3
+    assert (np.abs(filled[:, 4:]) <= 1).all()
 
 
 # --- what a carry may hold ------------------------------------------------------------------------

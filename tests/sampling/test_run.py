@@ -25,3 +25,17 @@ def test_a_run_samples_as_its_program_does_and_from_a_start(run, sixteen):
     again = run.sample(seed=3, start=Start(drawn.samples[:3], 4), batch_size=16)
     assert again.samples.shape == (3, 8, 8, 1)
     assert len(run._programs) == 1
+
+
+def test_a_run_takes_times_and_transforms_and_compiles_them_once(run):
+    def zero(denoiser):
+        return lambda x_t, t: denoiser(x_t, t)._replace(x_0=0 * x_t)
+
+    before = len(run._programs)
+    drawn, _ = (
+        run.sample(2, times=[20, 10, 15, 0], transforms=[zero], num_trajectories=1)
+        for _ in range(2)
+    )
+    np.testing.assert_array_equal(drawn.times, [20, 10, 15, 0])
+    np.testing.assert_array_equal(drawn.samples, 0)
+    assert len(run._programs) == before + 1

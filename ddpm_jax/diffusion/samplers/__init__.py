@@ -7,7 +7,7 @@ from ddpm_jax.diffusion.samplers.ancestral import ddpm, ddpm_beta
 from ddpm_jax.diffusion.samplers.contract import Sampler
 from ddpm_jax.diffusion.samplers.ddim import ddim
 from ddpm_jax.diffusion.schedules import NoiseSchedule
-from ddpm_jax.tables import choose, options_of, require_options
+from ddpm_jax.tables import row_with
 
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "ddpm": ddpm,
@@ -18,6 +18,5 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
 
 def make_sampler(name: str, schedule: NoiseSchedule, **options: Any) -> Sampler:
     """Returns a row of `SAMPLERS`; ValueError for an unknown name or option."""
-    row = choose("sampler", SAMPLERS, name)
-    require_options(f"sampler {name!r}", options, options_of(row))
+    row = row_with("sampler", SAMPLERS, name, options)
     return row(schedule, **options)

@@ -69,7 +69,7 @@ def ddpm(schedule: NoiseSchedule, *, variance: str = "posterior") -> Sampler:
             sigma *= jnp.exp(variance_fraction(variance, prediction) * c.half_log_ratio)
         return SamplerState(mean + sigma * standard_normal(keys, x_t.shape[1:]), prediction.x_0)
 
-    return Sampler(plan, start, step, one_call_a_step)
+    return Sampler(plan, start, step, one_call_a_step, learned_variance=fixed is None)
 
 
 def ddpm_beta(schedule: NoiseSchedule) -> Sampler:

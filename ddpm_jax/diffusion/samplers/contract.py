@@ -77,6 +77,8 @@ class Sampler(NamedTuple):
     `upward` says what an interval that goes up means: "renoise" adds noise by q(x_t | x_s), and
     "step" is a step of the method itself, as in inversion by an ODE. Such a step starts at t = 0
     too, where the method must call the denoiser at t = 1 instead.
+
+    `learned_variance` says whether a step needs the variance that the network predicts.
     """
 
     plan: Callable[[Any], Any]
@@ -84,6 +86,7 @@ class Sampler(NamedTuple):
     step: Callable[[Denoiser, Any, Row, Keys], Any]
     calls: Callable[[Any], int]
     upward: Literal["renoise", "step"] = "renoise"
+    learned_variance: bool = False
 
 
 def start(x: Examples) -> SamplerState:
