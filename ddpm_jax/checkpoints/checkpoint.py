@@ -128,7 +128,7 @@ class Checkpoints:
         before_commit: Callable[[], None],
         failure: Exception | None,
     ) -> None:
-        """Ends a save, in the background; one process's failure is every process's."""
+        """Ends a save in the background; if it failed on one process, it fails on all."""
         try:
             if failure is None and self._writer is not None:
                 self._writer.wait()
@@ -187,12 +187,12 @@ class Checkpoints:
                 self._commit.remove(step)
 
     def problem(self) -> str | None:
-        """Returns once, without waiting, why the last save failed, if it is known to have."""
+        """Returns, only once and without waiting, why the last save failed; None if it did not."""
         failure, self._failure = self._failure, None
         return failure
 
     def join(self) -> None:
-        """Waits for the save under way; `problem` then knows how it went."""
+        """Waits for the save under way; `problem` then says whether it failed."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -254,8 +254,8 @@ class Checkpoints:
     def shapes(self, step: int, field: str) -> Any | None:
         """Returns a field's arrays as shapes, if exactly this code wrote the checkpoint.
 
-        They are then the shapes of the config's network, which it would otherwise take a trace to
-        find out. A field is a dotted name: `params`, or `ema.ema`.
+        They are then the shapes of the config's network, and tracing the network is not needed. A
+        field is a dotted name: `params`, or `ema.ema`.
         """
         meta = self._meta(step)
         if meta["format"] != configs.FORMAT or meta.get("versions") != versions():
@@ -296,7 +296,7 @@ class Checkpoints:
             return self._read_saved(step, targets)
         shapes = shapes_of(self._saved(step))
         names = sources(shapes, self._lift(step), wanted=targets.__contains__)
-        # Sharded as training had them, so that no device holds an array that it should not.
+        # Sharded as in training, so that no device holds a whole array that is split.
         mesh = next(iter(targets.values())).sharding.mesh
         saved = self._read_saved(step, with_shardings({name: shapes[name] for name in names}, mesh))
         lift = self._lift(step)
@@ -366,7 +366,7 @@ def _fields(state: Any) -> dict[str, Any]:
 
 @contextmanager
 def _asked(folder: StoragePath) -> Iterator[None]:
-    """Turns what TensorStore says of a bucket that can't be read any more into one line."""
+    """Turns TensorStore's error about a bucket that can't be read into one line."""
     try:
         yield
     except UserError:

@@ -37,7 +37,7 @@ from ddpm_jax.typing import Examples, is_image
 Num = Annotated[int | None, "How many samples or examples."]
 Columns = Annotated[int | None, "Columns of the grid of samples."]
 Times = Annotated[int, "How many times t, evenly over 0 … T."]
-Rows = Annotated[Literal["examples", "times"], "What a row of the figure is."]
+RowMeaning = Annotated[Literal["examples", "times"], "What a row of the figure is."]
 Way = Annotated[
     Literal["stepwise", "direct"] | None, "One of the two ways from data to noise, instead of both."
 ]
@@ -98,7 +98,10 @@ class Subject(NamedTuple):
 
 
 def _draw_trajectories(
-    path: StoragePath, named: dict[str, np.ndarray], times: np.ndarray, rows: Rows = "examples"
+    path: StoragePath,
+    named: dict[str, np.ndarray],
+    times: np.ndarray,
+    rows: RowMeaning = "examples",
 ) -> None:
     """Draws trajectories `[K, B, …]`, each under its name.
 
@@ -170,7 +173,7 @@ def _forward(
     *,
     num: Num = None,
     times: Times = 11,
-    rows: Rows = "examples",
+    rows: RowMeaning = "examples",
     way: Way = None,
     split: Split = None,
 ) -> None:
@@ -191,7 +194,7 @@ def _reverse(
     *,
     num: Num = None,
     times: Times = 11,
-    rows: Rows = "examples",
+    rows: RowMeaning = "examples",
 ) -> None:
     """Noise becoming samples: the chain at some of its times."""
     drawn = subject.sample(subject.num_shown(num, 10), trajectories=True)
@@ -205,7 +208,7 @@ def _x0(
     *,
     num: Num = None,
     times: Times = 11,
-    rows: Rows = "examples",
+    rows: RowMeaning = "examples",
     split: Split = None,
 ) -> None:
     """x_t, and the x_0 that the network predicts from it."""
@@ -228,7 +231,7 @@ FIGURES: dict[str, Callable[..., None]] = {
 }
 
 
-# Former names that go on working.
+# Older names that still work.
 ALIASES = {"film": "animation"}
 
 _SUFFIXES = {"animation": ".gif"}

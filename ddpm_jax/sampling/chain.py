@@ -1,7 +1,7 @@
 """The chain of one experiment as a compiled program over the mesh.
 
-The noise of sample i depends on the seed and on i alone. So the first ten of a thousand samples are
-the ten samples, on any number of devices and in batches of any size.
+The noise of sample i depends only on the seed and on i. So the first ten of a thousand samples
+equal a draw of ten samples, on any number of devices and in batches of any size.
 """
 
 import math
@@ -156,10 +156,10 @@ class SampleProgram:
         Every process of the mesh must call it, and gets all samples.
 
         `labels` has one class for each sample; None takes the classes in turn. A chain with a
-        `start` takes the times of the grid below it. The first `num_trajectories` samples (within
-        one batch) leave their trajectory, at about 50 times. `progress` gets the intervals done and
-        their total. Raises UserError for a label that does not exist, labels or starting points
-        that are not `num` many, and a number, seed or starting time out of range.
+        `start` uses the times of the grid below it. The first `num_trajectories` samples (at most
+        one batch) keep their trajectories at about 50 times. `progress` gets the intervals done
+        and their total. Raises UserError for an unknown label, for labels or starting points whose
+        number is not `num`, and for a number, seed or starting time out of range.
         """
         check_seed(seed)
         if num < 1:
