@@ -217,7 +217,7 @@ FOLDERS = {
     "classes of another number": Row(
         every(put("set/cat/a.png", PNG), put("set/dog/a.png", PNG)),
         f"{FOLDER} --model.num_classes 3",
-        "the data has 2 classes; use --model.num_classes 2",
+        "the data has 2 classes; set model.num_classes to 2",
     ),
     "classes where there are none": Row(
         put("set/a.png", PNG), f"{FOLDER} --model.num_classes 3", "the data has no classes"
@@ -346,7 +346,7 @@ ARRAYS = {
     "labels of other classes": Row(
         arrays(a=IMAGES, labels=np.arange(5)),
         f"{NPZ} --model.num_classes 2",
-        "use --model.num_classes 5",
+        "set model.num_classes to 5",
     ),
     "a torn npz": Row(
         cut(arrays(a=IMAGES), "x.npz", 0.6), NPZ, "can't be read (File is not a zip file)"

@@ -60,7 +60,7 @@ def find_file(name: str | Path) -> Path:
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
-    """Runs a file as Python imports one, but leaves no `__pycache__` beside it."""
+    """Runs a file as Python imports one, but leaves no `__pycache__` in its folder."""
 
     def set_data(self, *_: Any, **__: Any) -> None:
         pass

@@ -48,7 +48,7 @@ _POINTS = 2_000
 
 
 class Subject(NamedTuple):
-    """What a figure is drawn of: a config, and a run of it if there is one."""
+    """The subject of a figure: a config, and a run of it if there is one."""
 
     config: Config
     folder: StoragePath | None
@@ -69,7 +69,7 @@ class Subject(NamedTuple):
         return self.folder
 
     def num_shown(self, num: int | None, images: int) -> int:
-        """Returns how many examples to show: `num`, or else so many images or a cloud of points.
+        """Returns how many examples to show: `num`, or else this many images or a cloud of points.
 
         Without `num`, no more images than a preview has: they may be large.
         """
@@ -77,7 +77,7 @@ class Subject(NamedTuple):
         return num or (few if is_image(self.config.data.example_shape) else _POINTS)
 
     def sample(self, num: int, *, trajectories: bool = False) -> Samples:
-        """Draws samples, if asked for with the frames of their chains."""
+        """Draws samples, with the frames of their chains if requested."""
         # Only samples of the first batch have trajectories: one batch holds them all.
         batch: dict[str, Any] = {"num_trajectories": num, "batch_size": num} if trajectories else {}
         return self.run().sample(num, seed=self.seed, progress=self.progress, **batch)

@@ -100,7 +100,7 @@ def _next_timesteps(
     t: jax.Array,
     losses: PerExample,
 ) -> Any:
-    """Returns the timestep sampler's state after a step; every device computes the whole of it."""
+    """Returns the timestep sampler's state after a step; every device computes all of it."""
     if state is None:
         return None
     if mesh is not None:

@@ -65,7 +65,7 @@ def train(
     _check_source(config, source)
     experiment = build(config, devices=mesh.size)
     report = report if distributed.is_first() else None
-    # Previews and the last pictures have one size, and so share one compiled program.
+    # Previews and the last pictures share one size, and thus one compiled program.
     program = SampleProgram(experiment, mesh, config.sample)
     checkpoints = Checkpoints(run, report=report or _ignore)
     distributed.compare(_what_must_agree(config, run, source))
@@ -176,7 +176,7 @@ def _check_labels(config: Config, source: Source) -> None:
 
 
 def _check_shared(checkpoints: Checkpoints, step: int) -> None:
-    """Raises UserError on every process if one of them doesn't see the checkpoint to go on from."""
+    """Raises UserError on every process if one of them doesn't see the checkpoint to continue."""
     seen = distributed.allgather("seen", step in checkpoints.steps())
     if not all(seen):
         missing = ", ".join(str(process) for process, sees in enumerate(seen) if not sees)
