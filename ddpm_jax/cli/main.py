@@ -47,7 +47,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code; a mistake of the user prints one line and is 2."""
+    """Runs one command and returns its exit code; a mistake of the user prints a line and is 2."""
     if argv is None:  # This is the program, not a call from Python.
         # Importing and tracing make millions of objects, and hardly any become garbage. Collecting
         # garbage took a tenth of a short command's time, and another tenth when Python ended.
