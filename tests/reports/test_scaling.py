@@ -108,7 +108,7 @@ def test_remat_keeps_less():
 
 def test_devices_that_can_not_share_the_work_are_refused(capsys):
     for words, expected in (
-        (["--devices", "0"], "--devices is 0; it must be at least 1"),
+        (["--devices", "0"], "ddpm: devices is 0; it must be at least 1"),
         (["--devices", "many"], "--devices is many; it must be a whole number or None"),
         (["--devices"], "--devices needs a value"),
         (["--devices", "48"], "can't be split over 48 devices; train.batch_size 144 can"),
