@@ -1,10 +1,10 @@
-"""What went wrong, said to a person."""
+"""Errors shown to the user."""
 
 from typing import Any
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: one line with what, where and how.
+    """A mistake that the user can fix: one line that says what, where and how to fix it.
 
     The command line prints the message and exits with code 2; from Python it is an ordinary
     exception. Everything else that is raised is a defect of ours and keeps its traceback.
@@ -20,6 +20,6 @@ def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
 
 
 def require(ok: bool, name: str, value: Any, need: str) -> None:
-    """Raises UserError, saying what the value must be, unless it is ok."""
+    """Raises UserError, which says what the value must be, unless it is ok."""
     if not ok:
         raise UserError(f"{name} is {value!r}; it must be {need}")

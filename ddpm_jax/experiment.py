@@ -37,7 +37,7 @@ from ddpm_jax.typing import (
 
 @dataclass(frozen=True)
 class Experiment:
-    """A config made real: everything that training, sampling and evaluation share."""
+    """What a config describes, built: all that training, sampling and evaluation share."""
 
     config: Config
     model: nn.Module

@@ -1,4 +1,4 @@
-"""Optimizers: a table of update directions, each behind clipping and the guard against bad steps.
+"""Optimizers: a table of update directions, each after clipping and with a guard for bad steps.
 
 To add one, write a function whose keyword-only parameters are its options, and which returns an
 Optax transformation of the gradient into the direction to go against (`optax.scale_by_lion`, say,
@@ -69,7 +69,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"adam": ad
 def make_optimizer(
     name: str, learning_rate: optax.Schedule, *, clip: float | None = None, **options: Any
 ) -> optax.GradientTransformationExtraArgs:
-    """Returns a row of OPTIMIZERS behind clipping by the gradient's global norm.
+    """Returns a row of OPTIMIZERS after clipping by the gradient's global norm.
 
     Its `update` takes `step=`, the number of the run's step, and `good=`, a boolean scalar. Where
     `good` is False the state stays as it is and the updates are meaningless. Raises ValueError for
@@ -87,8 +87,8 @@ def make_optimizer(
 def _guarded(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Keeps the state of any transformation, leaf by leaf, where a step is not `good`.
 
-    A transformation whose `update` has a parameter `good` does that itself: it may never hold its
-    old and new state at once.
+    A transformation whose `update` has a parameter `good` does that itself, so that it need not
+    hold its old and new state at the same time.
     """
     if "good" in inspect.signature(inner.update).parameters:
         return optax.with_extra_args_support(inner)
@@ -106,12 +106,12 @@ def _guarded(inner: optax.GradientTransformation) -> optax.GradientTransformatio
 def _clip_by_global_norm(limit: float) -> optax.GradientTransformation:
     """Scales the gradient down to the norm `limit` where its norm is larger.
 
-    It multiplies by one factor. Optax's own divides and selects at each parameter, which costs as
-    much as Adam does.
+    It multiplies by one factor. Optax's own divides and selects for each parameter, which costs as
+    much as Adam.
     """
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        # If the gradient is zero, the quotient is infinite and the factor 1.
+        # If the gradient is zero, the quotient is infinite and the factor is 1.
         factor = jnp.minimum(1.0, limit / optax.tree.norm(updates))
         return jax.tree.map(lambda leaf: factor * leaf, updates), state
 

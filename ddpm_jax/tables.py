@@ -1,11 +1,11 @@
 """Tables of rows by name, the options that a row takes, and how both are looked up.
 
-A row is a callable whose keyword-only parameters are its options. Their names, types and defaults
-are said once, in the row's own signature:
+A row is a callable whose keyword-only parameters are its options. Only the row's signature states
+their names, types and defaults:
 
     def ddim(schedule, *, eta: float = 0.0) -> Sampler: ...
 
-An option may explain itself to the command line's help: `eta: Annotated[float, "0 for no noise"]`.
+The annotation may hold a help text: `eta: Annotated[float, "0 for no noise"]`.
 """
 
 import inspect
@@ -16,12 +16,12 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 from ddpm_jax.errors import nearest
 
-Row = TypeVar("Row")
+TableRow = TypeVar("TableRow")
 Made = TypeVar("Made")
 
 
 class Choice:
-    """The name of a table's row with the options that it is given: `Choice("ddim", eta=0.5)`.
+    """The name of a table's row together with its options: `Choice("ddim", eta=0.5)`.
 
     Immutable and hashable. The row's own signature says which options there are, and a config fills
     in the defaults of those that are left out.
@@ -73,7 +73,7 @@ class Option(NamedTuple):
     """The text in its annotation, if there is one."""
 
 
-def choose(kind: str, table: Mapping[str, Row], name: str) -> Row:
+def choose(kind: str, table: Mapping[str, TableRow], name: str) -> TableRow:
     """Returns `table[name]`; raises ValueError with the nearest and all known names otherwise."""
     if name not in table:
         known = ", ".join(table)

@@ -1,4 +1,4 @@
-"""Array aliases with their shapes, and the two types that every part agrees on."""
+"""Array aliases with their shapes, and the types that every part of the package shares."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ PyTree = dict[str, "PyTree"] | jax.Array
 
 
 class Conditioning(NamedTuple):
-    """What a network is given beside x_t and t; None for what there is not."""
+    """What a network is given besides x_t and t; None for what is absent."""
 
     labels: Labels | None = None
     """int32 `[B]` in 0…num_classes, where num_classes itself means "no class"."""

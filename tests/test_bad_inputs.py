@@ -1,4 +1,4 @@
-"""Bad files of every kind: exit code 2, one line that says how to mend it, nothing written or lost.
+"""Bad files of every kind: exit code 2, one line that says how to fix it, nothing written or lost.
 
 Each row makes its files in a folder of its own, gives the command, and what its line must say. What
 is wrong with words alone is in test_cli.py.
@@ -217,7 +217,7 @@ FOLDERS = {
     "classes of another number": Row(
         every(put("set/cat/a.png", PNG), put("set/dog/a.png", PNG)),
         f"{FOLDER} --model.num_classes 3",
-        "the data has 2 classes; use --model.num_classes 2",
+        "the data has 2 classes; set model.num_classes to 2",
     ),
     "classes where there are none": Row(
         put("set/a.png", PNG), f"{FOLDER} --model.num_classes 3", "the data has no classes"
@@ -308,7 +308,7 @@ ARRAYS = {
         array(np.zeros((5, 8, 8, 2), np.uint8)), NPY, "images must be [N, H, W] or"
     ),
     "films": Row(array(np.zeros((2, 2, 8, 8, 3), np.uint8)), NPY, "images must be [N, H, W] or"),
-    "points as images": Row(array(np.zeros((9, 2))), NPY, "points need --data.holds points"),
+    "points as images": Row(array(np.zeros((9, 2))), NPY, "points need data.holds points"),
     "words as images": Row(array(np.full((2, 4, 4), "x")), NPY, "images must be numbers"),
     "complex images": Row(array(np.zeros((2, 4, 4), complex)), NPY, "images must be numbers"),
     "floats without a range": Row(
@@ -332,7 +332,7 @@ ARRAYS = {
     "labels that are not there": Row(
         array(IMAGES), f"{NPY} --data.labels {{here}}/y.npy", "data.labels: {here}/y.npy does not"
     ),
-    "several arrays": Row(arrays(a=IMAGES, b=IMAGES), NPZ, "has the arrays a, b; name one: --data"),
+    "several arrays": Row(arrays(a=IMAGES, b=IMAGES), NPZ, "has the arrays a, b; name one in data"),
     "no such array": Row(
         arrays(a=IMAGES), f"{NPZ} --data.examples x", "has no array 'x'; it has a"
     ),
@@ -346,7 +346,7 @@ ARRAYS = {
     "labels of other classes": Row(
         arrays(a=IMAGES, labels=np.arange(5)),
         f"{NPZ} --model.num_classes 2",
-        "use --model.num_classes 5",
+        "set model.num_classes to 5",
     ),
     "a torn npz": Row(
         cut(arrays(a=IMAGES), "x.npz", 0.6), NPZ, "can't be read (File is not a zip file)"
@@ -379,7 +379,7 @@ FILES = {
     "a config of nothing": Row(
         put("mine.py", "def get_config():\n    pass\n"), MINE, "returned NoneType, not a Config"
     ),
-    "a config of noise": Row(put("mine.py", bytes(range(256))), MINE, "mend the file"),
+    "a config of noise": Row(put("mine.py", bytes(range(256))), MINE, "fix the file"),
     "a config of another language": Row(
         put("mine.yaml", "train:\n"), MINE.replace(".py", ".yaml"), "a config file ends in .py"
     ),

@@ -96,8 +96,8 @@ def test_a_run_leaves_what_people_want_to_see(unbroken):
         "00000008.png",
         "00000016.png",
     ]
-    with Image.open(unbroken / "denoising.gif") as film:
-        assert len(list(ImageSequence.Iterator(film))) == 21
+    with Image.open(unbroken / "denoising.gif") as animation:
+        assert len(list(ImageSequence.Iterator(animation))) == 21
     rows = read_rows(unbroken / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(2, 21, 2))
     assert set(rows[0]) == {

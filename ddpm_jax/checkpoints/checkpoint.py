@@ -129,7 +129,7 @@ class Checkpoints:
         before_commit: Callable[[], None],
         failure: Exception | None,
     ) -> None:
-        """Ends a save, in the background; one process's failure is every process's."""
+        """Ends a save in the background; if it failed on one process, it fails on all."""
         try:
             if failure is None and self._writer is not None:
                 self._writer.wait()
@@ -188,12 +188,12 @@ class Checkpoints:
                 self._commit.remove(step)
 
     def problem(self) -> str | None:
-        """Returns once, without waiting, why the last save failed, if it is known to have."""
+        """Returns, only once and without waiting, why the last save failed; None if it did not."""
         failure, self._failure = self._failure, None
         return failure
 
     def join(self) -> None:
-        """Waits for the save under way; `problem` then knows how it went."""
+        """Waits for the save under way; `problem` then says whether it failed."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -255,8 +255,8 @@ class Checkpoints:
     def shapes(self, step: int, field: str) -> Any | None:
         """Returns a field's arrays as shapes, if exactly this code wrote the checkpoint.
 
-        They are then the shapes of the config's network, which it would otherwise take a trace to
-        find out. A field is a dotted name: `params`, or `ema.ema`.
+        They are then the shapes of the config's network, and tracing the network is not needed. A
+        field is a dotted name: `params`, or `ema.ema`.
         """
         meta = self._meta(step)
         if meta["format"] != configs.FORMAT or meta.get("versions") != versions():
@@ -363,7 +363,7 @@ def _fields(state: Any) -> dict[str, Any]:
 
 @contextmanager
 def _asked(folder: StoragePath) -> Iterator[None]:
-    """Turns what TensorStore says of a bucket that can't be read any more into one line."""
+    """Turns TensorStore's error about a bucket that can't be read into one line."""
     try:
         yield
     except UserError:

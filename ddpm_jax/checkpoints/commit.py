@@ -1,4 +1,4 @@
-"""The commit of a checkpoint: its folder is there completely, or it does not count.
+"""The commit of a checkpoint: a folder counts only if it is complete.
 
 On a disk it is written as `13000.tmp`. After its last byte is on disk, one rename gives it its bare
 number. A bucket can't rename a folder. There it is written under its number, and counts once it
@@ -38,7 +38,7 @@ class Commit(Protocol):
         ...
 
     def drop(self, step: int) -> None:
-        """Removes, if possible, what was written of a step that must not count."""
+        """Removes, if possible, the unfinished checkpoint of a step."""
         ...
 
     def remove(self, step: int) -> None:
@@ -47,7 +47,7 @@ class Commit(Protocol):
 
 
 def commit_in(folder: StoragePath) -> Commit:
-    """Returns the way that fits a folder."""
+    """Returns the way of committing that fits a folder."""
     return Marked(folder) if isinstance(folder, Remote) else Renamed(folder)
 
 

@@ -1,4 +1,4 @@
-"""Which arrays of an older checkpoint have to be read for those that are wanted of it."""
+"""Which arrays of an older checkpoint today's arrays are computed from."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,7 +12,10 @@ def sources(
     *,
     wanted: Callable[[str], bool],
 ) -> list[str]:
-    """Returns which saved arrays the wanted ones are computed from; the lift is only traced."""
+    """Returns the names of the saved arrays from which `lift` computes the wanted ones.
+
+    `lift` is only traced.
+    """
 
     def some(arrays: Mapping[str, Any]) -> dict[str, Any]:
         return {name: array for name, array in lift(arrays).items() if wanted(name)}

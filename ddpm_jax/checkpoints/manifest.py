@@ -1,4 +1,4 @@
-"""The names, shapes and types of the arrays in a checkpoint, against those that a network has."""
+"""The names, shapes and types of a checkpoint's arrays, and their comparison with a network's."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -79,15 +79,15 @@ def nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def difference(saved: Manifest, wanted: Manifest) -> str | None:
-    """Returns how the first array that differs does so, or None.
+    """Returns how the first array that differs is different, or None if all are equal.
 
-    Orbax itself would cast it, drop it, or fail with a message that does not name it.
+    Orbax itself would cast or drop the array, or fail with a message that does not name it.
     """
     for name in dict.fromkeys([*wanted, *saved]):
         if name not in saved:
             return f"no {name}, which the network has"
         if name not in wanted:
-            return f"an array {name}, which the network has not"
+            return f"an array {name}, which the network lacks"
         if saved[name] != wanted[name]:
             (old, old_type), (new, new_type) = saved[name], wanted[name]
             return f"{name} as {old_type}{list(old)}, and the network {new_type}{list(new)}"

@@ -32,7 +32,7 @@ class Quiet:
             self._hook(what)
 
     def stay(self) -> None:
-        """Makes `close` do nothing: the last messages about a failed write come at Python's end."""
+        """Makes `close` do nothing: some messages about a failed write come when Python ends."""
         self._stays = True
 
     def close(self) -> None:

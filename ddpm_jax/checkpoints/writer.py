@@ -1,8 +1,8 @@
 """Orbax's writer of arrays; when it fails on one process, it ends on all of them.
 
 Orbax's processes wait for each other at several points of a save. A process whose disk is full
-reaches none of them. The others would wait for minutes, and those that wait on their devices would
-wait for ever.
+reaches none of them. The others would wait for minutes, and if they wait on their devices,
+forever.
 """
 
 from typing import Any
@@ -49,16 +49,16 @@ class Writer:
 
 
 class _Shared(ocp.StandardCheckpointer):
-    """Orbax's writer, with those waits replaced that would outlast another process's failure."""
+    """Orbax's writer with other barriers: waiting ends when another process fails."""
 
     def __init__(self, barriers: AbortableBarriers):
         def wait(*, key: str, timeout_ms: int) -> None:
-            del timeout_ms  # It guards against a process that hangs, whose writes end anyway.
+            del timeout_ms  # It guards against a hanging process, but writes always end.
             barriers.wait(key)
 
         options = ocp.AsyncOptions(
             barrier_sync_fn=wait,
-            # In the background the others would wait for the folder in JAX's key-value store.
+            # Created in the background, the folder would be awaited in JAX's key-value store.
             create_directories_asynchronously=False,
         )
         super().__init__(async_options=options)

@@ -51,17 +51,17 @@ def built(cls: type[T], given: dict[str, Any]) -> T:
     return cls(**values)
 
 
-class Request(NamedTuple):
-    """What a command with a config was asked for."""
+class CommandInput(NamedTuple):
+    """What the words of a command with a config mean."""
 
     target: str
     options: Any
     config: Config
 
 
-def request(
+def read_command(
     prog: str, what: str, words: list[str], cls: type, more: Sequence[Setting] = ()
-) -> Request:
+) -> CommandInput:
     """Reads a config file, its name or a run, the command's own options, and other settings.
 
     `smoke` among the options asks for the file's small version. `more` only appears in the help.
@@ -76,11 +76,11 @@ def request(
     options = built(cls, read(prog, mine, own, about))
     config = config_of(target, smoke=getattr(options, "smoke", False))
     given = read(prog, rest, [*own, *configs.settings(config)], about)
-    return Request(target, options, configs.override(config, given))
+    return CommandInput(target, options, configs.override(config, given))
 
 
 def target_of(words: Sequence[str], prog: str, what: str) -> tuple[str, list[str]]:
-    """Takes the first word, which must be no flag."""
+    """Splits off the first word, which must not be a flag."""
     if not words or words[0].startswith("-"):
         example = "runs/digits" if what == "RUN" else "digits"
         raise UserError(f"{prog} needs a {what} first, as in: {prog} {example}")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ddpm_jax.cli.arguments import request
+from ddpm_jax.cli.arguments import read_command
 from ddpm_jax.cli.console import show, warn
 
 
@@ -21,7 +21,7 @@ class Options:
 
 def run(words: list[str]) -> int:
     """Prints how fast a config runs here."""
-    asked = request("ddpm bench", "CONFIG|RUN", words, Options)
+    asked = read_command("ddpm bench", "CONFIG|RUN", words, Options)
     from ddpm_jax.reports.bench import bench
 
     show(bench(asked.config, steps=asked.options.steps, progress=warn), asked.options.json)

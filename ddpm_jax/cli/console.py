@@ -26,7 +26,7 @@ def bar(title: str) -> Callable[[int, int], None]:
 
 
 def warn(line: str) -> None:
-    """Prints a line on stderr; of several processes, only the first prints."""
+    """Prints a line on stderr; only the first of several processes prints."""
     if is_first():
         print(f"ddpm: {line}", file=sys.stderr)
 

@@ -17,7 +17,7 @@ class Prepare:
     """Prepares a TFDS data set; needs the extra: pip install 'ddpm_jax[prepare]'."""
 
     data_dir: str | None = None
-    """Where to; if left out, $TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    """Folder to write to; if left out, $TFDS_DATA_DIR, then ~/tensorflow_datasets."""
     from_: str | None = None
     """Folder with the original files, if they are already downloaded."""
 

@@ -13,7 +13,7 @@ from ddpm_jax.sampling.run import load
 
 @dataclass(frozen=True)
 class Options:
-    """Compares samples of a run with its data, or with other data: --data.split test."""
+    """Compares samples of a run with its data, or with other data (--data.split test)."""
 
     metrics: tuple[str, ...] | None = None
     """Names of metrics; if left out, all that apply to the data."""

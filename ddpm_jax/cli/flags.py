@@ -1,4 +1,4 @@
-"""From words to the values of settings: tyro reads what a dataclass of flags describes."""
+"""Values of settings from words: tyro reads the flags that a dataclass describes."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ SWITCH = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 def split(words: Sequence[str], wanted: Callable[[str], bool]) -> tuple[list[str], list[str]]:
-    """Takes the flags whose names are wanted, each with its values, out of the words."""
+    """Returns the wanted flags with their values, and the other words."""
     taken: list[str] = []
     rest: list[str] = []
     into = rest
@@ -72,7 +72,7 @@ def _may_be_bare(setting: Setting) -> bool:
 def _parsed(
     prog: str, words: Sequence[str], settings: Sequence[Setting], about: str
 ) -> dict[str, Any]:
-    """Returns the values of all settings, as tyro reads them; what it refuses becomes one line."""
+    """Returns the values of all settings as tyro reads them; its errors become one line."""
     helps = any(word in HELP for word in words)
     printed = io.StringIO()
     try:

@@ -47,15 +47,15 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 2 for a mistake of the user, told in one line."""
+    """Runs one command and returns its exit code; a mistake of the user prints a line and is 2."""
     if argv is None:  # This is the program, not a call from Python.
-        # Importing and tracing make millions of objects, and hardly any become garbage. Looking for
-        # it took a tenth of a short command's time, and again as much when Python ended.
+        # Importing and tracing make millions of objects, and hardly any become garbage. Collecting
+        # garbage took a tenth of a short command's time, and another tenth when Python ended.
         gc.set_threshold(10_000, 10, 10)
         atexit.register(gc.freeze)
     try:
         code = _answer(list(sys.argv[1:] if argv is None else argv))
-        # If the reader has left, it must show here: when Python ends, it would print an error.
+        # If the reader has left, this must fail here: later, Python itself would print an error.
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -92,7 +92,7 @@ def _answer(words: list[str]) -> int:
 
 
 def _run_shared(command: Command, words: list[str], prog: str) -> int:
-    """Runs a command as one of several processes, if it is one; all end with one exit code."""
+    """Runs a command, alone or as one of several processes, which all return the same exit code."""
     from ddpm_jax.cli.arguments import Shared, options_of
     from ddpm_jax.cli.flags import split
 

@@ -23,7 +23,7 @@ class Options:
     """Draws a figure of a run, or of a config's data and schedule."""
 
     output: str | None = None
-    """Where to; if left out, FIGURE.png or .gif in the run's folder, or here for a config."""
+    """Output file; if left out, FIGURE.png or .gif, in a run's folder or here for a config."""
     seed: int = 0
     """Seed of the samples, or of the choice of examples."""
 

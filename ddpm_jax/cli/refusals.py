@@ -1,4 +1,4 @@
-"""What tyro refuses, as one line."""
+"""tyro's errors as one line."""
 
 import itertools
 import re

@@ -87,8 +87,8 @@ def _draw(target: str, output: StoragePath, options: Options, settings: dict[str
         count = sample_shards(run, output, num, **shared)
     else:
         plots.check_path(output, output.suffix)
-        film = animation_size(run.config.data.example_shape) if output.suffix == ".gif" else 0
-        drawn = run.sample(num, num_trajectories=film, **shared)
+        frames = animation_size(run.config.data.example_shape) if output.suffix == ".gif" else 0
+        drawn = run.sample(num, num_trajectories=frames, **shared)
         count = len(drawn.samples)
         if is_first():
             write_samples(output, drawn)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddpm_jax import config as configs
-from ddpm_jax.cli.arguments import Request, Shared, request
+from ddpm_jax.cli.arguments import CommandInput, Shared, read_command
 from ddpm_jax.cli.plot import Figure, draw, own_figures
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import StoragePath, storage_path
@@ -21,14 +21,14 @@ class Options:
     """
 
     workdir: str | None = None
-    """Folder of the run; if left out, runs/NAME for NAME.py, or the run itself."""
+    """Folder of the run; if left out, runs/NAME for NAME.py, or the run that CONFIG names."""
     smoke: bool = False
-    """Run the config's small version in seconds, in runs/NAME-smoke, to see that all works."""
+    """Run the config's small version in runs/NAME-smoke: seconds that show that all works."""
 
 
 def run(words: list[str]) -> int:
     """Trains, draws the config's own figures, and returns the exit code."""
-    asked = request("ddpm train", "CONFIG", words, Options, more=configs.settings(Shared()))
+    asked = read_command("ddpm train", "CONFIG", words, Options, more=configs.settings(Shared()))
     figures = own_figures(asked.config)
     workdir = storage_path(asked.options.workdir or _default_workdir(asked))
     from ddpm_jax.runtime.distributed import is_first
@@ -46,7 +46,7 @@ def run(words: list[str]) -> int:
     return 0
 
 
-def _default_workdir(asked: Request) -> str:
+def _default_workdir(asked: CommandInput) -> str:
     if storage_path(asked.target).is_dir():
         return asked.target
     name = Path(asked.target).stem

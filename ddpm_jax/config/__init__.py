@@ -4,7 +4,7 @@ A config file has `get_config() -> Config`, which states only what differs from 
 command line replaces any setting by its dotted name (`--train.steps 200`). An impossible setting or
 combination raises `UserError` here, before anything is read or compiled.
 
-    run.py, data.py                 the sections and their checks
+    run.py, data.py                 the sections and their checks; models/ has the networks' own
     choices.py                      a setting that chooses a row of a table, with the row's options
     plain.py, reading.py            plain values both ways; override, differences, breaking
     files.py                        JSON text, config files, the shipped configs by name

@@ -83,10 +83,10 @@ class ChoiceField:
         return self.complete(plain)
 
     def changed(self, old: Choice, new: Any) -> dict[str, Any]:
-        """Returns another choice as JSON has it.
+        """Returns the new choice in its JSON form.
 
-        A bare name of a row keeps the old options that this row takes, too. Raises UserError for an
-        unknown row.
+        If only a name is given, the old options that the new row also takes are kept. Raises
+        UserError for an unknown row.
         """
         if isinstance(new, str):
             require_row(self.dotted, new, self.table)

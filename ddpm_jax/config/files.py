@@ -40,7 +40,7 @@ def loads(text: str, where: str = "config.json") -> Config:
 
 
 def find_file(name: str | Path) -> Path:
-    """Returns the config file of a path, or of a shipped config's name such as digits.
+    """Returns the config file for a path, or for a shipped config's name such as digits.
 
     A path that exists comes first. Raises UserError, with the names there are, if there is none.
     """
@@ -60,7 +60,7 @@ def find_file(name: str | Path) -> Path:
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
-    """Runs a file as Python imports one, but leaves no `__pycache__` beside it."""
+    """Runs a file as Python imports one, but leaves no `__pycache__` in its folder."""
 
     def set_data(self, *_: Any, **__: Any) -> None:
         pass
@@ -85,7 +85,7 @@ def load_file(path: str | Path, *, smoke: bool = False) -> Config:
         config = module.get_config()
     except UserError:
         raise
-    # The file is the user's, and so is whatever is wrong in it.
+    # The file is the user's, so every error in it is one that the user can fix.
     except Exception as error:
         lines = [
             row.lineno
@@ -94,7 +94,7 @@ def load_file(path: str | Path, *, smoke: bool = False) -> Config:
         ]
         where = f"{path}:{lines[-1]}" if lines else str(path)
         what = " ".join(str(error).split())
-        raise UserError(f"{where}: {type(error).__name__}: {what}; mend the file") from error
+        raise UserError(f"{where}: {type(error).__name__}: {what}; fix the file") from error
     if not isinstance(config, Config):
         raise UserError(f"{path}: get_config() returned {type(config).__name__}, not a Config")
     if not smoke:

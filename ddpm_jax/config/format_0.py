@@ -52,7 +52,7 @@ def lift_config(config: Plain) -> Plain:
         ("sample", "sampler", "sampler", "ddpm-beta", _SAMPLERS),
         ("optimizer", "name", "method", "adam", _OPTIMIZERS),
     ):
-        # What is no table of settings is refused later, with its name.
+        # A section that is not a table is refused later.
         if isinstance(lifted.get(section), dict):
             lifted[section] = _joined(lifted[section], old, new, default, rows)
     sample = lifted.get("sample")
@@ -68,10 +68,10 @@ def _joined(
 ) -> Plain:
     """Returns a section with a row's name and its options as one value.
 
-    Options of other rows had no effect and are left out. None left an option to its row.
+    Options of other rows had no effect and are left out. None meant the row's default.
     """
     name = settings.get(old, default)
-    if not isinstance(name, str):  # It is refused later, with its name.
+    if not isinstance(name, str):  # It is refused later, and the message names it.
         return settings
     every = {option for options in rows.values() for option in options}
     options = {
@@ -99,7 +99,7 @@ def name_averages(arrays: Arrays) -> Arrays:
 
 
 def unfold_strided_kernels(arrays: Arrays, config: Plain) -> Arrays:
-    """Turns the 2×2 kernels over blocks of 2×2 pixels into the 4×4 kernels that they are.
+    """Turns the 2×2 kernels over blocks of 2×2 pixels into the equivalent 4×4 kernels.
 
     They are the convolutions of stride 2 in small_unet and annotated_unet; their moments and
     averages are permuted alike.

@@ -1,4 +1,4 @@
-"""What was saved by older versions, lifted to today's format one step at a time.
+"""Migrations: what older versions saved is lifted to today's format, one step at a time.
 
 `config.json` and a checkpoint's `meta.json` carry `format`; without it they are of format 0. When a
 setting gets another name or form, or an array another name or layout, add a module `format_N` with
@@ -39,7 +39,7 @@ FORMAT = len(MIGRATIONS)
 
 
 def lift(config: Plain, saved: Any) -> Plain:
-    """Returns a config that was saved in an older format as one of today's format.
+    """Lifts a config that was saved in an older format to today's format.
 
     Raises UserError for a format that this version does not know.
     """

@@ -80,13 +80,13 @@ def _unknown(dotted: str, known: list[str]) -> str:
 def override(config: Section, settings: Mapping[str, Any]) -> Section:
     """Returns a config, or one section, with settings replaced by name: {"train.steps": 4}.
 
-    Another row keeps those options that it takes, too, unless a whole `Choice` is given. Raises
-    UserError for an unknown name or an impossible value.
+    If only a name is given, the old options that the new row also takes are kept. Raises UserError
+    for an unknown name or an impossible value.
     """
     known = [each.name for each in settings_of(config)]
     given = {canonical(name, known): value for name, value in settings.items()}
     plain = to_dict(config)
-    # A row comes before its options, whose names have one part more.
+    # A row comes before its options: their names have one part more.
     for name in sorted(given, key=lambda name: name.count(".")):
         *path, last = name.split(".")
         place, section = plain, config

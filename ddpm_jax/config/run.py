@@ -139,8 +139,8 @@ class TrainConfig:
     gradient_accumulation_steps: int = 1
     """Parts that a batch is computed in, one after the other, to save memory."""
     steps_per_dispatch: int = 1
-    """Steps in one call of the compiled program; more pays where a step is a few milliseconds, and
-    on a CPU, where each call takes its memory anew, for all that needn't stop within one step."""
+    """Steps in each call of the compiled program. More is faster for short steps and on a CPU;
+    logs, saves and signals wait for the end of a call."""
     averages: tuple[str, ...] = ("ema",)
     """Averages of the parameters that are kept; previews are drawn from the first."""
     ema_decay: float = 0.9999
@@ -163,10 +163,9 @@ class TrainConfig:
     """Steps between previews; None for none."""
     on_nonfinite: Literal["skip", "stop", "rollback"] = "skip"
     """A loss or gradient that is not finite never changes the parameters. Then: skip goes on, stop
-    ends the run at once, rollback returns to the last save and passes over what lay between."""
+    ends the run at once, rollback returns to the last save and skips the steps in between."""
     max_nonfinite_steps: int = 10
-    """Steps in a row without a finite loss and gradient at which skip ends the run, and rollback
-    goes back."""
+    """Non-finite steps in a row after which skip ends the run and rollback goes back."""
 
     @property
     def nonfinite_limit(self) -> int:

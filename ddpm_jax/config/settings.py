@@ -1,4 +1,4 @@
-"""Every setting of a config as a list: what flags, help texts and forms are made of."""
+"""Every setting of a config as a list, from which flags, help texts and forms are made."""
 
 import ast
 import dataclasses
@@ -26,7 +26,7 @@ class Setting(NamedTuple):
     default: Any
     """Its value; None for an option that the chosen row does not take."""
     doc: Callable[[], str]
-    """What it means, read from the source when asked for."""
+    """What it means; read from the source when asked for."""
     rows: tuple[str, ...] = ()
     """The rows it chooses from, if it does."""
     section: str = ""
@@ -45,7 +45,7 @@ def _settings(config: Any, prefix: str, section: str) -> Iterable[Setting]:
     cls = type(config)
     hints, choices = typing.get_type_hints(cls), choice_fields(cls)
     for item in dataclasses.fields(cls):
-        # A trailing underscore makes a name of a keyword: `from_`.
+        # A field named after a keyword ends in an underscore: `from_`.
         dotted, value = f"{prefix}{item.name.rstrip('_')}", getattr(config, item.name)
         doc = functools.partial(_doc, cls, item.name)
         if item.name in choices:
@@ -122,7 +122,7 @@ def _docs(module: str) -> dict[str, dict[str, str]]:
     """Returns the strings below the fields of each class of a module."""
     try:
         tree = ast.parse(inspect.getsource(sys.modules[module]))
-    except (OSError, TypeError):  # Without a source there is no text, and the help does without.
+    except (OSError, TypeError):  # Without its source a class has no texts.
         return {}
     classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     return {cls.name: dict(_field_docs(cls.body)) for cls in classes}

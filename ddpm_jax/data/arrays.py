@@ -66,7 +66,7 @@ def read_arrays(config: ArraysData) -> ArrayFile:
     A .npy larger than IN_MEMORY_BYTES is memory-mapped. Raises UserError if the file is unusable.
     """
     if not config.path:
-        raise UserError("data.path is not set; give a .npz or .npy of arrays: --data.path FILE")
+        raise UserError("data.path is not set; it must be a .npz or .npy of arrays")
     path = Path(config.path).expanduser()
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
@@ -131,7 +131,7 @@ def _only(names: list[str], path: Path) -> str:
         raise UserError(f"data.path: {path} has no array of examples; {advice}")
     if len(names) > 1:
         choices = ", ".join(names)
-        raise UserError(f"data.path: {path} has the arrays {choices}; name one: --data.examples")
+        raise UserError(f"data.path: {path} has the arrays {choices}; name one in data.examples")
     return names[0]
 
 
@@ -217,7 +217,7 @@ def as_images(path: Path, images: np.ndarray) -> np.ndarray:
         advice = "move the channels last: numpy.moveaxis(x, 1, -1)"
         raise UserError(f"data.path: {path} holds {shape}, with channels first; {advice}")
     if images.ndim != 4 or shape[3] not in (1, 3, 4):
-        advice = "images must be [N, H, W] or [N, H, W, 1|3|4]; points need --data.holds points"
+        advice = "images must be [N, H, W] or [N, H, W, 1|3|4]; points need data.holds points"
         raise UserError(f"data.path: {path} holds an array {shape}; {advice}")
     return images
 
@@ -233,7 +233,7 @@ def _check_values(path: Path, images: np.ndarray, span: tuple[float, float] | No
     if math.isnan(low):
         raise UserError(f"data.path: {path} has values that are NaN; fix or remove them")
     if span is None:
-        advice = "give the values of black and white, for example --data.range 0 1"
+        advice = "give the values of black and white, for example data.range 0 1"
         what = f"{images.dtype} from {low:g} to {high:g}"
         raise UserError(f"data.range is None, but {path} holds {what}; {advice}")
     if low < min(span) or high > max(span):

@@ -23,7 +23,7 @@ def open_folder(config: FolderData) -> StreamSource:
     folder. Raises UserError if the folder or zip is missing or has no pictures.
     """
     if not config.path:
-        raise UserError("data.path is not set; give a folder of pictures: --data.path FOLDER")
+        raise UserError("data.path is not set; it must be a folder of pictures")
     root = Path(config.path).expanduser()
     names, read_bytes, state = list_pictures(root)
     classes, labels = find_classes(names)

@@ -64,7 +64,7 @@ def _refuse_or_warn(source: StreamSource, unreadable: dict[int, Unreadable]) -> 
     if len(unreadable) == len(source):
         raise UserError(f"data.path: {counted}; the first is {first}; give other pictures")
     if strict:
-        advice = "fix or remove it, or omit --data.strict"
+        advice = "fix or remove it, or set data.strict to False"
         raise UserError(f"data.path: {counted}; the first is {first}; {advice}")
     named = ", ".join(error.name for error in list(unreadable.values())[:5])
     more = ", …" if len(unreadable) > 5 else ""

@@ -73,7 +73,7 @@ def open_tfds(config: TfdsData) -> StreamSource:
             return [(image, 0) for image in images]
         labels = [int(record["label"]) for record in found]
         if min(labels) < 0:
-            advice = "choose another split with --data.split"
+            advice = "choose another split"
             raise UserError(f"data.split: {config.split} of {config.name} has no labels; {advice}")
         return list(zip(images, labels, strict=True))
 

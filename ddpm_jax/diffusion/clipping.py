@@ -1,7 +1,7 @@
-"""What is done to a guess of x_0 that leaves the range of the data.
+"""Clipping: how a prediction of x_0 outside the range of the data is changed.
 
 A row of `CLIPPINGS` makes a transform of a denoiser from the schedule. It comes after guidance,
-because a guided guess leaves the range that its parts keep.
+because guidance moves a prediction out of the range.
 """
 
 from collections.abc import Callable

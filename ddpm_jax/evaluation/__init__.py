@@ -1,1 +1,1 @@
-"""Judging samples against data: features, metrics over them, and the one pass that feeds them."""
+"""Comparison of samples with data: features, metrics of features, and one pass for all metrics."""

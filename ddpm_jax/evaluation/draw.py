@@ -1,8 +1,8 @@
 """The one set of samples that serves every metric of an evaluation.
 
-Sample i of a seed depends on i and its label alone. The draw begins with the largest request, in
-its order, and then adds what the other requests lack of each label. Each request then takes, of
-every label, as many samples as it wants, the first ones first.
+Sample i of a seed depends only on i and its label. The draw begins with the labels of the largest
+request, in its order. It then adds labels until each request has enough samples of each label. A
+request takes the first samples of each label, as many as it wants.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from ddpm_jax.evaluation.metrics.metric import Request
 def plan_draw(requests: Sequence[Request]) -> tuple[int, np.ndarray | None]:
     """Returns how many samples serve all requests, and their labels int32 `[num]` or None.
 
-    All requests have labels or none has.
+    Either all requests have labels or none has.
     """
     largest_first = sorted(requests, key=lambda request: -request.num)
     if largest_first[0].labels is None:
@@ -33,7 +33,7 @@ def plan_draw(requests: Sequence[Request]) -> tuple[int, np.ndarray | None]:
 
 
 def choose_samples(request: Request, drawn_labels: np.ndarray | None) -> np.ndarray:
-    """Returns which samples of the draw a request takes: their indices int `[num]`, rising."""
+    """Returns the indices of the samples that a request takes, int `[num]`, in rising order."""
     if request.labels is None or drawn_labels is None:
         return np.arange(request.num)
     wanted = Counter(request.labels.tolist())

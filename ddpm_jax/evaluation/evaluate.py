@@ -1,4 +1,4 @@
-"""Judging a run: one draw of samples and one pass over the data, for all metrics together."""
+"""Evaluation of a run: one draw of samples and one pass over the data serve all metrics."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +19,7 @@ from ddpm_jax.sampling.run import Run
 
 Progress = Callable[[int, int], None]
 
-# Numbers of a batch of real examples: 128 MiB in float64.
+# The size of a batch of real examples, in numbers: 128 MiB in float64.
 _NUMBERS_AT_ONCE = 2**24
 
 
@@ -41,9 +41,9 @@ def evaluate(
 ) -> dict[str, float]:
     """Returns each metric's values by name, for samples drawn with the sampler of the run's config.
 
-    `metrics` are rows of METRICS; None takes all that apply. `data` are other examples to judge by
-    than those of the training, of the same shape. All metrics see the same samples, drawn once:
-    `evaluation.draw` says which. `progress` is called with a title and returns a function that
+    `metrics` are rows of METRICS; None takes all that apply. `data` replaces the training data as
+    the real examples; its shape must be the same. The samples are drawn once for all metrics (see
+    `evaluation.draw`). `progress` is called with a title and returns a function that
     receives the work done and the work in all. Raises UserError for a metric that does not exist or
     does not apply, and for data that are missing or of another shape.
     """
@@ -73,7 +73,7 @@ def evaluate(
 def _states(
     batches: Iterable[_Batch], wanted: dict[str, np.ndarray], extractors: dict[str, Extract]
 ) -> dict[str, Any]:
-    """Returns the state of each metric after the examples that it wants, given by their indices."""
+    """Returns the state of each metric after the examples whose indices it wants."""
     states = {name: METRICS[name].init() for name in wanted}
     for batch in batches:
         features = {name: extract(batch.examples) for name, extract in extractors.items()}

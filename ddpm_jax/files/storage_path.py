@@ -113,12 +113,12 @@ def exclusive(folder: StoragePath, *, needed: bool = True) -> Iterator[None]:
         except OSError as error:
             reason = error.strerror or str(error)
             raise UserError(
-                f"--workdir {folder} can't be written ({reason}); choose another"
+                f"the run folder {folder} can't be written ({reason}); choose another"
             ) from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(
-                f"another process is training in {folder}; wait for it, or choose another --workdir"
+                f"another process is training in {folder}; wait for it, or choose another folder"
             ) from None
         yield

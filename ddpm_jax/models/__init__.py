@@ -42,7 +42,7 @@ def _fields(network: type[nn.Module]) -> dict[str, Any]:
 if TYPE_CHECKING:
     ModelConfig = NetworkConfig
 else:
-    # The default, what a config without `kind` means, comes first.
+    # The first row is the default: a config without `kind` means it.
     ModelConfig = functools.reduce(operator.or_, map(settings_of, (UNet, *MODELS.values())))
 
 

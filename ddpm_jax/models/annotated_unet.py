@@ -60,7 +60,7 @@ class AnnotatedUNetConfig(NetworkConfig):
     multipliers: tuple[int, ...] = (1, 2, 4)
     """Channels of each level, in units of `dim`; each level halves height and width."""
     block: Literal["resnet", "convnext"] = "convnext"
-    """What the levels are built of, two of them a level."""
+    """The kind of block; each level has two."""
     attention_bias: bool = False
     """Whether query, key and value of the linear attention have a bias."""
     dropout: float = 0.0
@@ -80,7 +80,7 @@ class AnnotatedUNetConfig(NetworkConfig):
 
 
 class ResNetBlock(nn.Module):
-    """Adds to x two convolutions of it, each normalised in 8 groups and then passed through SiLU.
+    """Adds to x two convolutions of x, each followed by GroupNorm in 8 groups and SiLU.
 
     x is [B, H, W, any]; condition is [B or 1, any], added between the two, or None. The result is
     [B, H, W, channels]. `dropout` is the rate to apply now: 0 when not training.
@@ -110,7 +110,7 @@ class ResNetBlock(nn.Module):
 
 
 class ConvNextBlock(nn.Module):
-    """Adds to x a 7x7 convolution of each channel, then two 3x3 ones, twice as wide in between.
+    """Adds to x a depthwise 7x7 convolution and two 3x3 ones, with twice the channels in between.
 
     x is [B, H, W, any]; condition is [B or 1, any], added after the first convolution, or None. The
     result is [B, H, W, channels]. Features are normalised in one group before each 3x3
@@ -157,10 +157,10 @@ class AnnotatedUNet(nn.Module):
     x_t is [B, H, W, C] float32, t in 1…T ([B] or a scalar, fractional too), labels [B] in
     0…num_classes; label num_classes, or None for all, means "no class". The result is float32,
     [B, H, W, out_channels]. Level i has dim · multipliers[i] channels and sides of 1/2^i; `block`
-    is a row of BLOCKS. There is a skip from each level but the first, whose size ends in one more
-    block, which is not given the time. Needs the rng 'dropout' only in training with dropout > 0.
-    Raises ValueError for sides that the levels don't halve, and for conditioning that it does not
-    take.
+    is a row of BLOCKS. Each level but the first has a skip connection. One more block at full size
+    ends the network, and it does not see the time. Needs the rng 'dropout' only in training with
+    dropout > 0. Raises ValueError for sides that the levels don't halve, and for conditioning that
+    it does not take.
     """
 
     config: AnnotatedUNetConfig

@@ -63,8 +63,8 @@ def label_embedding(
 ) -> Float[Array, "b {features}"]:
     """Returns each label's row of a learned table; called inside a compact module.
 
-    The table has a row for each class, and a last one for label num_classes, "no class", which
-    None means too: then b is 1. `init` is a standard normal if None.
+    The table has a row for each class, and a last one for label num_classes, "no class". If labels
+    are None, the result is that last row, and b is 1. `init` is a standard normal if None.
     """
     labels = jnp.array([num_classes]) if labels is None else labels
     init = init or nn.initializers.normal(1.0)

@@ -19,7 +19,7 @@ zeros = nn.initializers.zeros
 
 
 class Dense(nn.Module):
-    """A linear map of the last axis; of an image, a 1x1 convolution."""
+    """A linear map of the last axis: for an image, a 1x1 convolution."""
 
     features: int
     bias: bool = True
@@ -68,7 +68,7 @@ class DepthwiseConv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         channels = x.shape[-1]
-        # The fan of a channel, in and out, is its own window alone.
+        # The fan-in and fan-out of a channel are the size of its window.
         init = nn.initializers.variance_scaling(
             1.0, "fan_in", "uniform", in_axis=(0, 1), out_axis=(), batch_axis=2
         )
@@ -80,7 +80,8 @@ class DepthwiseConv(nn.Module):
 class _Kernel(nn.Module):
     """The parameters of a 4x4 convolution of stride 2 or of its transpose.
 
-    The kernel is drawn as the 2x2 one over blocks of pixels that computes the same.
+    The kernel is initialised as the equivalent 2x2 kernel over blocks of 2x2 pixels, and then
+    rearranged.
     """
 
     channels: int
@@ -135,8 +136,8 @@ def upsample_nearest(x: Float[Array, "B H W C"]) -> Float[Array, "B 2*H 2*W C"]:
 def group_count(channels: int, most: int = 32) -> int:
     """Returns the largest number of equal groups, at most `most`, of two channels or more each.
 
-    A group of one channel would subtract that channel's mean, and with it the time embedding just
-    added to it: a narrow network would never know the time.
+    A group of one channel would subtract that channel's mean, and with it the time embedding that
+    was just added. So a narrow network would not see the time.
     """
     return next((n for n in range(min(most, channels // 2), 1, -1) if channels % n == 0), 1)
 
@@ -169,12 +170,12 @@ class GroupNorm(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Adds to each pixel what it attends to over its whole image (Ho et al. 2020, appendix B).
+    """Adds to each pixel its attention over the whole image (Ho et al. 2020, appendix B).
 
     x is [B, H, W, C]; the result has its shape. Each head has `head_channels` channels, C/heads if
     that is None; `bias` is that of query, key and value; x is normalised in at most `groups`
-    groups. The identity at initialisation. Raises ValueError if head_channels is None and heads
-    does not divide C.
+    groups. It is the identity at initialisation. Raises ValueError if head_channels is None and
+    heads does not divide C.
     """
 
     heads: int = 1

@@ -16,7 +16,7 @@ class NetworkConfig:
     num_classes: int = 0
     """0 for a network without labels."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the network computes in; parameters, losses and diffusion stay float32."""
+    """The dtype of the network's computations; parameters, losses and diffusion stay float32."""
 
     def __post_init__(self):
         require(self.num_classes >= 0, "model.num_classes", self.num_classes, "0 or more")
@@ -28,7 +28,7 @@ class NetworkConfig:
 def require_multipliers(multipliers: tuple[int, ...]) -> None:
     """Raises UserError unless there is a whole number ≥ 1 for each of one or more levels."""
     good = len(multipliers) > 0 and min(multipliers) >= 1
-    require(good, "model.multipliers", multipliers, "one whole number ≥ 1 a level")
+    require(good, "model.multipliers", multipliers, "one whole number ≥ 1 per level")
 
 
 def require_image(shape: tuple[int, ...]) -> None:

@@ -37,7 +37,7 @@ class SmallUNetConfig(NetworkConfig):
     time_dim: int = 16
     """Entries of the time's sinusoidal embedding."""
     groups: int = 4
-    """Groups of channels that are normalised together, where there are channels enough."""
+    """Groups of channels that are normalised together; fewer if there are too few channels."""
 
     def __post_init__(self):
         super().__post_init__()

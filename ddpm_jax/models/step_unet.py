@@ -2,10 +2,10 @@
 
 A U-Net as in Ronneberger et al. 2015 (max-pooling, 2x2 transposed convolutions, ReLU, no
 normalisation). The exercise builds a plane of the time and then does not give it to the network;
-here the first convolution sees it. The exercise leaves it to the reader to draw a chosen digit.
+here the first convolution sees it. Drawing a chosen digit is left to the reader of the exercise.
 Here each class adds a bias of its own to the first convolution of each level: a constant plane for
 each class would do the same, but only at the full size. The last convolution starts at zero, as
-everywhere in this package, and not at He's values.
+everywhere in this package, and not with He's initialisation.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ from ddpm_jax.models.settings import (
 from ddpm_jax.ops import Operations
 from ddpm_jax.typing import Conditioning, Timesteps
 
-# Keeps the size of what passes a ReLU (He et al. 2015, equation 10).
+# Keeps the variance of activations behind a ReLU (He et al. 2015, equation 10).
 _he = nn.initializers.he_normal()
 
 
@@ -60,7 +60,7 @@ class StepUNetConfig(NetworkConfig):
 
 
 def max_pool_2x2(x: Float[Array, "B 2*H 2*W C"]) -> Float[Array, "B H W C"]:
-    """Returns the largest of each 2x2 pixels.
+    """Returns the maximum of each block of 2x2 pixels.
 
     It reshapes, because the gradient of a windowed maximum is a scatter, many times slower on a
     CPU.
@@ -132,7 +132,7 @@ class StepUNet(nn.Module):
                 h = add_condition(h, bias.astype(h.dtype))
             return nn.relu(h)
 
-        # As in `unet`, what touches pixels is float32: it costs little, and they keep their digits.
+        # The first and last layers are float32, as in `unet`: it costs little and loses no digits.
         h = jnp.concatenate([x_t, self._time_plane(x_t, t)], axis=-1)
         skips = []
         for level in levels:
@@ -145,7 +145,7 @@ class StepUNet(nn.Module):
         for level in reversed(levels[:-1]):
             h = PatchUpsample(widths[level], config.dtype, name=f"up_{level}")(h)
             h = jnp.concatenate([skips.pop(), h], axis=-1)
-            # One convolution fewer at full size, where it costs the most.
+            # Full size has one convolution fewer, because it costs the most there.
             for i in range(2 if level else 1):
                 h = convolve(h, widths[level], f"up_{level}_{i}", first=i == 0)
         return nn.Dense(self.out_channels, kernel_init=zeros, dtype=jnp.float32, name="out")(h)

@@ -37,7 +37,7 @@ class UNetConfig(NetworkConfig):
     multipliers: tuple[int, ...] = (1, 2, 2, 2)
     """Channels of each level, in units of `channels`; each level halves height and width."""
     blocks: int = 2
-    """Residual blocks a level on the way down (one more on the way up)."""
+    """Residual blocks per level on the way down; there is one more on the way up."""
     attention: tuple[int, ...] = (16,)
     """Levels with self-attention, each named by the longer side of its image."""
     heads: int = 1

@@ -26,7 +26,7 @@ from ddpm_jax.ops.dispatch import OperationSettings
 
 @dataclass(frozen=True)
 class Operations(OperationSettings):
-    """The operations, with what was decided for them: hashable, and equal if decided alike."""
+    """The operations with their settings; hashable, and equal if the settings are equal."""
 
     attention = attention.attention
     convolution = convolution.convolution
@@ -47,7 +47,7 @@ REFERENCE = Operations(choice="reference")
 
 
 def from_environment(*, devices: int = 1) -> Operations:
-    """Reads what is global, once: DDPM_JAX_OPS (auto or reference) and JAX's matmul precision.
+    """Reads the global settings once: DDPM_JAX_OPS (auto or reference), JAX's matmul precision.
 
     `devices` is the size of the mesh. Raises UserError for another value of DDPM_JAX_OPS.
     """

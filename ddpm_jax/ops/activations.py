@@ -1,4 +1,4 @@
-"""Functions of each entry alone; arrays of any shape, results of the same shape and dtype."""
+"""Element-wise functions: arrays of any shape; results of the same shape and dtype."""
 
 import functools
 
@@ -15,7 +15,7 @@ def swish_reference(x: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def lean_swish(x: jax.Array) -> jax.Array:
-    """Swish that keeps nothing but x for its gradient."""
+    """Swish that keeps only x for its gradient."""
     return x / (1.0 + jnp.exp(-x))
 
 
@@ -23,7 +23,7 @@ def lean_swish(x: jax.Array) -> jax.Array:
 def _lean_swish_jvp(
     primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    # Written with the exponential, the slope would make XLA keep that too, which is as large as x.
+    # If the derivative used the exponential, XLA would keep that too, and it is as large as x.
     (x,), (dx,) = primals, tangents
     s = 0.5 * jnp.tanh(0.5 * x) + 0.5
     return lean_swish(x), dx * (s * (1.0 + x * (1.0 - s)))
@@ -72,7 +72,7 @@ def softplus_reference(x: jax.Array) -> jax.Array:
     return jax.nn.softplus(x)
 
 
-# 2 artanh(r) = 2 (r + r³/3 + r⁵/5 + …). For r up to 1/3 the terms left out are below 2e-7 of it.
+# 2 artanh(r) = 2 (r + r³/3 + r⁵/5 + …). For r ≤ 1/3 the error of six terms is below 2e-7 of it.
 _ARTANH = [2 / power for power in range(1, 13, 2)]
 
 

@@ -6,11 +6,11 @@ from jaxtyping import Array, Float
 
 from ddpm_jax.ops.dispatch import dispatch
 
-Queries = Float[Array, "B q n c"]
-Keys = Float[Array, "B k n c"]
+QueryArray = Float[Array, "B q n c"]
+KeyArray = Float[Array, "B k n c"]
 
 
-def reference(query: Queries, key: Keys, value: Keys) -> Queries:
+def reference(query: QueryArray, key: KeyArray, value: KeyArray) -> QueryArray:
     """Returns softmax(query · keyᵀ / √c) · value for each head n, in the dtype of value.
 
     The products and the softmax are float32; the softmax is rounded to the dtype of value before
@@ -23,7 +23,7 @@ def reference(query: Queries, key: Keys, value: Keys) -> Queries:
 
 
 @jax.custom_vjp
-def short_gradient(query: Queries, key: Keys, value: Keys) -> Queries:
+def short_gradient(query: QueryArray, key: KeyArray, value: KeyArray) -> QueryArray:
     """Attention whose gradient passes over the products of queries and keys fewer times."""
     return _forward(query, key, value)[0]
 
@@ -31,7 +31,7 @@ def short_gradient(query: Queries, key: Keys, value: Keys) -> Queries:
 def _forward(
     query: jax.Array, key: jax.Array, value: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """Divides by the sum of the weights at the end, where there are fewest numbers."""
+    """Divides the result, and not the weights, by the sum of the weights: it is smaller."""
     query, key, value = map(_swap_pixels_and_heads, (query, key, value))
     products = _product_of_heads(query, key, over=(3, 3))
     most = products.max(-1, keepdims=True)
@@ -43,10 +43,10 @@ def _forward(
 
 
 def _backward(saved: tuple[jax.Array, ...], g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Takes the sum over keys in the gradient of the softmax from the result.
+    """Computes the sum over keys in the gradient of the softmax from the result.
 
-    With P the softmax, Σ_k P_k (g · value_k) = g · result: a sum over c numbers, not over all keys
-    (Dao et al. 2022, appendix B.2).
+    With P the softmax, Σ_k P_k (g · value_k) = g · result. So the sum is over c features and not
+    over all keys (Dao et al. 2022, appendix B.2).
     """
     query, key, value, weight, total, result = saved
     dtype, scale = value.dtype, query.shape[-1] ** -0.5

@@ -20,8 +20,8 @@ def reference(
 ) -> Float[Array, "B h w K"]:
     """Returns y[b, i, j, k] = Σ x[b, s i + u - p, s j + v - q, c] kernel[u, v, c, k].
 
-    s are the strides, p and q the padding before each axis. "SAME" is TensorFlow's: it makes sides
-    of ⌈side / stride⌉, and where the padding is odd, the far end gets one more.
+    s are the strides, p and q the padding before each axis. "SAME" is TensorFlow's: the result has
+    sides of ⌈side / stride⌉, and odd padding puts one more zero at the far end.
     """
     return jax.lax.conv_general_dilated(
         x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")

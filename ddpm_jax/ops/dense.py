@@ -1,4 +1,4 @@
-"""Product of the last axis with a matrix."""
+"""Multiplication of the last axis by a matrix."""
 
 import jax
 from jaxtyping import Array, Float
@@ -8,7 +8,7 @@ from ddpm_jax.ops.dispatch import dispatch
 
 
 def reference(x: Float[Array, "*rows C"], kernel: Float[Array, "C K"]) -> Float[Array, "*rows K"]:
-    """Returns y[…, k] = Σ_c x[…, c] kernel[c, k]; of an image, a 1x1 convolution."""
+    """Returns y[…, k] = Σ_c x[…, c] kernel[c, k]: for an image, a 1x1 convolution."""
     return jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
 
 

@@ -12,7 +12,8 @@ def reference(
 ) -> Float[Array, "B H W C"]:
     """Returns y[b, i, j, c] = Σ x[b, i + u - p, j + v - q, c] kernel[u, v, c].
 
-    The kernel's sides are odd, p and q are half of them, and x is zero outside the image.
+    The kernel's height and width are odd, p and q are half of them (rounded down), and x is zero
+    outside the image.
     Source: Chollet 2017, section 2.
     """
     return jax.lax.conv_general_dilated(

@@ -1,4 +1,4 @@
-"""How an operation chooses its form: by what was decided for the experiment, and by the platform.
+"""How an operation chooses its form: by the experiment's settings and by the platform.
 
 A form is any differentiable function that takes what the reference takes; it may carry its own
 gradient (`jax.custom_vjp`). Platforms without a form of their own differentiate the reference.
@@ -69,8 +69,8 @@ def _on_each_platform(
 ) -> Callable[..., R]:
     """Returns a function whose value and gradient have the form of the platform they run on.
 
-    It keeps its arguments alone for the gradient, on all platforms: what each form would keep
-    differs. A form whose gradient needs more computes it again.
+    For the gradient it keeps only its arguments, because the forms would keep different things. A
+    form whose gradient needs more computes it again.
     """
 
     def forward(*arrays: Any) -> R:

@@ -33,9 +33,9 @@ def reference(
 ) -> Float[Array, "B *pixels C"]:
     """Returns activation(scale (x - mean) / √(variance + epsilon) + bias), in `dtype`.
 
-    Mean and variance are those of each example over all its pixels and the channels of a group;
-    the groups are of consecutive channels. `activation` is a function of each entry alone. All is
-    float32 up to the result. Source: Wu & He 2018, equation 7.
+    Mean and variance are those of each example over all its pixels and the channels of a group.
+    A group has consecutive channels. `activation` is element-wise. Everything is float32 until the
+    result is cast. Source: Wu & He 2018, equation 7.
     """
     grouped = rearrange(x.astype(jnp.float32), "... (g c) -> ... g c", g=groups)
     axes = (*range(1, x.ndim - 1), grouped.ndim - 1)
@@ -82,7 +82,7 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Makes two passes over x and g: one for the sums of each channel, one for the gradient of x.
 
-    With h = (x - mean) rstd and g the gradient to the activation's input,
+    With h = (x - mean) rstd and g the gradient with respect to the activation's input,
     dx = rstd (scale g - E[scale g] - h E[scale g h]), where E is the mean over a group.
     """
     kept, mean, rstd, scale, bias = saved
@@ -92,7 +92,7 @@ def _backward(
     g = cpu_fusion_barrier(g)
     pixels, all_but_channels = tuple(range(1, x.ndim - 1)), tuple(range(x.ndim - 1))
     sum_g = g.sum(pixels, keepdims=True)
-    # We subtract the mean from the sum: from each x, a CPU would write all of them once more.
+    # The mean is subtracted from the sums. Subtracting it from each x would write all of x again.
     sum_gh = ((g * x).sum(pixels, keepdims=True) - mean * sum_g) * rstd
     count = math.prod(x.shape[1:]) // groups
 
@@ -114,7 +114,7 @@ def _group_moments(x: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
     """
     pixels = tuple(range(1, x.ndim - 1))
     # E[x²] - E[x]² cancels where the mean is large, so we shift by the mean of the channel's first
-    # row. The value of one pixel would do, but XLA computes that again for each of the others.
+    # row. One pixel's value would be enough, but XLA would compute it again for each other pixel.
     shift = (x[:, :1] if pixels else x).mean(pixels, keepdims=True)
     shifted = x - shift
     first = shifted.mean(pixels, keepdims=True)

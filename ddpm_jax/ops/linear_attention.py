@@ -54,8 +54,8 @@ def reference(x: Float[Array, "B p C"], weights: Weights, *, heads: int) -> Floa
 def by_small_summary(x: jax.Array, weights: Weights, *, heads: int) -> jax.Array:
     """Linear attention with its linear maps moved from the pixels to the summary, which is small.
 
-    With w the softmax over pixels, Σ_p w_p value(x_p) = value(Σ_p w_p x_p). The features of a query
-    come after its pixel and those of a key before, because their products are then fast on a CPU.
+    With w the softmax over pixels, Σ_p w_p value(x_p) = value(Σ_p w_p x_p). Queries are laid out as
+    [pixel, feature] and keys as [feature, pixel], because a CPU multiplies those faster.
     """
     query = _product("bpc,ck->bpk", x, weights.query.kernel, dtype=x.dtype)
     query = _plus(query, weights.query.bias)
@@ -84,8 +84,8 @@ def _plus(x: jax.Array, bias: jax.Array | None) -> jax.Array:
 
 
 def _product(formula: str, *arrays: jax.Array, dtype: Any) -> jax.Array:
-    # The result has the inputs' dtype first: on a CPU, XLA lacks some products of half precision
-    # with float32 results.
+    # The product has the dtype of its inputs, and is cast afterwards: on a CPU, XLA lacks some
+    # products of half precision with float32 results.
     return jnp.einsum(formula, *(array.astype(dtype) for array in arrays)).astype(jnp.float32)
 
 

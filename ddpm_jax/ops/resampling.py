@@ -60,7 +60,7 @@ downsample = dispatch(
 def upsample_reference(
     x: Float[Array, "B H W C"], kernel: Float[Array, "4 4 C K"]
 ) -> Float[Array, "B 2*H 2*W K"]:
-    """Returns the convolution of the kernel with x spread out: a zero after each row and column.
+    """Returns the convolution of the kernel with x after inserting zeros between its pixels.
 
     That is `jax.lax.conv_transpose(x, kernel, (2, 2), "SAME")`. PyTorch's `ConvTranspose2d(C, K, 4,
     2, 1)` has the same kernel turned by 180 degrees, as [C, K, 4, 4].
@@ -71,13 +71,13 @@ def upsample_reference(
 
 
 def upsample_blocks(kernel: Float[Array, "4 4 C K"]) -> Float[Array, "2 2 C 4*K"]:
-    """Returns the 2x2 kernel to blocks of 2x2 pixels: pixel i has rows 1 - i and 3 - i."""
+    """Returns the 2x2 kernel that gives blocks of 2x2 pixels: pixel i has rows 1 - i and 3 - i."""
     split = rearrange(kernel, "(y i) (x j) c k -> y i x j c k", i=2, j=2)
     return rearrange(split[:, ::-1, :, ::-1], "y i x j c k -> y x c (i j k)")
 
 
 def upsample_kernel(blocks: Float[Array, "2 2 C 4*K"]) -> Float[Array, "4 4 C K"]:
-    """Returns the 4x4 kernel of a 2x2 one to blocks: the inverse of `upsample_blocks`."""
+    """Returns the 4x4 kernel of a 2x2 one that gives blocks: the inverse of `upsample_blocks`."""
     split = rearrange(blocks, "y x c (i j k) -> y i x j c k", i=2, j=2)
     return rearrange(split[:, ::-1, :, ::-1], "y i x j c k -> (y i) (x j) c k")
 

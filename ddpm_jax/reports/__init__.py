@@ -1,1 +1,1 @@
-"""What a config, a run or a data set amounts to, in numbers and pictures."""
+"""Reports about a config, a run or a data set, in numbers and pictures."""

@@ -143,7 +143,7 @@ def _compile(experiment: Experiment, mesh: Mesh, *, cached: bool) -> tuple[float
 
 @contextmanager
 def _feed(experiment: Experiment, mesh: Mesh) -> Iterator[tuple[Callable[[int], Any], str]]:
-    """Gives what training is fed by, and its name; zeros in memory if the data are not there."""
+    """Opens the data of a config and names them; zeros in memory if the data are not there."""
     try:
         source = open_source(experiment.config.data)
     except UserError as error:

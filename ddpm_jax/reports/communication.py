@@ -51,7 +51,7 @@ def sent(table: Iterable[Collective]) -> int:
 
 
 def of_kind(table: Iterable[Collective], *kinds: str) -> int:
-    """Returns the summed bytes of some kinds of collectives, each time in a loop counted."""
+    """Returns the summed bytes of some kinds of collectives; each iteration of a loop counts."""
     return sum(each.times * each.bytes for each in table if each.kind in kinds)
 
 

@@ -37,7 +37,7 @@ from ddpm_jax.typing import Examples, is_image
 Num = Annotated[int | None, "How many samples or examples."]
 Columns = Annotated[int | None, "Columns of the grid of samples."]
 Times = Annotated[int, "How many times t, evenly over 0 … T."]
-Rows = Annotated[Literal["examples", "times"], "What a row of the figure is."]
+RowMeaning = Annotated[Literal["examples", "times"], "What a row of the figure is."]
 Way = Annotated[
     Literal["stepwise", "direct"] | None, "One of the two ways from data to noise, instead of both."
 ]
@@ -48,7 +48,7 @@ _POINTS = 2_000
 
 
 class Subject(NamedTuple):
-    """What a figure is drawn of: a config, and a run of it if there is one."""
+    """The subject of a figure: a config, and a run of it if there is one."""
 
     config: Config
     folder: StoragePath | None
@@ -69,7 +69,7 @@ class Subject(NamedTuple):
         return self.folder
 
     def num_shown(self, num: int | None, images: int) -> int:
-        """Returns how many examples to show: `num`, or else so many images or a cloud of points.
+        """Returns how many examples to show: `num`, or else this many images or a cloud of points.
 
         Without `num`, no more images than a preview has: they may be large.
         """
@@ -77,7 +77,7 @@ class Subject(NamedTuple):
         return num or (few if is_image(self.config.data.example_shape) else _POINTS)
 
     def sample(self, num: int, *, trajectories: bool = False) -> Samples:
-        """Draws samples, if asked for with the frames of their chains."""
+        """Draws samples, with the frames of their chains if requested."""
         # Only samples of the first batch have trajectories: one batch holds them all.
         batch: dict[str, Any] = {"num_trajectories": num, "batch_size": num} if trajectories else {}
         return self.run().sample(num, seed=self.seed, progress=self.progress, **batch)
@@ -98,7 +98,10 @@ class Subject(NamedTuple):
 
 
 def _draw_trajectories(
-    path: StoragePath, named: dict[str, np.ndarray], times: np.ndarray, rows: Rows = "examples"
+    path: StoragePath,
+    named: dict[str, np.ndarray],
+    times: np.ndarray,
+    rows: RowMeaning = "examples",
 ) -> None:
     """Draws trajectories `[K, B, …]`, each under its name.
 
@@ -170,7 +173,7 @@ def _forward(
     *,
     num: Num = None,
     times: Times = 11,
-    rows: Rows = "examples",
+    rows: RowMeaning = "examples",
     way: Way = None,
     split: Split = None,
 ) -> None:
@@ -191,7 +194,7 @@ def _reverse(
     *,
     num: Num = None,
     times: Times = 11,
-    rows: Rows = "examples",
+    rows: RowMeaning = "examples",
 ) -> None:
     """Noise becoming samples: the chain at some of its times."""
     drawn = subject.sample(subject.num_shown(num, 10), trajectories=True)
@@ -205,7 +208,7 @@ def _x0(
     *,
     num: Num = None,
     times: Times = 11,
-    rows: Rows = "examples",
+    rows: RowMeaning = "examples",
     split: Split = None,
 ) -> None:
     """x_t, and the x_0 that the network predicts from it."""
@@ -228,7 +231,7 @@ FIGURES: dict[str, Callable[..., None]] = {
 }
 
 
-# Former names that go on working.
+# Older names that still work.
 ALIASES = {"film": "animation"}
 
 _SUFFIXES = {"animation": ".gif"}

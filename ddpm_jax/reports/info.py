@@ -1,4 +1,4 @@
-"""What is known of a config before it runs: parameters, FLOPs, memory, devices, data."""
+"""Facts about a config before it runs: parameters, FLOPs, memory, devices, data."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a data set holds: every example is read once, as it is stored, and counted."""
+"""Inspection of a data set: every example is read once, as it is stored, and counted."""
 
 import collections
 import hashlib

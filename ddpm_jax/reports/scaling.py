@@ -34,7 +34,7 @@ ASSUMPTIONS = (
     "needs, whichever is longer; then that of reading and writing the state and the gradient",
     "exchanges use rings and keep all links of a device busy, at half of the two-way rate; at a "
     "quarter in TPU slices that are not a whole torus (below 256 chips of v5e, 64 of v5p)",
-    "fsdp gathers each parameter once a step and scatters the sum of its gradient",
+    "fsdp gathers each parameter once per step and scatters the sum of its gradient",
     "hidden: exchanges overlap with the backward pass, two thirds of the step; not hidden: they "
     "overlap with nothing",
     "peak bytes are state, gradient, gathered parameters and what JAX keeps for the backward pass; "
@@ -67,7 +67,7 @@ def exchanges(whole: int, split: int, *, data: int, fsdp: int, parts: int = 1) -
     return [each for each in plan if each.collective.bytes and each.collective.group > 1]
 
 
-def predict(config: Config, devices: int) -> dict[str, Any]:
+def predict_scaling(config: Config, devices: int) -> dict[str, Any]:
     """Returns bytes per device, exchanges, and predicted times on named hardware.
 
     Raises UserError if the mesh or the batch can't be split over so many devices.
@@ -117,7 +117,7 @@ def predict(config: Config, devices: int) -> dict[str, Any]:
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """Returns the answer of `predict` as lines of text."""
+    """Returns the answer of `predict_scaling` as lines of text."""
     plain = {
         name.replace("_", " "): f"{value:,}"
         for name, value in found.items()

@@ -23,7 +23,7 @@ def noised_directly(
 ) -> np.ndarray:
     """Returns x_t drawn from q(x_t | x_0), `[K, B, …]`, with the same noise at all times.
 
-    With one noise, what changes over time is the picture and not the grain. x_0 is `[B, …]`.
+    With the same noise only the picture changes over time, not the grain. x_0 is `[B, …]`.
     """
     eps = jax.random.normal(key, x_0.shape)
     at_time = jax.jit(jax.vmap(lambda t: q_sample(schedule, x_0, t, eps)))
@@ -67,7 +67,7 @@ def predicted_x_0(
 def spaced_frames(drawn: Samples, num: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns at most `num` frames of sampling chains, `[K, B, …]`, and their times from T to 0.
 
-    They are evenly spaced, the first and the last among them. Raises ValueError for samples that
+    They are evenly spaced and include the first and the last. Raises ValueError for samples that
     were drawn without trajectories.
     """
     if drawn.frames is None or drawn.times is None:

@@ -1,7 +1,7 @@
 """The chain of one experiment as a compiled program over the mesh.
 
-The noise of sample i depends on the seed and on i alone. So the first ten of a thousand samples are
-the ten samples, on any number of devices and in batches of any size.
+The noise of sample i depends only on the seed and on i. So the first ten of a thousand samples
+equal a draw of ten samples, on any number of devices and in batches of any size.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Where a step stopped being finite: the step is computed again, and its parts are inspected.
+"""Finds where a step stopped being finite: it computes the step again and inspects its parts.
 
 Parameters, seed and step number determine a step, so training keeps nothing for this. The program
 is compiled only when it is needed.
@@ -93,10 +93,10 @@ class Diagnosis:
 def diagnose(
     experiment: Experiment, mesh: Mesh, state: TrainState, batch: Batch, step: int
 ) -> Diagnosis:
-    """Computes step number `step` again, from the parameters that it met; all processes call it.
+    """Computes step number `step` again from the same parameters; all processes call it.
 
-    `batch` is the step's, on the mesh. This program is not the training program: what depended on
-    that one's rounding may come out finite here, and the report then says so.
+    `batch` is the batch of that step, on the mesh. This program rounds differently from the
+    training program, so its result may be finite; the report then says so.
     """
     parts = experiment.config.train.gradient_accumulation_steps
 

@@ -1,4 +1,4 @@
-"""Averages of the parameters over the steps: which ones a run keeps, and how each moves.
+"""Moving averages of the parameters: which ones a run keeps, and how each is updated.
 
 To add one, write a function whose keyword-only parameters are its options, and which returns the
 decay as a function of the step. `train.averages` names the rows that a run keeps.
@@ -19,7 +19,7 @@ Decay = Callable[[jax.Array], Any]
 def warmed_up(*, decay: float = 0.9999) -> Decay:
     """Returns min(decay, (1 + step) / (10 + step)).
 
-    So the average follows the parameters at first, and forgets where they began.
+    So the average follows the parameters closely at first, and forgets their initial values.
     """
     return lambda step: jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 

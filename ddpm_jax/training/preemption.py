@@ -1,4 +1,4 @@
-"""Signals as requests to stop: a run saves before it ends, all of its processes at the same step.
+"""Signals as requests to stop: all processes of a run save at the same step and end.
 
 Training installs no signal handler. The program that owns the process passes this one to it.
 """
@@ -15,8 +15,8 @@ from ddpm_jax.runtime.distributed import StopAgreement, is_alone
 class PreemptionHandler:
     """Within its `with` block, turns SIGTERM and the first SIGINT into a request to stop.
 
-    The training loop grants it after its current dispatch. A request to one process is one to all:
-    each of several processes must use a handler.
+    The training loop stops after its current dispatch. If one process of several gets a signal, all
+    stop, so each of them must use a handler.
     """
 
     def __init__(self, report: Callable[[str], None]):
@@ -24,8 +24,8 @@ class PreemptionHandler:
         self.signal: int | None = None
         """The signal that arrived here, or on another process."""
         self._report = report
-        # A signal may interrupt a thread while it prints, and then that thread can't print again.
-        # It can put into this queue, whatever was interrupted.
+        # A signal may interrupt a thread while it prints, and that thread can't print again then.
+        # Putting into this queue always works.
         self._requests: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._reporter = threading.Thread(target=self._report_requests, daemon=True)
         self._agreement = None if is_alone() else StopAgreement(self._accept)

@@ -1,4 +1,4 @@
-"""What training carries from step to step."""
+"""The training state: what one step hands to the next."""
 
 from typing import Any, NamedTuple
 
@@ -25,10 +25,10 @@ class TrainState(NamedTuple):
     """A tree like `params` for each average, by its name in AVERAGES."""
     opt_state: Any
     nonfinite: jax.Array
-    """int32, how many of the last steps, in a row, gave no update because they were not finite.
+    """int32, how many of the last steps in a row made no update because they were not finite.
 
-    The run's course depends on it. If the host counted, a restart would begin the count anew, and a
-    killed run would give up or roll back at other steps than an unbroken one.
+    It is part of the state so that a restart continues the count: a run that was killed must give
+    up or roll back at the same steps as one that was not.
     """
     timesteps: Any = None
     """The state of the timestep sampler; None for a sampler without a history."""

@@ -42,7 +42,7 @@ def make_update(
     `metrics` are scalars: loss, grad_norm before clipping and learning_rate in float32, and
     `nonfinite`, the new state's count. A step whose loss or gradient is not finite changes nothing
     but that count and the step. After `train.nonfinite_limit` of them in a row the state no longer
-    changes, whatever batches follow: the host may read the count late, and still finds the
+    changes, whatever batches follow. So the host may read the count late and still find the
     parameters that failed. `mesh` holds the devices, if there are several.
     """
     train = experiment.config.train
@@ -54,7 +54,7 @@ def make_update(
             experiment, gather(state.params), drawn, train.gradient_accumulation_steps
         )
         grads = scatter(grads)
-        # If one number of any leaf is not finite, neither is the norm.
+        # If any number of any leaf is not finite, the norm is not finite.
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         stopped = state.nonfinite >= train.nonfinite_limit
@@ -79,7 +79,7 @@ def make_update(
         metrics = {
             "loss": loss,
             "grad_norm": norm,
-            # From the compiled step: a value that the host computes would wait behind the next one.
+            # Computed in the step: on the host it would have to wait for the next step to end.
             "learning_rate": jnp.asarray(experiment.learning_rate(state.step), jnp.float32),
             "nonfinite": after.nonfinite,
         }
@@ -100,7 +100,7 @@ def _next_timesteps(
     t: jax.Array,
     losses: PerExample,
 ) -> Any:
-    """Returns the timestep sampler's state after a step; every device computes the whole of it."""
+    """Returns the timestep sampler's state after a step; every device computes all of it."""
     if state is None:
         return None
     if mesh is not None:
@@ -109,9 +109,9 @@ def _next_timesteps(
 
 
 def _split_over(mesh: Mesh | None) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    """Returns what gathers split parameters, and what leaves each device its part of a gradient.
+    """Returns `gather`, which makes split parameters whole, and `scatter`, which splits a gradient.
 
-    Left to itself XLA gathers activations in some layers, and parameters once for each use.
+    Without them XLA gathers activations in some layers, and parameters once for each use.
     """
     if mesh is None or mesh.shape["fsdp"] == 1:
         return (lambda params: params), (lambda grads: grads)
@@ -169,11 +169,11 @@ def _split(drawn: DiffusionInputs, parts: int) -> tuple[DiffusionInputs, jax.Arr
 
 
 def make_multi_step(experiment: Experiment, mesh: Mesh | None = None) -> TrainStep:
-    """Returns a step over batches stacked on a leading axis; its metrics are stacked alike.
+    """Returns a step over batches stacked on a leading axis; its metrics are stacked likewise.
 
-    The random numbers of all steps are drawn first, at once, and kept as floats: a generator's
-    rounds cost the same for a hundred small draws as for one, and on a CPU they would be a tenth of
-    a small network's step. A timestep sampler with a history must draw step by step.
+    The random numbers of all steps are drawn first, together: for small draws, a hundred cost as
+    much as one, which on a CPU is a tenth of a small network's step. A timestep sampler with a
+    history must draw step by step.
     """
     update = make_update(experiment, mesh)
 
@@ -196,7 +196,7 @@ def check_batch(config: Config, mesh: Mesh | AbstractMesh) -> None:
         raise UserError(
             f"train.batch_size {config.train.batch_size} in "
             f"{config.train.gradient_accumulation_steps} part(s) can't be split over "
-            f"{mesh.size} devices; --train.batch_size {better} can"
+            f"{mesh.size} devices; train.batch_size {better} can"
         )
 
 
@@ -218,7 +218,7 @@ def jit_init(experiment: Experiment, mesh: Mesh) -> Callable[[], TrainState]:
 
 
 def jit_train_step(experiment: Experiment, mesh: Mesh) -> Any:
-    """Jits the step (or several a dispatch) over the mesh; the state passed to it is donated."""
+    """Jits the step (or several per dispatch) over the mesh; the state passed to it is donated."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state_layout(experiment, mesh))
     several = experiment.config.train.steps_per_dispatch > 1
     make, leading = (make_multi_step, 1) if several else (make_train_step, 0)

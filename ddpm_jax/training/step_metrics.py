@@ -30,7 +30,7 @@ class StepMetrics:
     def restart(self) -> None:
         """Forgets what was dispatched, and begins an interval now."""
         self.nonfinite = 0
-        """How many of the last steps, in a row, were not finite, as far as is known."""
+        """How many of the last steps in a row were not finite, as far as the host knows."""
         self._running: deque[Any] = deque()
         self._interval: list[tuple[int, Any]] = []
         self._due: list[tuple[int, Any]] = []
@@ -41,7 +41,7 @@ class StepMetrics:
 
     @property
     def limit_reached(self) -> bool:
-        """Whether so many steps in a row were not finite that the state no longer changes."""
+        """Whether the limit of non-finite steps in a row is reached; the state then stays."""
         return self.nonfinite >= self._config.nonfinite_limit
 
     def add(self, step: int, metrics: Any) -> None:
@@ -83,7 +83,7 @@ class StepMetrics:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Excludes what is not training from the images per second."""
+        """Excludes time that was not spent training from the images per second."""
         begun = time.monotonic()
         yield
         self._excluded += time.monotonic() - begun

@@ -65,7 +65,7 @@ def train(
     _check_source(config, source)
     experiment = build(config, devices=mesh.size)
     report = report if distributed.is_first() else None
-    # Previews and the last pictures have one size, and so share one compiled program.
+    # Previews and the last pictures share one size, and thus one compiled program.
     program = SampleProgram(experiment, mesh, config.sample)
     checkpoints = Checkpoints(run, report=report or _ignore)
     distributed.compare(_what_must_agree(config, run, source))
@@ -150,7 +150,7 @@ def _write_config(config: Config, run: StoragePath) -> dict[str, tuple[Any, Any]
 
 
 def _what_must_agree(config: Config, run: StoragePath, source: Source) -> dict[str, Any]:
-    """What must be the same on every process, or they would train different networks."""
+    """Returns what must be equal on all processes, so that they train the same network."""
     data = {f"data.{name}": value for name, value in identity.describe_source(source).items()}
     return {**configs.flatten(config), "workdir": str(run), **distributed.versions(), **data}
 
@@ -171,12 +171,12 @@ def _check_labels(config: Config, source: Source) -> None:
     if classes and have != classes:
         raise UserError(
             f"model.num_classes is {classes}, and the data has {have or 'no'} classes; "
-            f"use --model.num_classes {have}"
+            f"set model.num_classes to {have}"
         )
 
 
 def _check_shared(checkpoints: Checkpoints, step: int) -> None:
-    """Raises UserError on every process if one of them doesn't see the checkpoint to go on from."""
+    """Raises UserError on every process if one of them doesn't see the checkpoint to continue."""
     seen = distributed.allgather("seen", step in checkpoints.steps())
     if not all(seen):
         missing = ", ".join(str(process) for process, sees in enumerate(seen) if not sees)
@@ -203,7 +203,7 @@ def _check_resume(config: Config, checkpoints: Checkpoints, step: int) -> None:
         )
 
 
-# The settings that decide which arrays a field of the state has. They may change where the saved
+# The settings that decide which arrays a field of the state has. They may change if the saved
 # arrays still fit, as from adam to adamw.
 _STATE_SETTINGS = {
     "optimizer.": "opt_state",

@@ -1,13 +1,13 @@
 """The training loop: its steps, saves and previews, and what it does when one of them fails.
 
 Rollback (`train.on_nonfinite`). A run is a pure function of (config, seed, step): trained again
-from an older checkpoint it would meet the same numbers. Leaving out the non-finite steps alone is
-what the policy `skip` does. So a rollback leaves out the whole interval between two scheduled saves
-in which the steps became non-finite: the run goes on at its end with the parameters of its
-beginning, and never sees the batches in between. Both ends follow from the numbers of those steps
-and from `save_every`, not from which checkpoints are on disk; if the beginning is not there, it is
-trained again from an older one. So a killed run still ends as an unbroken one. Restarted before the
-interval it meets the same steps, and restarted after it, it finds their outcome saved at its end.
+from an older checkpoint it would compute the same numbers. The policy `skip` already leaves out the
+non-finite steps alone. So a rollback leaves out the whole interval between two scheduled saves that
+contains these steps. The run goes on at the end of the interval with the parameters of its
+beginning, and never sees the batches in between. The interval follows from the step numbers and
+`save_every`, not from the checkpoints on disk; if the one at its beginning is missing, the run is
+trained again from an older one. So a run that was killed ends like one that was not. If it restarts
+before the interval, it computes the same steps; if after it, it finds the state saved at its end.
 If a run becomes non-finite in two intervals in a row, rolling back does not help, and the run ends.
 """
 
@@ -144,8 +144,8 @@ class Trainer:
     def _recover(self, state: TrainState, feed: Feed) -> tuple[TrainState, int]:
         """Reports what went wrong, then rolls back if the policy says so and it can help.
 
-        The state still has the parameters that met the non-finite steps. Raises UserError where the
-        run ends here.
+        The state still has the parameters of the first non-finite step. Raises UserError if the run
+        ends here.
         """
         train = self.config.train
         done, nonfinite = int(state.step), int(state.nonfinite)
@@ -191,11 +191,11 @@ class Trainer:
         what = "gradient" if np.isfinite(found.loss) and not found.data else "loss"
         raise UserError(
             f"the {what} is not finite at step {found.step}{many}: {found.summary}; {where}: fix "
-            "the data, lower --optimizer.learning_rate or use --model.dtype float32, and run again"
+            "the data, lower optimizer.learning_rate or set model.dtype to float32, and run again"
         )
 
     def _skip_interval(self, state: TrainState, step: int) -> tuple[TrainState, int]:
-        """Returns the state at an interval's beginning as the state at its end."""
+        """Turns the state at the beginning of a skipped interval into the state at its end."""
         to = self._skipped[step]
         self._metrics.flush()
         self._metrics.restart()

@@ -4,20 +4,20 @@ Run by hand from the repository's root, on a machine with nothing else to do:
 
     python tests/benchmarks/annotated_torch.py --document FILE [--threads N] [--venv DIR] [--help]
 
-FILE is the document (004): a notebook as text, each cell of code after a line `In [...]:`, or an
-.ipynb. Its code isn't part of this repository: what the comparison needs of it (network, schedule,
-loss, optimizer, sampler) is taken from the file, with whatever those use, and runs as written in
-PyTorch, in a virtual environment of its own, made in DIR (a temporary folder unless named).
-Downloads, plots and the loop over the data set are not among it.
+FILE is "The Annotated Diffusion Model", https://huggingface.co/blog/annotated-diffusion: a notebook
+as text, with each cell of code after a line `In [...]:`, or an .ipynb. Its code isn't part of this
+repository. The comparison takes what it needs (network, schedule, loss, optimizer, sampler) from
+the file and runs it unchanged in PyTorch. PyTorch is installed in a virtual environment in DIR (a
+temporary folder if left out). Downloads, plots and the loop over the data set are not taken.
 
-First both must be the same network: as many parameters, and the same outputs from PyTorch's
-parameters. Then they take turns in two things:
+Both networks must first be equal: the same number of parameters, and the same outputs from
+PyTorch's parameters. Then two things are timed on both sides in turn:
 
 - training steps at batch 128, t and noise drawn, Huber's loss, gradient, Adam, on examples in
-  memory. Ours is the package's own step, several a dispatch, which also flips pictures and leaves
-  out steps whose gradient is not finite.
-- steps in the chain of T = 200 for 64 samples. Ours is left after the first of them, and the
-  document's own loop is told to begin nearer to its end, as all steps take the same time.
+  memory. Ours is the package's own step, several per dispatch, which also flips pictures and skips
+  steps whose gradient is not finite.
+- steps in the chain of T = 200 for 64 samples. Only a part of the chain is timed on both sides,
+  because all steps take the same time.
 
 Aims: training at most 0.7 times the document's time by the clock, sampling at most 0.8 times.
 """

@@ -6,7 +6,7 @@ import pytest
 
 from ddpm_jax import config as configs
 from ddpm_jax.cli import sample
-from ddpm_jax.cli.arguments import built, options_of, request, settings_of
+from ddpm_jax.cli.arguments import built, options_of, read_command, settings_of
 from ddpm_jax.cli.flags import read, split
 from ddpm_jax.config import Choice, Config, PointsData
 from ddpm_jax.diffusion import GUIDANCE
@@ -81,7 +81,7 @@ def test_flags_are_split_with_their_values():
 
 def test_a_request_has_target_options_and_the_config_with_its_settings_replaced():
     words = ["swiss_roll", "--num", "2", "--train.steps", "100", "--sample.sampler", "ddim"]
-    asked = request("ddpm x", "CONFIG", [*words, "--sample.eta", "0.5", "--json"], Options)
+    asked = read_command("ddpm x", "CONFIG", [*words, "--sample.eta", "0.5", "--json"], Options)
     assert asked.target == "swiss_roll"
     assert asked.options == Options(num=2, json=True)
     assert isinstance(asked.config.data, PointsData)

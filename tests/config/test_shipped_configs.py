@@ -56,7 +56,7 @@ def test_it_has_the_known_number_of_parameters(name, settings, count):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
 
 
-# What the sources of the configs set; test_document_mnist.py has those of mnist_t10.
+# What the sources of the configs set; test_mnist_t10.py has those of mnist_t10.
 SOURCE_SETTINGS = {
     "swiss_roll": {
         "diffusion": {"schedule": "sigmoid", "timesteps": 100}

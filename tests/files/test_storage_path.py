@@ -101,7 +101,7 @@ def test_a_folder_is_locked_until_its_process_ends_in_any_way(tmp_path):
 def test_a_folder_that_can_not_be_made_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     with (
-        pytest.raises(UserError, match=r"--workdir .*/file/run can't be written \(Not a dir"),
+        pytest.raises(UserError, match=r"the run folder .*/file/run can't be written \(Not a dir"),
         exclusive(tmp_path / "file" / "run"),
     ):
         pass

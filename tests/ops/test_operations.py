@@ -118,7 +118,7 @@ def lowered(function, platform, *arrays):
 
 # Barriers (of which one is a conditional: is the kernel equal to itself, or NaN?), loops over
 # groups of images, and the functions of Winograd's algorithm.
-CPU_FORMS = re.compile(r"optimization_barrier|stablehlo\.while|compare +NE|@convolve|@slopes")
+CPU_FORMS = re.compile(r"optimization_barrier|stablehlo\.while|compare +NE|@convolve|@cotangents")
 WINOGRAD = [case for case in CASES if case.operation == "convolution" and case.shapes[0][3] >= 48]
 HAVE_CPU_FORMS = (
     "convolution",

@@ -11,7 +11,7 @@ from ddpm_jax.experiment import build
 from ddpm_jax.reports.communication import collectives, sent
 from ddpm_jax.reports.hardware import HARDWARE
 from ddpm_jax.reports.info import count_parameters, planned_bytes
-from ddpm_jax.reports.scaling import exchanges, kept_bytes, lines, parameter_bytes, predict
+from ddpm_jax.reports.scaling import exchanges, kept_bytes, lines, parameter_bytes, predict_scaling
 from ddpm_jax.runtime.mesh import abstract_mesh, bytes_per_device
 from ddpm_jax.training.step import state_layout
 from tests.reports.test_communication import POINTS, SCALAR, compiled
@@ -31,7 +31,7 @@ def test_the_papers_256_model_takes_sixteen_bytes_a_parameter():
 
 
 def test_one_device_sends_nothing_and_loses_nothing():
-    found = predict(POINTS, 1)
+    found = predict_scaling(POINTS, 1)
     assert found["sent_bytes_per_device_and_step"] == 0
     assert found["exchanges"] == []
     for name in HARDWARE:
@@ -43,7 +43,7 @@ def test_one_device_sends_nothing_and_loses_nothing():
 def test_more_devices_send_more_and_lose_more():
     config = changed(POINTS, train={"batch_size": 512})
     # So few that no slice of TPUs is a whole torus, which would have more links than a smaller one.
-    rows = [predict(config, devices) for devices in (2, 8, 32)]
+    rows = [predict_scaling(config, devices) for devices in (2, 8, 32)]
     for name in HARDWARE:
         hidden, not_hidden = (
             [row["predicted"][name][f"efficiency_{way}"] for row in rows]
@@ -72,7 +72,7 @@ def test_what_is_predicted_to_be_sent_is_what_the_compiled_step_sends(settings):
         more = scatter.collective.sent
     else:
         more = 0
-    predicted = predict(config, 8)["sent_bytes_per_device_and_step"]
+    predicted = predict_scaling(config, 8)["sent_bytes_per_device_and_step"]
     assert predicted + more == pytest.approx(sent(table), abs=100 * SCALAR)
 
 
@@ -94,7 +94,7 @@ def test_the_peak_is_near_what_xla_plans():
     program, _, _ = compiled(config, 1)
     planned = planned_bytes(program)
     assert planned
-    found = predict(config, 1)
+    found = predict_scaling(config, 1)
     assert found["kept_for_backward_bytes_per_device"] > 0.5 * found["peak_bytes_per_device"]
     assert 0.5 < planned / found["peak_bytes_per_device"] < 2
 
@@ -108,17 +108,17 @@ def test_remat_keeps_less():
 
 def test_devices_that_can_not_share_the_work_are_refused(capsys):
     for words, expected in (
-        (["--devices", "0"], "--devices is 0; it must be at least 1"),
+        (["--devices", "0"], "ddpm: devices is 0; it must be at least 1"),
         (["--devices", "many"], "--devices is many; it must be a whole number or None"),
         (["--devices"], "--devices needs a value"),
-        (["--devices", "48"], "can't be split over 48 devices; --train.batch_size 144 can"),
+        (["--devices", "48"], "can't be split over 48 devices; train.batch_size 144 can"),
         (["--devices", "4", "--mesh.fsdp", "8"], "it must divide the number of devices, 4"),
     ):
         assert main(["info", "configs/digits.py", *words]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert expected in line
     with pytest.raises(UserError):
-        predict(POINTS, -1)
+        predict_scaling(POINTS, -1)
 
 
 def test_the_command_prints_what_is_predicted_and_all_that_is_assumed(capsys):

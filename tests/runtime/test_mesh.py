@@ -94,7 +94,7 @@ def test_local_rows_are_sharded_to_their_global_positions(monkeypatch):
 
 def test_a_batch_that_does_not_split_is_refused_with_a_size_that_does():
     config = changed(TINY, train={"batch_size": 20, "gradient_accumulation_steps": 2})
-    with pytest.raises(UserError, match=r"--train\.batch_size 16 can"):
+    with pytest.raises(UserError, match=r"; train\.batch_size 16 can"):
         check_batch(config, make_mesh())
     check_batch(
         changed(TINY, train={"batch_size": 32, "gradient_accumulation_steps": 2}), make_mesh()

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -281,10 +282,10 @@ def test_a_preview_that_can_not_be_written_costs_a_line(tmp_path, lines):
     assert "the preview of step 20 was not written" in "\n".join(lines)
 
 
-NETWORKS = {
+NETWORKS: dict[str, tuple[dict[str, Any], str]] = {
     "wider": ({"width": 9}, r"has ema.ema.layer_0.bias as float32\[8\], .* float32\[9\]"),
     "deeper": ({"layers": 3}, "has no ema.ema.layer_2.bias, which the network has"),
-    "shallower": ({"layers": 1}, "has an array ema.ema.layer_1.bias, which the network has not"),
+    "shallower": ({"layers": 1}, "has an array ema.ema.layer_1.bias, which the network lacks"),
 }
 
 

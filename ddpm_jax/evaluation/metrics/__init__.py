@@ -1,4 +1,4 @@
-"""The metrics by which a run is judged: METRICS, and those rows of it that apply to some data.
+"""The metrics of a run: the table METRICS, and which of its rows apply to some data.
 
 NumPy and scikit-learn only. To add a metric, write its file and its row here.
 """

@@ -1,4 +1,4 @@
-"""Whether a classifier of real examples sees in a sample what the network was asked for."""
+"""Whether a classifier, fitted on real examples, gives samples the class that was requested."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ _PER_CLASS = 50
 
 
 def confusion(real: FeatureSet, samples: FeatureSet) -> tuple[np.ndarray, np.ndarray]:
-    """Counts how often a sample of one requested class is classified as another.
+    """Counts how often samples of each requested class are classified as each class.
 
     Returns the labels `[C]` that are real or requested, in rising order, and counts int `[C, C]`:
     rows are the requested classes, columns the predicted ones. The classifier is scikit-learn's

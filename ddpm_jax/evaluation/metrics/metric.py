@@ -1,4 +1,4 @@
-"""The contract of a metric, and what it may know and ask for before anything is sampled."""
+"""The contract of a metric: what it knows of the data, what it requests, and how it is computed."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ LIMIT = 10_000
 
 
 class RealData(NamedTuple):
-    """The facts about the data that a metric decides by.
+    """The facts about the data from which a metric decides what it compares.
 
     `shape` is that of one example, `size` their number. `labels` is int `[size]`, or None if the
     data have none. `num_classes` counts the classes that the network can be asked for; 0 if it
@@ -38,7 +38,7 @@ class Request(NamedTuple):
 
 
 class Metric(NamedTuple):
-    """One way to judge samples, as pure functions over batches of features.
+    """A comparison of samples with real examples, as pure functions over batches of features.
 
         state = init()
         state = update(state, features, labels)     float64 [B, D], int [B] or None

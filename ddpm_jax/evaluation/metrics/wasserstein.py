@@ -1,4 +1,4 @@
-"""How far one cloud of points has to be moved to become another."""
+"""The Wasserstein distance: how far one cloud of points must be moved to become another."""
 
 import numpy as np
 
@@ -21,7 +21,7 @@ def sliced_wasserstein(a: np.ndarray, b: np.ndarray, *, directions: int = 500) -
     if not (a.ndim == b.ndim == 2 and a.shape[1] == b.shape[1] == 2 and len(a) and len(b)):
         raise ValueError(f"needs points [N, 2] and [M, 2], not {a.shape} and {b.shape}")
     angles = np.pi * np.arange(directions) / directions
-    # One direction at a time: 500 × 10,000 sorted floats would be 40 MB a set.
+    # One direction at a time: 500 × 10,000 sorted floats would be 40 MB per set.
     axes = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     return float(np.mean([wasserstein(a @ axis, b @ axis) for axis in axes]))
 

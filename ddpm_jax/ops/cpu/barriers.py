@@ -1,4 +1,4 @@
-"""How to keep XLA on a CPU from computing the same thing again for each of its uses."""
+"""Barriers against fusion: XLA on a CPU would compute the same value again for each of its uses."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +8,10 @@ import jax.numpy as jnp
 
 
 def cpu_fusion_barrier(arrays: Any) -> Any:
-    """Returns the arrays, which XLA on a CPU then computes once, and not for each use in a fusion.
+    """Returns the arrays, and makes XLA on a CPU compute them once instead of in each fusion.
 
-    It is for small arrays that meet each pixel of an image. Other platforms see nothing of it.
+    Use it for small arrays that are combined with each pixel of an image. It does nothing on other
+    platforms.
     """
     return jax.lax.platform_dependent(
         arrays, cpu=jax.lax.optimization_barrier, default=lambda arrays: arrays
@@ -20,10 +21,10 @@ def cpu_fusion_barrier(arrays: Any) -> Any:
 def fusion_barrier(function: Callable[..., Any], *arrays: jax.Array, by: jax.Array) -> Any:
     """Returns `function(*arrays)`, and makes XLA write its inputs and outputs to memory.
 
-    It is a conditional: XLA doesn't fuse what is in a branch with what is outside.
-    `jax.lax.optimization_barrier` is not enough, because XLA on a CPU drops it before it fuses.
-    The other branch is right too: if the kernel `by` begins with NaN, all results are NaN. We ask
-    the kernel and not an image, whose first entry lies on one device.
+    It is a conditional, because XLA doesn't fuse operations of a branch with those outside it.
+    `jax.lax.optimization_barrier` is not enough: XLA on a CPU removes it before fusion. The
+    condition is whether the kernel `by` begins with NaN. Then all results are NaN, so the other
+    branch is right too. An image would not do, because its first entry is on one device only.
     """
     broken = jnp.isnan(by[(0,) * by.ndim])
 

@@ -28,8 +28,8 @@ def cpu_convolution(
 ) -> jax.Array:
     """Returns the convolution of NHWC images by an HWIO kernel; see `ops.convolution`.
 
-    Winograd's algorithm is used only if `precision`, the default precision of matrix products, asks
-    for no more than float32's usual one. `devices` is the size of the mesh.
+    `precision` is the default precision of matrix products; Winograd's algorithm is used only if it
+    is not above the usual one of float32. `devices` is the size of the mesh.
     """
     pads: Pads = (
         jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
@@ -50,13 +50,13 @@ def cpu_convolution(
         if not by_winograd:
             x_gradient = _input_gradient(x, kernel, g, strides, pads)
             return x_gradient, _kernel_gradient(x, kernel, g, strides, pads)
-        slopes = winograd.slopes(g, kernel)
+        cotangents = winograd.cotangents(g, kernel)
         kernel_gradient = (
-            winograd.kernel_gradient(x, kernel, slopes)
+            winograd.kernel_gradient(x, kernel, cotangents)
             if alone
             else _kernel_gradient(x, kernel, g, strides, pads)
         )
-        return winograd.input_gradient(slopes, kernel, x.shape), kernel_gradient
+        return winograd.input_gradient(cotangents, kernel, x.shape), kernel_gradient
 
     def backward(saved: Gradients, g: jax.Array) -> Gradients:
         x, kernel = saved

@@ -1,14 +1,14 @@
-"""The product of a matrix with the last axis, with gradients that are fast on a CPU."""
+"""Multiplication of the last axis by a matrix, with gradients that are fast on a CPU."""
 
 import jax
 import jax.numpy as jnp
 
-# With at most so many columns, the gradients are written as XLA runs them fast.
+# Kernels with at most this many columns have gradients of their own.
 _NARROW = 4
 
 
 def cpu_dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns `x @ kernel`, with all axes of x but the last as one.
+    """Returns `x @ kernel`, computed with all axes of x but the last merged into one.
 
     The gradient of the kernel is then a plain product of matrices. Over several axes, XLA
     transposes both sides first, which takes longer than the product.
@@ -26,7 +26,7 @@ def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def narrow_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Returns `x @ kernel` for a kernel of few columns, such as the coordinates of a point.
 
-    Its gradients are little work, but XLA's library takes longer for them than for a whole layer.
+    Its gradients take few operations, but XLA's matrix library is slow for such narrow matrices.
     """
     return _product(x, kernel)
 

@@ -12,9 +12,9 @@ from einops import rearrange
 
 from ddpm_jax.ops.cpu.barriers import fusion_barrier
 
-# So many bands of pixels are added up at once. Of a longer sum, XLA computes the parts one by one.
+# The number of bands of pixels that one sum adds. XLA would split a longer sum into parts.
 _TOGETHER = 8
-# Most numbers in a band, so that the bands of a sum and their gradients fit a core's cache.
+# The largest size of a band: the bands of a sum and their gradients then fit in a core's cache.
 _BAND = 2**15
 
 
@@ -28,8 +28,8 @@ def shifted_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
         h = sum(framed[:, i : i + height, j : j + width] * kernel[i, j] for i, j in shifts)
         return jnp.asarray(h, x.dtype)
 
-    # Without a barrier, XLA computes x again for each shift, and the sum again wherever it is used,
-    # which a normalisation does twice.
+    # Without a barrier, XLA computes x again for each shift, and the sum again for each use. A
+    # normalisation uses it twice.
     return fusion_barrier(summed, _framed(x, kernel), kernel, by=kernel)
 
 
@@ -64,9 +64,9 @@ def _kernel_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array
     framed = _in_groups(rearrange(jnp.stack(bands, 1), "b n y x c -> (b n) y x c"))
     g_bands = _in_groups(rearrange(g_bands, "b (n y) x c -> (b n) y x c", n=count))
 
-    # XLA doesn't vectorize a sum over pixels whose channels come last. So we add the bands pixel by
-    # pixel, and then the pixels of an eighth of the numbers. The loop over shifts makes XLA write
-    # the first sum to memory; otherwise it makes one sum of both.
+    # XLA doesn't vectorize a sum over pixels whose channels come last. So we first add the bands of
+    # a group to one, and then add its pixels: an eighth of the numbers. The loop over shifts makes
+    # XLA write the first sum to memory; otherwise it would fuse both sums.
     def add(total: jax.Array, group: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         def shifted(n: jax.Array) -> jax.Array:
             start = (n // columns, n % columns, 0)

@@ -7,14 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# Most numbers in the queries of a group of images: two megabytes.
+# The largest size of the queries of a group of images: two megabytes.
 _GROUP = 2**19
 
 
 def in_groups(
     x: jax.Array, weights: Any, *, heads: int, attend: Callable[..., jax.Array]
 ) -> jax.Array:
-    """Returns `attend(x, weights, heads=heads)`, computed group by group, and again backwards.
+    """Returns `attend(x, weights, heads=heads)`, computed group by group; so is its gradient.
 
     x is [B, p, C]; `weights` are those of the operation.
     """
@@ -42,7 +42,7 @@ def in_groups(
 def _split(x: jax.Array, weights: Any) -> jax.Array:
     """Returns images `[B, p, C]` as `[B / n, n, p, C]`, with the largest n that divides B.
 
-    The images of a group lie far apart in the batch, so that each device has some of every group.
+    The images of a group are evenly spaced over the batch, so each device has some of every group.
     """
     each = x.shape[1] * weights.query.kernel.shape[1]
     most = max(1, min(len(x), _GROUP // each))

@@ -1,7 +1,7 @@
 """3x3 convolutions with a quarter of the multiplications, for a CPU.
 
-Accelerators' libraries have their own. Source: Winograd 1980, "Arithmetic complexity of
-computations"; for networks, and of a kernel's gradient, Lavin & Gray 2016.
+The libraries of accelerators have their own. Sources: Winograd 1980, "Arithmetic complexity of
+computations"; Lavin & Gray 2016 for networks and for the gradient of a kernel.
 """
 
 import functools
@@ -19,8 +19,8 @@ from ddpm_jax.ops.cpu.barriers import fusion_barrier
 _TILE, _SIDE = 4, 3
 _POINTS = _TILE + _SIDE - 1
 _FRAME = _SIDE // 2
-# With fewer channels, what goes into and out of the products takes as long as they save; with fewer
-# tiles, the kernel does.
+# With fewer channels, the transforms of the images take as long as the products save. With fewer
+# tiles, the transform of the kernel does.
 _CHANNELS, _TILES = 48, 64
 
 
@@ -28,7 +28,10 @@ Matrix = Sequence[Sequence[float]]
 
 
 class _Transforms(NamedTuple):
-    """Along one axis, y = outputs · (kernel · w ∘ inputs · d): a window d by a kernel w."""
+    """The three matrices of y = outputs · ((kernel · w) ∘ (inputs · d)) along one axis.
+
+    d is a window of pixels, w a kernel, y the tile of results; ∘ multiplies point by point.
+    """
 
     inputs: Matrix  # [points, points]
     kernel: Matrix  # [points, side]
@@ -38,9 +41,9 @@ class _Transforms(NamedTuple):
 def _transforms(points: tuple[float, ...]) -> _Transforms:
     """Returns the transforms that multiply at these points and at infinity (Toom 1963, Cook 1966).
 
-    A polynomial of n coefficients is known by its values at n - 1 points and its leading one. So a
-    tile's and a kernel's, multiplied point by point, give their product's; the convolution is the
-    transpose of the map from the tile to that product.
+    The values at n - 1 points and the leading coefficient determine a polynomial of n coefficients.
+    So the polynomials of a tile and a kernel are multiplied by multiplying their values. The
+    convolution is the transpose of the map from the tile to that product.
     """
     others = [[other for other in points if other != point] for point in points]
 
@@ -49,20 +52,20 @@ def _transforms(points: tuple[float, ...]) -> _Transforms:
         finite = [[point**n / scale for n in range(coefficients)] for point, scale in pairs]
         return [*finite, [0.0] * (coefficients - 1) + [1.0]]
 
-    slopes = [
+    scales = [
         math.prod(point - other for other in rest)
         for point, rest in zip(points, others, strict=True)
     ]
     return _Transforms(
-        # The polynomials that are 0 at all points but one, and at all of them.
+        # A polynomial for each point that is 0 at all others, and one that is 0 at all points.
         inputs=[*([*_with_roots(rest), 0.0] for rest in others), _with_roots(points)],
-        kernel=evaluated(_SIDE, slopes),
+        kernel=evaluated(_SIDE, scales),
         outputs=_transposed(evaluated(_TILE, [1.0] * len(points))),
     )
 
 
 def _with_roots(roots: Sequence[float]) -> list[float]:
-    """Returns the polynomial's coefficients, the leading one, 1, last."""
+    """Returns the coefficients of the polynomial with these roots; the last one is 1."""
     coefficients = [1.0]
     for root in roots:
         shifted, same = [0.0, *coefficients], [*coefficients, 0.0]
@@ -74,8 +77,8 @@ def _transposed(matrix: Matrix) -> Matrix:
     return list(zip(*matrix, strict=True))
 
 
-# Of the points tried these lose the least: rounding errors are twice those of the plain sum, where
-# the usual 0, ±1, ±2 make them four times as large.
+# These points had the smallest rounding errors of all that were tried: twice those of the plain
+# sum. The usual points 0, ±1, ±2 have four times the errors of the plain sum.
 _BY = _transforms((0.0, 0.75, -0.75, 1.5, -1.5))
 _OF_KERNEL = [
     [along * across for along in row for across in column]
@@ -85,11 +88,11 @@ _OF_KERNEL = [
 
 
 def _overlapping(inputs: Matrix) -> Matrix:
-    """Returns the map to a tile's pixels, along one axis, from windows that overlap.
+    """Returns the map, along one axis, from the points of overlapping windows to a tile's pixels.
 
-    Its columns are the points of the tile's own window, then infinity, the last point, of the tile
-    before, and 0, the first, of the tile after: no others have a part in the last pixel of a window
-    or in its first.
+    Its columns are all points of the tile's own window, then infinity (the last point) of the tile
+    before, then 0 (the first point) of the tile after. A window's last pixel depends on infinity
+    alone, and its first pixel on 0 alone.
     """
     window = _transposed(inputs)
     own = [list(row) for row in window[_FRAME : _FRAME + _TILE]]
@@ -99,16 +102,16 @@ def _overlapping(inputs: Matrix) -> Matrix:
 
 
 _OVERLAPPING = _overlapping(_BY.inputs)
-Slopes = Float[Array, "6 6 tiles K"]
+Cotangents = Float[Array, "6 6 tiles K"]
 
 
 def is_profitable(
     x: jax.Array, kernel: jax.Array, strides: Any, pads: Any, precision: str | None
 ) -> bool:
-    """Returns whether `convolve` computes this convolution, and faster than XLA does on a CPU.
+    """Returns whether `convolve` can compute this convolution and is faster than XLA on a CPU.
 
-    `precision` is the default precision of matrix products. Half precision leaves no room for the
-    rounding errors here, and a request for full precision excludes them.
+    `precision` is the default precision of matrix products. It is not used in half precision, where
+    its rounding errors would be too large, nor if full precision is requested.
     """
     fits = kernel.shape[:2] == (_SIDE, _SIDE) and tuple(strides) == (1, 1)
     fits = fits and all(tuple(pad) == (_FRAME, _FRAME) for pad in pads)
@@ -121,40 +124,41 @@ def is_profitable(
 def convolve(
     x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C K"]
 ) -> Float[Array, "B H W K"]:
-    """Returns the convolution of images with zeros around them; sides stay as they are."""
+    """Returns the convolution of zero-padded images; height and width stay the same."""
     values = _at_points(x, _BY.inputs, _FRAME, kernel)
     products = jnp.einsum("abnc,abck->abnk", values, _kernel_at_points(kernel))
     return _images(products, x.shape, kernel, overlapping=False)
 
 
-# The gradients are of a sum of products, each of a kernel's value and a window's at one point: they
-# are those values times the gradient to the products, taken through the same maps the other way.
+# Each product is a value of the kernel times a value of a window, at one point. So the gradient of
+# one factor is the cotangent of the products times the other factor, mapped back by the transposed
+# transforms.
 
 
 @jax.jit
-def slopes(g: Float[Array, "B H W K"], kernel: Float[Array, "3 3 C K"]) -> Slopes:
-    """Returns the gradient to the products, given that to `convolve(x, kernel)`."""
+def cotangents(g: Float[Array, "B H W K"], kernel: Float[Array, "3 3 C K"]) -> Cotangents:
+    """Returns the cotangents of the products, given the cotangent g of `convolve(x, kernel)`."""
     return _at_points(g, _transposed(_BY.outputs), 0, kernel)
 
 
 @functools.partial(jax.jit, static_argnums=2)
 def input_gradient(
-    slopes: Slopes, kernel: Float[Array, "3 3 C K"], shape: tuple[int, ...]
+    cotangents: Cotangents, kernel: Float[Array, "3 3 C K"], shape: tuple[int, ...]
 ) -> Float[Array, "B H W C"]:
-    """Returns the gradient to x, whose shape is given, of `convolve(x, kernel)`."""
-    products = jnp.einsum("abnk,abkc->abnc", slopes, _kernel_at_points(kernel.swapaxes(2, 3)))
+    """Returns the gradient of `convolve(x, kernel)` with respect to x, which has this shape."""
+    products = jnp.einsum("abnk,abkc->abnc", cotangents, _kernel_at_points(kernel.swapaxes(2, 3)))
     return _images(products, shape, kernel, overlapping=True)
 
 
 @jax.jit
 def kernel_gradient(
-    x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C K"], slopes: Slopes
+    x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C K"], cotangents: Cotangents
 ) -> Float[Array, "3 3 C K"]:
-    """Returns the gradient to the kernel of `convolve(x, kernel)`."""
+    """Returns the gradient of `convolve(x, kernel)` with respect to the kernel."""
     values = _at_points(x, _BY.inputs, _FRAME, kernel)
     # A product over the first axis of both sides takes twice as long.
     values = fusion_barrier(lambda values: values.swapaxes(2, 3), values, by=kernel)
-    products = jnp.einsum("abcn,abnk->abck", values, slopes)
+    products = jnp.einsum("abcn,abnk->abck", values, cotangents)
     gradient = jnp.asarray(_transposed(_OF_KERNEL), jnp.float32) @ products.reshape(
         len(_OF_KERNEL), -1
     )
@@ -167,23 +171,23 @@ def _kernel_at_points(kernel: jax.Array) -> jax.Array:
 
 
 def _at_points(x: jax.Array, matrix: Matrix, frame: int, kernel: jax.Array) -> jax.Array:
-    """Returns `[points, points, tiles, C]`: each tile's window, by the matrix along both axes.
+    """Returns `[points, points, tiles, C]`: the matrix applied to each window along both axes.
 
-    A window begins `frame` pixels before its tile; around the images are zeros.
+    A window begins `frame` pixels before its tile. The images are padded with zeros.
     """
     places = [n - frame for n in range(len(matrix[0]))]
 
     def summed(x: jax.Array) -> jax.Array:
         return _sums(matrix, [_of_each_tile(x, n, axis=1) for n in places], axis=0)
 
-    # Else XLA computes them anew for each of the points along the other axis.
+    # Otherwise XLA computes them again for each point along the other axis.
     rows = fusion_barrier(summed, x, by=kernel)
     values = _sums(matrix, [_of_each_tile(rows, n, axis=3) for n in places], axis=1)
     return values.reshape(_POINTS, _POINTS, -1, x.shape[-1])
 
 
 def _of_each_tile(x: jax.Array, place: int, axis: int) -> jax.Array:
-    """Returns the pixels at one place of each tile, counted from its first, along an axis."""
+    """Returns, along an axis, the pixel at offset `place` from the first pixel of each tile."""
     tiles = -(-x.shape[axis] // _TILE)
     end = _TILE * (tiles - 1) + place + 1
     framed = _padded(x, -place, end - x.shape[axis], axis)
@@ -193,9 +197,9 @@ def _of_each_tile(x: jax.Array, place: int, axis: int) -> jax.Array:
 def _images(
     products: jax.Array, shape: tuple[int, ...], kernel: jax.Array, *, overlapping: bool
 ) -> jax.Array:
-    """Returns images of that shape, but for its channels, from products at the points.
+    """Returns images from products at the points; `shape` gives the size, not the channels.
 
-    Each tile is made of its own products, or of those of windows that overlap.
+    Each tile is computed from its own products, or, if `overlapping`, also from its neighbours'.
     """
     matrix = _OVERLAPPING if overlapping else _BY.outputs
     height, width = shape[1:3]
@@ -217,15 +221,15 @@ def _images(
 
 
 def _padded(x: jax.Array, before: int, after: int, axis: int) -> jax.Array:
-    """Puts so many zeros before and after x along an axis; of a number below 0 it cuts off."""
+    """Pads x with zeros along an axis; a negative number cuts off as many entries instead."""
     pads = [(before, after, 0) if n == axis else (0, 0, 0) for n in range(x.ndim)]
     return jax.lax.pad(x, jnp.zeros((), x.dtype), pads)
 
 
 def _sums(matrix: Matrix, arrays: list[jax.Array], axis: int) -> jax.Array:
-    """Returns, along a new axis, the arrays' sums weighted by each of the matrix's rows.
+    """Returns the sums of the arrays weighted by each row of the matrix, along a new axis.
 
-    Weights of 0 too: XLA takes longer to compile, and hardly less to run, what leaves them out.
+    Weights of 0 are multiplied too: leaving them out makes XLA compile longer and saves little.
     """
     shape = [-1 if n == axis else 1 for n in range(arrays[0].ndim + 1)]
     weights = [jnp.asarray(each, jnp.float32).reshape(shape) for each in zip(*matrix, strict=True)]

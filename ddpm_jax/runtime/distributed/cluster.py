@@ -43,17 +43,17 @@ def find_process(options: DistributedOptions) -> ProcessSpec | None:
     """
     named = (options.coordinator, options.num_processes, options.process_id)
     if options.timeout <= 0:
-        raise UserError(f"--distributed.timeout is {options.timeout}; it must be above 0")
+        raise UserError(f"distributed.timeout is {options.timeout}; it must be above 0")
     if named == (None, None, None):
         return _detect(options.timeout)
     coordinator, count, process = named
     if coordinator is None or count is None or process is None:
         raise UserError(
-            "--distributed.coordinator, .num_processes and .process_id go together; give all three"
+            "distributed.coordinator, .num_processes and .process_id go together; give all three"
         )
     if not 0 <= process < count:
         raise UserError(
-            f"--distributed.process_id is {process}; it must be from 0 to num_processes - 1, "
+            f"distributed.process_id is {process}; it must be from 0 to num_processes - 1, "
             f"which is {count - 1}"
         )
     split(coordinator)
@@ -85,7 +85,7 @@ def _detect(timeout: float) -> ProcessSpec | None:
         raise UserError(
             f"this looks like one of several processes, but JAX can't find the others "
             f"({' '.join(str(error).split()) or type(error).__name__}); name them with "
-            "--distributed.coordinator, .num_processes and .process_id"
+            "distributed.coordinator, .num_processes and .process_id"
         ) from None
 
 

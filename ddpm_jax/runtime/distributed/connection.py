@@ -94,5 +94,5 @@ def split(address: str) -> tuple[str, int]:
     """Splits HOST:PORT into host and port; raises UserError for anything else."""
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise UserError(f"--distributed.coordinator is {address}; it must be HOST:PORT")
+        raise UserError(f"distributed.coordinator is {address}; it must be HOST:PORT")
     return host.strip("[]"), int(port)

@@ -52,7 +52,7 @@ class JsonLines:
         self._file: Any = None
 
     def add(self, row: dict[str, Any]) -> None:
-        """Appends a row; raises OSError where the disk is full, and writes it with the next one."""
+        """Appends a row; if the disk is full, raises OSError and writes it with the next row."""
         self._waiting.append((json.dumps(row) + "\n").encode())
         if self._file is not None and os.fstat(self._file.fileno()).st_nlink == 0:
             self.close()  # The folder was removed, and nobody would find what is written here.
@@ -85,7 +85,7 @@ class JsonLines:
 
 
 def read_rows(path: StoragePath) -> list[dict[str, Any]]:
-    """Returns the rows of such a file, up to the first damaged one: a kill may cut off the last."""
+    """Returns the rows of such a file before the first damaged one: a kill may cut off the last."""
     if not path.is_file():
         return []
     rows = []
@@ -103,7 +103,7 @@ def read_rows(path: StoragePath) -> list[dict[str, Any]]:
 def read_events(path: StoragePath) -> list[dict[str, Any]]:
     """Returns the events of an events.jsonl that belong to the run as it is now.
 
-    Where a later start went on from an earlier step, the events between the two are left out.
+    If a start went back to an earlier step, the events after that step are left out.
     """
     history: list[dict[str, Any]] = []
     for row in read_rows(path):

@@ -1,4 +1,4 @@
-"""What a logger is: it receives everything that a run records, and keeps what it is for."""
+"""The contract of a logger: it receives everything that a run records, and keeps what it wants."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,8 +25,8 @@ class LogContext(NamedTuple):
 class Logger:
     """Ignores everything; a logger overrides what it keeps.
 
-    Each method may raise OSError or UserError where it can't write. That costs a line of warning,
-    and never the run; a logger that can should then write the missed rows with the next one.
+    Each method may raise OSError or UserError if it can't write. The run then prints a warning and
+    goes on. If possible, a logger should write the rows that it missed together with the next one.
     """
 
     def row(self, step: int, values: Mapping[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""Progress for the people who wait: a bar on a terminal, else a line for each row."""
+"""Progress of a training: a bar on a terminal, otherwise a line for each row of the log."""
 
 import sys
 import time
@@ -21,8 +21,8 @@ class TerminalReport:
 class Progress(Logger):
     """Shows how far the run is, and the time left.
 
-    A TerminalReport on a terminal shows a bar. Any other report gets lines, since a bar is noise in
-    a file.
+    A TerminalReport on a terminal shows a bar. Any other report gets lines, because a bar would
+    fill a file with control characters.
     """
 
     def __init__(self, context: LogContext):

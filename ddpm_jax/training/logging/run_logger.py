@@ -1,8 +1,8 @@
 """The logger of a run: it passes everything on to the rows of LOGGERS that the run uses.
 
 To add one, write a function of a LogContext that returns a Logger, and name its row in
-`train.loggers`. A disk that is full, a folder that is gone or a bucket that can't be reached costs
-a line of warning and never the run.
+`train.loggers`. If the disk is full, the folder is gone or the bucket can't be reached, the run
+prints a warning and goes on.
 """
 
 import io
@@ -93,7 +93,7 @@ class RunLogger:
         self._each("rewind", step)
 
     def row(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs one row of finite or non-finite numbers."""
+        """Logs one row of numbers, which may be non-finite."""
         self._each("row", step, values)
 
     def event(self, step: int, name: str, **details: Any) -> None:
@@ -111,11 +111,11 @@ class RunLogger:
         self._each("flush")
 
     def rows(self) -> list[dict[str, Any]]:
-        """Returns the rows that the run has so far; none where it is silent."""
+        """Returns the rows of the run so far; none if this logger is silent."""
         return read_rows(self._spool.folder / METRICS) if self._spool else []
 
     def events(self) -> list[dict[str, Any]]:
-        """Returns the events of the run so far; none where it is silent."""
+        """Returns the events of the run so far; none if this logger is silent."""
         return read_events(self._spool.folder / EVENTS) if self._spool else []
 
     def put(self) -> None:

@@ -1,7 +1,7 @@
 """TensorBoard's event files, written in the caller's thread.
 
-tensorboardX's own SummaryWriter passes its events to a thread. Where the disk is full that thread
-dies, and the tenth event after it waits for ever. Here the caller gets the error, and goes on.
+tensorboardX's own SummaryWriter passes its events to a thread. If the disk is full, that thread
+dies, and the tenth event after it waits forever. Here the caller gets the error and goes on.
 """
 
 import math
@@ -49,7 +49,7 @@ class TensorBoard(Logger):
         self.flush()
 
     def close(self) -> None:
-        """Writes what is buffered; on a disk that is still full it is lost."""
+        """Writes what is buffered; it is lost if the disk is still full."""
         with suppress(OSError):
             self.flush()
         self._drop()

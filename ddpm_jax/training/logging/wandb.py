@@ -14,8 +14,8 @@ from ddpm_jax.training.logging.logger import LogContext, Logger
 class WandB(Logger):
     """Sends rows and pictures to the project of the WANDB_PROJECT variable, or "ddpm_jax".
 
-    Started again, a run goes on under the same id. Points that a rewind took back stay as they
-    were sent: the service drops later points of an earlier step. Raises UserError if wandb is not
+    A run that is started again keeps its id. Points after the step of a rewind stay as they were
+    sent, because the service drops new points of an earlier step. Raises UserError if wandb is not
     installed.
     """
 

@@ -50,11 +50,11 @@ def test_the_transforms_are_a_convolution(points):
 def test_it_is_xlas_convolution_with_its_gradients(shape):
     x, kernel, g = arrays(*shape)
     expected, gradients = jax.vjp(xlas, x, kernel)
-    of_x, of_kernel = gradients(g)
+    grad_x, grad_kernel = gradients(g)
     assert_near(winograd.convolve(x, kernel), expected)
-    slopes = winograd.slopes(g, kernel)
-    assert_near(winograd.input_gradient(slopes, kernel, x.shape), of_x)
-    assert_near(winograd.kernel_gradient(x, kernel, slopes), of_kernel)
+    cotangents = winograd.cotangents(g, kernel)
+    assert_near(winograd.input_gradient(cotangents, kernel, x.shape), grad_x)
+    assert_near(winograd.kernel_gradient(x, kernel, cotangents), grad_kernel)
 
 
 def test_its_rounding_errors_are_twice_those_of_the_sum():
@@ -131,7 +131,7 @@ def test_several_devices_exchange_the_kernels_gradient_alone():
     compiled = program.compile()
     assert "@convolve" in program.as_text()
     assert collectives(compiled.as_text() or "") == [Collective("all-reduce", kernel.nbytes, 8)]
-    y, of_x, of_kernel = compiled(x, kernel, g)
+    y, grad_x, grad_kernel = compiled(x, kernel, g)
     expected, vjp = jax.vjp(xlas, x, kernel)
-    for mine, theirs in zip((y, of_x, of_kernel), (expected, *vjp(g)), strict=True):
+    for mine, theirs in zip((y, grad_x, grad_kernel), (expected, *vjp(g)), strict=True):
         assert_near(mine, theirs)

@@ -22,7 +22,7 @@ def betas(config: Config) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_schedule_is_the_documents_table(configs, name):
+def test_the_schedule_is_the_notebooks_table(configs, name):
     table = "0.1 0.17777778 0.25555556 0.33333333 0.41111111"
     table += " 0.48888889 0.56666667 0.64444444 0.72222222 0.8"
     expected = np.array([float(word) for word in table.split()])
@@ -43,7 +43,7 @@ def test_the_last_time_is_nearly_noise_as_published(configs, name):
     assert schedule.sqrt_one_minus_alpha_bar[-1] == np.float32(np.sqrt(variance))
 
 
-def test_the_training_is_the_documents(configs):
+def test_the_training_is_the_notebooks(configs):
     config = configs["mnist_t10"]
     assert config.diffusion.prediction.name == "eps"
     assert config.diffusion.loss.name == "l2"
