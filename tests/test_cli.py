@@ -65,7 +65,10 @@ CONFIGS = {
     "an unknown schedule": ([DIGITS, "--diffusion.schedule", "cosin"], "did you mean cosine?"),
     "an unknown sampler": ([DIGITS, "--sample.sampler", "dddm"], "one of ddim, ddpm, ddpm-beta"),
     "more steps than T": ([DIGITS, "--sample.steps", "5000"], "at most diffusion.timesteps"),
-    "another number of classes": ([DIGITS, "--model.num_classes", "7"], "--model.num_classes 10"),
+    "another number of classes": (
+        [DIGITS, "--model.num_classes", "7"],
+        "set model.num_classes to 10",
+    ),
     "devices that do not divide": ([DIGITS, "--mesh.fsdp", "3"], "mesh.fsdp is 3"),
     "more noise than float32 holds": (
         [DIGITS, "--diffusion.schedule", "linear", "--diffusion.timesteps", "10000"],

@@ -126,7 +126,7 @@ def test_a_cache_that_can_not_be_written_is_no_error(monkeypatch, tmp_path, capl
     ("broken", "strict", "match"),
     [
         (range(90), False, r"90 of 90 pictures in x can't be read; the first is 0\.png: torn"),
-        ((7,), True, r"1 of 90.*7\.png: torn; fix or remove it, or omit --data\.strict"),
+        ((7,), True, r"1 of 90.*7\.png: torn; fix or remove it, or set data\.strict to False"),
     ],
 )
 def test_no_example_or_strict_is_an_error_at_once(limit, broken, strict, match, monkeypatch):
