@@ -180,8 +180,7 @@ class SampleProgram:
         given = self._check_conditioning(num, conditioning)._replace(labels=drawn_labels)
         times, rows = self._from(start, num)
         size, steps = self._batch_size(num), len(times) - 1
-        chunk = _chunk(steps)
-        batches = math.ceil(num / size)
+        batches, chunk = math.ceil(num / size), _chunk(steps)
         samples, frames = [], []
         for batch in range(batches):
             indices = np.arange(batch * size, (batch + 1) * size, dtype=np.uint32)

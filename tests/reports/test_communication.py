@@ -26,7 +26,8 @@ SCALAR = 4
 
 def compiled(config, devices=8):
     """The training step, with the layouts of its state and batch."""
-    experiment, mesh = build(config), make_mesh(config.mesh.fsdp, jax.devices()[:devices])
+    mesh = make_mesh(config.mesh.fsdp, jax.devices()[:devices])
+    experiment = build(config, devices=mesh.size)
     state, batch = state_layout(experiment, mesh), batch_layout(experiment, mesh)
     return jit_train_step(experiment, mesh).lower(state, batch).compile(), state, batch
 
