@@ -37,6 +37,8 @@ _WEIGHTINGS = {
 _SAMPLERS = {"ddpm": {}, "ddpm-beta": {}, "ddim": {"eta": "eta"}}
 _ADAM = {"beta1": "beta1", "beta2": "beta2", "eps": "eps"}
 _OPTIMIZERS = {"adam": _ADAM, "adamw": {**_ADAM, "weight_decay": "weight_decay"}}
+# What a row did that no setting said, or that was left to it.
+_IMPLIED = {"ddpm": {"variance": "posterior"}, "ddim": {"eta": 0.0}}
 
 
 def lift_config(config: Plain) -> Plain:
@@ -68,7 +70,7 @@ def _joined(
 ) -> Plain:
     """Returns a section with a row's name and its options as one value.
 
-    Options of other rows had no effect and are left out. None meant the row's default.
+    Options of other rows had no effect and are left out. None left an option to its row.
     """
     name = settings.get(old, default)
     if not isinstance(name, str):  # It is refused later, and the message names it.
@@ -80,7 +82,7 @@ def _joined(
         if settings.get(before) is not None
     }
     rest = {each: value for each, value in settings.items() if each not in {*every, old}}
-    return {new: {"name": name, **options}, **rest}
+    return {new: {"name": name, **_IMPLIED.get(name, {}), **options}, **rest}
 
 
 def lift_arrays(arrays: Arrays, config: Plain) -> Arrays:

@@ -135,7 +135,7 @@ class TrainConfig:
 
     steps: int = 800_000
     batch_size: int = 128
-    """Examples a step, over all devices and processes."""
+    """Examples per step, over all devices and processes."""
     gradient_accumulation_steps: int = 1
     """Parts that a batch is computed in, one after the other, to save memory."""
     steps_per_dispatch: int = 1
@@ -158,7 +158,7 @@ class TrainConfig:
     keep: int = 3
     """How many of the newest checkpoints are kept."""
     keep_every: int | None = None
-    """Steps whose multiples keep their checkpoint for good."""
+    """Checkpoints of steps that this divides are never removed; None for none."""
     preview_every: int | None = 5_000
     """Steps between previews; None for none."""
     on_nonfinite: Literal["skip", "stop", "rollback"] = "skip"
@@ -208,7 +208,7 @@ class SampleConfig:
     grid: ChoiceField = ChoiceField("sample.grid", TIME_GRIDS, "strided", _grid)
     """Which times the steps go through."""
     clipping: ChoiceField = ChoiceField("sample.clipping", CLIPPINGS, "clip", _clipping)
-    """What keeps guesses of x_0 in the range of the data."""
+    """What keeps the predicted x_0 in the range of the data."""
     guidance: float = 0.0
     """w of the guidance: 0 follows the labels as they are."""
     guidance_method: ChoiceField = ChoiceField(
@@ -216,7 +216,7 @@ class SampleConfig:
     )
     """How two predictions become a guided one."""
     num: int = 64
-    """How many samples; a preview has as many."""
+    """How many samples to draw, here and in a preview."""
     batch_size: int = 256
     """Samples computed at once, over all devices."""
 

@@ -145,3 +145,11 @@ def test_each_step_lifts_the_arrays_with_the_config_of_before(monkeypatch):
 def test_what_is_no_table_of_settings_is_named(text):
     with pytest.raises(UserError, match="it must be a table of settings"):
         configs.loads(text)
+
+
+def test_a_step_says_what_format_0_implied_and_asks_no_default_of_today():
+    for sampler, expected in (("ddpm", {"variance": "posterior"}), ("ddim", {"eta": 0.0})):
+        lifted = migrations.lift({"sample": {"sampler": sampler, "eta": None}}, 0)
+        assert lifted["sample"]["sampler"] == {"name": sampler, **expected}
+    lifted = migrations.lift({"sample": {"sampler": "ddim", "eta": 0.5}}, 0)
+    assert lifted["sample"]["sampler"] == {"name": "ddim", "eta": 0.5}
