@@ -48,9 +48,9 @@ def lift_config(config: Plain) -> Plain:
     if isinstance(lifted.get("train"), dict):
         new = {old: name.partition(".")[2] for old, name in RENAMED.items()}
         train = dict(lifted["train"])
-        decay = {"decay": train.pop("ema_decay")} if "ema_decay" in train else {}
+        average = {"name": "ema", "decay": train.pop("ema_decay", 0.9999)}
         train = {new.get(f"train.{name}", name): value for name, value in train.items()}
-        lifted["train"] = {**train, "averages": {"ema": {"name": "ema", **decay}}}
+        lifted["train"] = {**train, "averages": {"ema": average}}
     for section, old, new, default, rows in (
         ("diffusion", "schedule", "schedule", "linear", _SCHEDULES),
         ("diffusion", "weighting", "weighting", "none", _WEIGHTINGS),
