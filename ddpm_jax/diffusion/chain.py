@@ -123,7 +123,9 @@ def advance(
     for a denoiser that returns anything but a `Prediction` of the shape of x_t.
     """
     if not isinstance(rows, Row):
-        raise TypeError(f"rows must be what plan_chain gives for the times, not {type(rows)}")
+        raise TypeError(
+            f"rows must be what plan_chain gives for the times, not {type(rows).__name__}"
+        )
     check_keys(keys, carry.x.shape[0])
 
     def step(carry: Any, row: Row, keys: Keys) -> Any:
@@ -162,7 +164,9 @@ def sample(
     """
     check_examples(x=x)
     if not isinstance(rows, Row):
-        raise TypeError(f"rows must be what plan_chain gives for the times, not {type(rows)}")
+        raise TypeError(
+            f"rows must be what plan_chain gives for the times, not {type(rows).__name__}"
+        )
     carry, steps = sampler.init(x), len(rows.t)
     if frames == 0:
         return advance(sampler, denoiser, carry, rows, keys).x, None

@@ -112,4 +112,4 @@ def _described(value: Any) -> str:
     """Returns the type and shape of a value, in a few words."""
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return f"{value.dtype} of the shape {tuple(value.shape)}"
-    return f"a {type(value).__name__}"
+    return type(value).__name__

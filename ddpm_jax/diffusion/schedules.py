@@ -145,8 +145,8 @@ def at(table: Table, t: Timesteps | HostTimes, ndim: int) -> Float[Any, "..."]:
 
     t is one time for all (the result is a scalar) or one each (`[B, 1, …, 1]`). The entries are
     float32; if t is a NumPy array, they are NumPy's float64, which is what plans of samplers
-    compute with. A time outside 0…T raises ValueError; in a compiled function, where it isn't known,
-    it gives NaN, never another entry.
+    compute with. A time outside 0…T raises ValueError; in a compiled function, where it isn't
+    known, it gives NaN, never another entry.
     """
     check_times(t, len(table) - 1)
     if isinstance(t, np.ndarray):
