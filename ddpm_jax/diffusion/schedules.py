@@ -140,6 +140,40 @@ def make_schedule(name: str, T: int, **options: Any) -> NoiseSchedule:
     return noise_schedule(row(T, **options))
 
 
+# In bits per dimension: Stable Diffusion's schedule leaves 0.003, Ho et al.'s 0.00003.
+_MOST_BITS_LEFT = 0.01
+
+
+def unfit_ends(schedule: NoiseSchedule, first: float | None = None) -> list[str]:
+    """Returns a line for each end of a schedule where sampling can't give the data.
+
+    A chain starts from pure noise at the time `first`, or T, so x there must be noise: it may hold
+    0.01 bits per dimension of data of size 1, -½ log2(1 - ᾱ_t), which is L_T of `bound` there. And
+    its last step goes from x_1 to the data, so x_1 must hold more data than noise.
+    """
+    t = np.asarray(schedule.T if first is None else first)
+    start = continuous(NoiseSchedule(*map(np.asarray, schedule)), t.astype(np.float64))
+    lines = []
+    if -np.log2(start.sqrt_one_minus_alpha_bar[0]) > _MOST_BITS_LEFT:
+        left = (
+            f"√ᾱ = {start.sqrt_alpha_bar[0]:.2g} of the data is left (ᾱ = {start.alpha_bar[0]:.2g})"
+        )
+        if t == schedule.T:
+            fix = "take more timesteps, a larger beta_T or the cosine schedule, and train again"
+            lines.append(f"x_T is not noise: {left}, but samples start from pure noise; {fix}")
+        else:
+            lines.append(
+                f"the times start at t = {t:g}, where x_t is not noise: {left}, but the samples "
+                f"start from pure noise; start at T = {schedule.T}, or give `start`"
+            )
+    if first is None and schedule.alpha_bar[1] < 0.5:
+        lines.append(
+            f"x_1 is mostly noise: ᾱ_1 = {schedule.alpha_bar[1]:.2g} of its variance is data, and "
+            "one step must make all detail; take more timesteps or a smaller beta_1"
+        )
+    return lines
+
+
 def at(table: Table, t: Timesteps | HostTimes, ndim: int) -> Float[Any, "..."]:
     """Returns the entries at t, shaped to broadcast against an array with `ndim` axes.
 

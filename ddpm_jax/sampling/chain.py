@@ -22,6 +22,7 @@ from ddpm_jax.diffusion import (
     make_time_grid,
     plan_chain,
     sample_noise,
+    unfit_ends,
 )
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment
@@ -29,6 +30,7 @@ from ddpm_jax.models.conditioning import NO_CONDITIONING, require_taken
 from ddpm_jax.runtime.compilation import compiler_options
 from ddpm_jax.runtime.mesh import batch_sharding, fetch, replicated, shard_rows
 from ddpm_jax.runtime.random import sample_keys
+from ddpm_jax.runtime.switches import pinned, require_compiling
 from ddpm_jax.sampling.denoiser import is_guided, make_denoiser
 from ddpm_jax.sampling.samples import Samples
 from ddpm_jax.typing import Conditioning, DenoiserTransform, Examples
@@ -49,6 +51,7 @@ class Start(NamedTuple):
 class SampleProgram:
     """The chain of one experiment and one set of options, compiled once for each batch size."""
 
+    @pinned()
     def __init__(
         self,
         experiment: Experiment,
@@ -66,6 +69,7 @@ class SampleProgram:
         Raises UserError for steps or guidance that this network can't give, ValueError for times
         that `plan_chain` refuses.
         """
+        require_compiling()
         T = experiment.schedule.T
         self.experiment, self.mesh, self.options = experiment, mesh, options
         self.transforms = tuple(transforms)
@@ -90,6 +94,10 @@ class SampleProgram:
             )
         self.times = times
         self.rows = self._plan(times)
+        self.cautions = unfit_ends(experiment.schedule)
+        """A line for each reason why chains from pure noise can't give the data."""
+        if not self.cautions and times[0] < T:
+            self.cautions = unfit_ends(experiment.schedule, float(times[0]))
         shardings = self._carry_shardings()
         self._start = jax.jit(self._first_carry, out_shardings=shardings)
         # The carry is donated: a chain holds one state, not two.
@@ -148,6 +156,7 @@ class SampleProgram:
 
         return jax.tree.map(rule, one, two)
 
+    @pinned()
     def __call__(
         self,
         params: Any,

@@ -1,4 +1,4 @@
-"""What the functions of the mathematics refuse; without the types that the hook of conftest checks."""
+"""What the functions of the mathematics refuse, where no hook checks the annotated types."""
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +96,7 @@ def test_a_time_of_a_wrong_type_or_shape_is_one_error_even_while_traced(name):
         if name != "predict" or message == "t has the shape":
             with pytest.raises(TypeError, match=message):
                 jax.eval_shape(call, jnp.asarray(t))
-    with pytest.raises(TypeError, match="t must be an array of .*numbers, not a (str|int)"):
+    with pytest.raises(TypeError, match=r"t must be an array of .*numbers, not (str|int)"):
         call("3" if name in ("predict", "q_step", "vlb_term", "objective", "q_sample") else 3)
 
 
@@ -152,8 +152,9 @@ def test_a_denoiser_that_returns_anything_else_is_one_error(case, sampler):
         lambda: vlb_term(SCHEDULE, bad(X, 1), X, x_t=X, t=jnp.asarray(1)),
     ]
     for call in calls:
-        with pytest.raises(TypeError, match=r"^a denoiser must return [^\n]*$"):
+        with pytest.raises(TypeError, match=r"^a denoiser must return ") as told:
             call()
+        assert len(str(told.value).splitlines()) == 1
 
 
 # What is done -> the error, in one line.
@@ -230,11 +231,11 @@ MISTAKES = {
     ),
     "keys whose numbers depend on the batch": (chain(good, keys=RBG), "^keys are of rbg"),
     "such keys for the first noise": (lambda: sample_noise(RBG, (4,)), "^keys are of rbg"),
-    "a seed for a key": (lambda: sample_noise(3, (4,)), "^keys must be typed keys, .* not a int"),
+    "a seed for a key": (lambda: sample_noise(3, (4,)), "^keys must be typed keys, .* not int"),
     "pixels to start from": (chain(good, x=PIXELS), "^x must be an array of floats"),
     "times for rows": (
         chain(good, rows=time_steps(T, T)),
-        "^rows must be what plan_chain gives for the times, not a? ?",
+        "^rows must be what plan_chain gives for the times, not ndarray",
     ),
 }
 
