@@ -36,10 +36,23 @@ def pinned() -> Iterator[None]:
         yield
 
 
+# Switches under which no run can work, with the values that they must have.
+_REFUSED = {
+    "jax_disable_jit": False,
+    "jax_no_tracing": False,
+    "jax_no_execution": False,
+    "jax_error_checking_behavior_nan": "ignore",
+    "jax_error_checking_behavior_divide": "ignore",
+    "jax_error_checking_behavior_oob": "ignore",
+}
+
+
 def require_compiling() -> None:
-    """Raises UserError if JAX is told not to compile."""
-    if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
-        raise UserError(
-            "JAX_DISABLE_JIT is on, and a run is made of compiled programs; turn it off (the "
-            "functions of ddpm_jax.diffusion and an Experiment's work with it)"
-        )
+    """Raises UserError for a switch that keeps JAX from compiling or running a program."""
+    for name, plain in _REFUSED.items():
+        value = getattr(jax.config, name, plain)
+        if value != plain:
+            raise UserError(
+                f"{name.upper()} is {value}, and a run is made of compiled programs, which it "
+                f"breaks; set it to {plain} or unset it"
+            )

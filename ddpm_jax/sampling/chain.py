@@ -246,6 +246,7 @@ class SampleProgram:
         """Returns the times and the rows of a chain that starts there."""
         if start is None:
             return self.times, self.rows
+        _require_floats("start.x", start.x)
         shape = (num, *self.experiment.config.data.example_shape)
         if start.x.shape != shape:
             raise UserError(f"start.x has the shape {start.x.shape}; it must be {shape}")
@@ -277,6 +278,14 @@ class SampleProgram:
                 )
             return None if part is None else np.asarray(part, dtype)
 
+        T = self.experiment.schedule.T
+        if given.image is not None:
+            _require_floats("conditioning.image", given.image)
+        if given.image_noise is not None:
+            levels = np.asarray(given.image_noise)
+            whole = levels.dtype.kind in "iu"
+            if not whole or ((levels < 0) | (levels > T)).any():
+                raise UserError(f"conditioning.image_noise must be whole numbers in 0 … {T}")
         return Conditioning(
             image=rows("image", given.image, np.float32),
             image_noise=rows("image_noise", given.image_noise, np.int32),
@@ -298,6 +307,12 @@ class SampleProgram:
         if wrong:
             raise UserError(f"labels: there is no class {wrong[0]}; they are 0 … {classes - 1}")
         return np.asarray(labels, np.int32)
+
+
+def _require_floats(name: str, array: Any) -> None:
+    dtype = np.asarray(array).dtype
+    if not np.issubdtype(dtype, np.floating):
+        raise UserError(f"{name} has the type {dtype}; give floats, for pictures in [-1, 1]")
 
 
 def _chunk(steps: int) -> int:

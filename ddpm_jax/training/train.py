@@ -240,7 +240,7 @@ def _check_state(experiment: Experiment, mesh: Mesh, checkpoints: Checkpoints, s
 
 
 def _rate_jump(config: Config, checkpoints: Checkpoints, step: int) -> list[str]:
-    """Returns a line with both learning rates if a changed config makes it jump where it goes on."""
+    """Returns a line with both learning rates if a changed config makes the rate jump here."""
     if not 0 < step < config.train.steps:
         return []
     before, now = learning_rate_of(checkpoints.config(step)), learning_rate_of(config)
