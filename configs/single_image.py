@@ -6,9 +6,10 @@ the picture in each step, mean squared error, Adam 1e-4, σ² = β, and the note
 395,763 parameters. The notebook shows one training step and no sample; the number of steps is ours.
 
 Errors of the notebook that are corrected here: its stepwise noise lacks both square roots, and its
-direct noise lacks that of 1 - ᾱ_t. Its time table divides the exponent by T, not by the table's
-size. It trains with β from 1e-4 to 0.02, which leaves ᾱ_T = 0.36, and samples from pure noise with
-the β above. Its pixels are in [0, 1], here in [-1, 1], and x̂_0 is clipped.
+direct noise lacks that of 1 - ᾱ_t. Its time table divides the exponent by T; here the frequencies
+are 10000^(-i/7), i = 0…7, spaced as in Ho et al.'s code. It trains with β from 1e-4 to 0.02, which
+leaves ᾱ_T = 0.36, and samples from pure noise with the β above. Its pixels are in [0, 1], here in
+[-1, 1], and x̂_0 is clipped.
 
 One thing is different: the network predicts v, the notebook's predicts eps. In a single picture the
 mean of the noise hardly varies, so a network that predicts eps never learns to correct a wrong

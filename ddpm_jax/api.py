@@ -56,7 +56,8 @@ class Run(sampling.Run):
     @classmethod
     def of(cls, run: sampling.Run) -> "Run":
         """Returns the same run with `plot` and `evaluate`."""
-        return cls(run.folder, run.step, run.experiment, run.params, name=run.name, mesh=run.mesh)
+        more: dict[str, Any] = {"name": run.name, "mesh": run.mesh, "report": run.report}
+        return cls(run.folder, run.step, run.experiment, run.params, **more)
 
     def __repr__(self) -> str:
         parameters = sum(leaf.size for leaf in jax.tree.leaves(self.params))

@@ -24,6 +24,7 @@ from ddpm_jax.models import make_network
 from ddpm_jax.ops import from_environment
 from ddpm_jax.optimizers import make_learning_rate, make_optimizer
 from ddpm_jax.runtime.random import stream_key
+from ddpm_jax.runtime.switches import pinned
 from ddpm_jax.typing import (
     Batch,
     Conditioning,
@@ -53,6 +54,7 @@ class Experiment:
     def num_classes(self) -> int:
         return self.config.model.num_classes
 
+    @pinned()
     def init_params(self, key: jax.Array) -> Any:
         """Draws fresh parameters; float32, whatever the network computes in."""
         x_t = jnp.zeros((1, *self.config.data.example_shape))
@@ -79,12 +81,14 @@ class Experiment:
             labels = jnp.where(dropped, self.num_classes, labels)
         return Conditioning(labels, image, image_noise)
 
+    @pinned()
     def apply(
         self, params: Any, x_t: Examples, t: Timesteps, conditioning: Conditioning, **options: Any
     ) -> Examples:
         """Calls the network; x_t is `[B, …]`, t is `[B]` or a scalar in 1…T."""
         return self.model.apply({"params": params}, x_t, t, conditioning, **options)  # type: ignore
 
+    @pinned()
     def draw(self, batch: Batch, step: int | jax.Array, timesteps: Any = None) -> DiffusionInputs:
         """Draws noise, timesteps, flips and dropped labels of a step, for the global batch.
 
@@ -111,11 +115,23 @@ class Experiment:
             x_0, x_t, eps, t, conditioning, dropout=key("dropout"), weight=weight
         )
 
+    @pinned()
     def losses(self, params: Any, drawn: DiffusionInputs, *, train: bool) -> PerExample:
         """Returns the objective's loss of each example, float32 `[B]`."""
         rngs = {"dropout": drawn.dropout} if train else None
         output = self.apply(params, drawn.x_t, drawn.t, drawn.conditioning, train=train, rngs=rngs)
         return self.objective(output, drawn)
+
+
+def learning_rate_of(config: Config) -> optax.Schedule:
+    """Returns the learning rate of a config as a function of the step."""
+    optimizer = config.optimizer
+    return make_learning_rate(
+        optimizer.learning_rate,
+        config.train.steps,
+        warmup=optimizer.warmup,
+        decay=optimizer.decay,
+    )
 
 
 def build(config: Config, *, devices: int = 1) -> Experiment:
@@ -130,12 +146,7 @@ def build(config: Config, *, devices: int = 1) -> Experiment:
     schedule = make_schedule(
         diffusion.schedule.name, diffusion.timesteps, **diffusion.schedule.options
     )
-    learning_rate = make_learning_rate(
-        optimizer.learning_rate,
-        config.train.steps,
-        warmup=optimizer.warmup,
-        decay=optimizer.decay,
-    )
+    learning_rate = learning_rate_of(config)
     objective = make_objective(
         diffusion.objective.name,
         schedule,

@@ -1,7 +1,7 @@
 """What all tests share: the mathematics' annotated shapes and types are checked on each call."""
 
-import importlib.metadata
 import os
+import subprocess
 import sys
 import tempfile
 
@@ -15,14 +15,23 @@ jaxtyping.install_import_hook(
     "ddpm_jax.diffusion", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 )
 
-# Compiling is most of what a test costs; unoptimized, it takes half the time. XLA ends the process
-# over a flag that it does not know, and flags come and go with its versions.
-_QUICK = ["--xla_backend_optimization_level=0"]
-if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
-    _QUICK.append("--xla_cpu_use_fusion_emitters=false")
-for _flag in _QUICK:
-    if _flag not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}"
+
+def _is_known(flags: str) -> bool:
+    """Whether XLA starts with these flags: it ends the process over one that it does not know."""
+    code = "import jax; jax.numpy.zeros(1).block_until_ready()"
+    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    return not subprocess.run([sys.executable, "-c", code], env=env, capture_output=True).returncode
+
+
+# Compiling is most of what a test costs; unoptimized, it takes half the time. Flags come and go with
+# XLA's versions. The first process tries them; its workers and commands inherit what it found.
+if "DDPM_TEST_PROGRAMS" not in os.environ:
+    _GIVEN = os.environ.get("XLA_FLAGS", "")
+    _QUICK = ["--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false"]
+    _QUICK = [flag for flag in _QUICK if flag not in _GIVEN]
+    if not _is_known(" ".join(_QUICK)):
+        _QUICK = [flag for flag in _QUICK if _is_known(flag)]
+    os.environ["XLA_FLAGS"] = " ".join([_GIVEN, *_QUICK]).strip()
 
 # A user's Python buffers what it prints and keeps what it compiles: so does that of the commands
 # which tests start, whatever this environment says.

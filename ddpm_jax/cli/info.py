@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 
 from ddpm_jax.cli.arguments import read_command
-from ddpm_jax.cli.console import show
+from ddpm_jax.cli.console import show, warn
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ def run(words: list[str]) -> int:
     if asked.options.devices is None:
         from ddpm_jax.reports.info import describe
 
-        show(describe(asked.config), asked.options.json)
+        show(describe(asked.config, report=warn), asked.options.json)
         return 0
     from ddpm_jax.reports import scaling
 

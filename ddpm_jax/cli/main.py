@@ -78,6 +78,7 @@ def _answer(words: list[str]) -> int:
             raise UserError(f"there is no command {words[0]}{hint}; there are {known}")
         command = COMMANDS[words[0]]
         enable_compilation_cache()
+        _import_jax()
         if not command.shared or words[-1] in ("-h", "--help"):
             return command.run(words[1:])
         return _run_shared(command, words[1:], f"ddpm {words[0]}")
@@ -85,10 +86,21 @@ def _answer(words: list[str]) -> int:
         # Names of files may hold line breaks; the message must stay one line.
         print(f"ddpm: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
+    except FloatingPointError as error:
+        line = str(error).splitlines()[0]
+        print(f"ddpm: {line}; JAX_DEBUG_NANS or JAX_DEBUG_INFS stopped here", file=sys.stderr)
+        return 2
     except SystemExit:  # tyro has printed its help.
         return 0
     except KeyboardInterrupt:
         return 130
+
+
+def _import_jax() -> None:
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:  # It reads its environment variables.
+        raise UserError(f"JAX can't be imported: {error}; fix or unset the variable") from None
 
 
 def _run_shared(command: Command, words: list[str], prog: str) -> int:

@@ -3,6 +3,7 @@
 Settings of the training loop got other names, and a row of a table and its options became one
 value. In format 0 the options of all rows lay side by side in their section. Each average got a
 name. The kernels of 4×4 convolutions, stored as 2×2 over blocks of pixels, got their own layout.
+Normalisations added 1e-6 to the variance in every network, and no setting said so.
 """
 
 import re
@@ -60,6 +61,9 @@ def lift_config(config: Plain) -> Plain:
         # A section that is not a table is refused later.
         if isinstance(lifted.get(section), dict):
             lifted[section] = _joined(lifted[section], old, new, default, rows)
+    model = lifted.get("model")
+    if isinstance(model, dict) and model.get("kind") in ("small_unet", "annotated_unet"):
+        lifted["model"] = {"norm_epsilon": 1e-6, **model}
     sample = lifted.get("sample")
     if isinstance(sample, dict) and "clip" in sample:
         clipping = {"name": "clip", "low": -1.0, "high": 1.0} if sample["clip"] else "none"

@@ -51,6 +51,7 @@ from ddpm_jax.diffusion.schedules import (
     continuous,
     make_schedule,
     noise_schedule,
+    unfit_ends,
 )
 from ddpm_jax.diffusion.time_grids import TIME_GRIDS, make_time_grid, time_steps
 
@@ -105,6 +106,7 @@ __all__ = [
     "sample_noise",
     "split_output",
     "time_steps",
+    "unfit_ends",
     "variance_fraction",
     "vlb_prior",
     "vlb_term",

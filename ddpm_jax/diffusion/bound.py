@@ -14,6 +14,12 @@ import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float
 
+from ddpm_jax.diffusion.checks import (
+    check_examples,
+    check_pixels,
+    check_prediction,
+    check_times,
+)
 from ddpm_jax.diffusion.gaussian import (
     forward_variance,
     gaussian_kl,
@@ -24,7 +30,7 @@ from ddpm_jax.diffusion.gaussian import (
     q_posterior,
     variance_fraction,
 )
-from ddpm_jax.diffusion.schedules import NoiseSchedule
+from ddpm_jax.diffusion.schedules import NoiseSchedule, at
 from ddpm_jax.typing import Examples, PerExample, Prediction, Timesteps
 
 
@@ -32,7 +38,7 @@ def vlb_prior(schedule: NoiseSchedule, x_0: Examples) -> PerExample:
     """Returns L_T of equation (15) in bits per dimension: what x_T still says about x_0."""
     T = jnp.asarray(schedule.T)
     mean, _ = q_mean_variance(schedule, x_0, T)
-    log_variance = jnp.log1p(-jnp.asarray(schedule.alpha_bar)[T])
+    log_variance = 2 * jnp.log(at(schedule.sqrt_one_minus_alpha_bar, T, 1))
     zero = jnp.zeros(())
     return per_example_mean(gaussian_kl(mean, log_variance, zero, zero)) / log(2)
 
@@ -51,8 +57,15 @@ def vlb_term(
     `prediction` is the denoiser's at x_t ~ q(x_t | x_0), and x_0 holds 8-bit pixels scaled to
     [-1, 1]. `variance` is a row of `VARIANCES`, that of p(x_{t-1} | x_t); ValueError for an unknown
     one, and for a learned one that the prediction lacks. At t = 1 β̃ is 0. The decoder then takes β̃
-    of t = 2, as the authors' code does for the published figures.
+    of t = 2, as the authors' code does for the published figures. Raises ValueError for pixels on
+    another scale, and for T = 1.
     """
+    check_examples(t, x_0=x_0, x_t=x_t)
+    check_pixels(x_0)
+    check_prediction(prediction, x_t)
+    check_times(t, schedule.T, noisy=True)
+    if schedule.T < 2:
+        raise ValueError("the bound needs a schedule of at least two steps; this one has T = 1")
     ndim = x_0.ndim
     t_variance = jnp.maximum(t, 2)
     times = {"t": t_variance, "s": t_variance - 1, "ndim": ndim}
@@ -75,8 +88,11 @@ def discretized_log_likelihood(
     """Returns the log of the mass of N(mean, scale²) on each pixel's bin: Ho et al., equation 13.
 
     x_0 is 2 k/255 - 1 for k in 0…255; the bins of 0 and 255 reach to -∞ and +∞, so the 256 masses
-    sum to 1. In nats, and finite however far the pixel is from the mean.
+    sum to 1. In nats, and finite however far the pixel is from the mean. Raises ValueError for
+    pixels on another scale.
     """
+    check_examples(x_0=x_0, mean=mean)
+    check_pixels(x_0)
     half_bin = 1 / 255
     lower = jnp.where(x_0 < -1 + half_bin, -jnp.inf, (x_0 - half_bin - mean) / scale)
     upper = jnp.where(x_0 > 1 - half_bin, jnp.inf, (x_0 + half_bin - mean) / scale)

@@ -20,6 +20,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from ddpm_jax.diffusion.checks import check_examples, check_keys, checked
 from ddpm_jax.diffusion.gaussian import q_conditional
 from ddpm_jax.diffusion.samplers.contract import Renoising, Row, Sampler, standard_normal
 from ddpm_jax.diffusion.schedules import NoiseSchedule, indexed
@@ -103,7 +104,11 @@ def _keys_at(keys: Keys, draw: Any) -> Keys:
 
 
 def sample_noise(keys: Keys, shape: tuple[int, ...]) -> Examples:
-    """Returns x_T `[B, *shape]`, standard normal, from the same keys that the chain will use."""
+    """Returns x_T `[B, *shape]`, standard normal, from the same keys that the chain will use.
+
+    Raises TypeError for keys that are not typed threefry keys `[B]`.
+    """
+    check_keys(keys, keys.shape[0] if getattr(keys, "ndim", 0) else 1)
     return standard_normal(_keys_at(keys, jnp.asarray(0)), shape)
 
 
@@ -114,12 +119,19 @@ def advance(
 
     `rows` are what `plan_chain` gives, or a slice of it, and may be traced, so pieces of one length
     share one compiled program. The result of the pieces is that of the uncut chain, bit for bit.
+    Raises TypeError for keys that are not typed threefry keys `[B]`, for rows from elsewhere, and
+    for a denoiser that returns anything but a `Prediction` of the shape of x_t.
     """
+    if not isinstance(rows, Row):
+        raise TypeError(
+            f"rows must be what plan_chain gives for the times, not {type(rows).__name__}"
+        )
+    check_keys(keys, carry.x.shape[0])
 
     def step(carry: Any, row: Row, keys: Keys) -> Any:
         if isinstance(denoiser, RecallingDenoiser):
-            return sampler.step(denoiser.given(carry.x_0), carry, row, keys)
-        return sampler.step(denoiser, carry, row, keys)
+            return sampler.step(checked(denoiser.given(carry.x_0)), carry, row, keys)
+        return sampler.step(checked(denoiser), carry, row, keys)
 
     def renoise(carry: Any, row: Row, keys: Keys) -> Any:
         assert row.renoising is not None
@@ -148,8 +160,13 @@ def sample(
 
     The chain starts from x at the first time of `rows`, which are what `plan_chain` gives. The
     frames lie evenly along it, and nothing else of the chain is kept. Raises ValueError unless
-    their number divides that of the intervals.
+    their number divides that of the intervals, and TypeError as `advance` does.
     """
+    check_examples(x=x)
+    if not isinstance(rows, Row):
+        raise TypeError(
+            f"rows must be what plan_chain gives for the times, not {type(rows).__name__}"
+        )
     carry, steps = sampler.init(x), len(rows.t)
     if frames == 0:
         return advance(sampler, denoiser, carry, rows, keys).x, None

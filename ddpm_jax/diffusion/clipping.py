@@ -9,6 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from ddpm_jax.diffusion.checks import check_prediction
 from ddpm_jax.diffusion.parameterizations import PARAMETERIZATIONS, predict
 from ddpm_jax.diffusion.schedules import NoiseSchedule
 from ddpm_jax.tables import row_with
@@ -31,7 +32,7 @@ def clip(schedule: NoiseSchedule, *, low: float = -1.0, high: float = 1.0) -> De
 
     def transform(denoiser: Denoiser) -> Denoiser:
         def clipped(x_t: Examples, t: Timesteps) -> Prediction:
-            prediction = denoiser(x_t, t)
+            prediction = check_prediction(denoiser(x_t, t), x_t)
             x_0 = jnp.clip(prediction.x_0, low, high)
             agreeing = predict(PARAMETERIZATIONS["x_0"], schedule, x_0, x_t=x_t, t=t)
             return prediction._replace(x_0=agreeing.x_0, eps=agreeing.eps)

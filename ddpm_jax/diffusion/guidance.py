@@ -16,6 +16,7 @@ from typing import Any
 
 from jaxtyping import Array, Float
 
+from ddpm_jax.diffusion.checks import checked
 from ddpm_jax.diffusion.schedules import NoiseSchedule
 from ddpm_jax.tables import row_with
 from ddpm_jax.typing import Denoiser, Examples, PerExample, Prediction, Timesteps
@@ -42,6 +43,8 @@ def classifier_free_guidance(
     conditional one. Other codebases call w + 1 the guidance scale. At a given x_t, x_0 is affine
     in eps, so the same combination of x_0 and of eps keeps them in agreement.
     """
+
+    conditional, unconditional = checked(conditional), checked(unconditional)
 
     def denoiser(x_t: Examples, t: Timesteps) -> Prediction:
         with_label, without = conditional(x_t, t), unconditional(x_t, t)

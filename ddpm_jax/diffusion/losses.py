@@ -19,6 +19,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from ddpm_jax.diffusion.checks import check_examples
 from ddpm_jax.diffusion.gaussian import per_example_mean
 from ddpm_jax.diffusion.parameterizations import Parameterization, split_output
 from ddpm_jax.diffusion.schedules import NoiseSchedule, at
@@ -27,6 +28,7 @@ from ddpm_jax.typing import DiffusionInputs, Examples, Objective, PerExample
 
 
 def _difference(output: Examples, target: Examples) -> Examples:
+    check_examples(output=output, target=target)
     # Widen half-precision outputs before the subtraction, not after it.
     return output.astype(jnp.float32) - target.astype(jnp.float32)
 

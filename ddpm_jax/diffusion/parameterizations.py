@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ddpm_jax.diffusion.checks import check_examples, check_times
 from ddpm_jax.diffusion.gaussian import choose_variance
 from ddpm_jax.diffusion.schedules import NoiseSchedule, at, continuous
 from ddpm_jax.typing import Examples, FractionalTimesteps, PerExample, Prediction, Timesteps
@@ -111,8 +112,11 @@ def predict(
     """Returns the prediction that a network's output `[B, …, C]` or `[B, …, 2C]` stands for.
 
     This is the one place where an output is divided and converted. t is in 1…T, whole or not.
+    Raises TypeError for arrays that do not fit together.
     """
     output, fraction = split_output(output, x_t.shape[-1])
+    check_examples(t, x_t=x_t, output=output)
+    check_times(t, schedule.T, noisy=True, fractional=True)
     if jnp.issubdtype(t.dtype, jnp.floating):
         schedule, t = continuous(schedule, t), jnp.arange(t.size).reshape(t.shape)
     prediction = parameterization.to_prediction(schedule, output, x_t, t)

@@ -5,8 +5,9 @@ and the step to s = 0 needs no special case. With β_t from `SCHEDULES`,
 
     ᾱ_t = ∏_{i ≤ t} (1 - β_i)        SNR_t = ᾱ_t / (1 - ᾱ_t)
 
-All tables are computed in float64 from log ᾱ_t = Σ log1p(-β_i) and rounded once. In float32,
-1 - ᾱ_t would lose four of its seven digits at t = 1, where most of the visible detail is made.
+All tables are float64, computed from log ᾱ_t = Σ log1p(-β_i), and compiled functions read them
+rounded once to float32. Computed in float32, 1 - ᾱ_t would lose four of its seven digits at t = 1,
+where most of the visible detail is made.
 
 `at` reads a table at whole times, `continuous` reads all tables at any times.
 """
@@ -16,14 +17,14 @@ from typing import Annotated, Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Float64, Int
+from jaxtyping import Array, Float, Float64, Int
 
+from ddpm_jax.diffusion.checks import check_times
 from ddpm_jax.tables import row_with
 from ddpm_jax.typing import FractionalTimesteps, Timesteps
 
 Betas = Float64[np.ndarray, "T"]
-Table = Float32[np.ndarray | Array, "times"]
-AnyTable = Float[np.ndarray | Array, "times"]
+Table = Float[np.ndarray | Array, "times"]
 HostTimes = Int[np.ndarray, "chain"]
 FractionalHostTimes = Float[np.ndarray, "chain"]
 
@@ -54,7 +55,9 @@ def sigmoid(T: int, *, beta_1: _First = 1e-4, beta_T: _Last = 0.02) -> Betas:
 def cosine(T: int, *, s: _Offset = 0.008) -> Betas:
     """Returns the β of ᾱ_t ∝ cos²((t/T + s)/(1 + s) π/2); Nichol & Dhariwal 2021, equation 17.
 
-    The offset s keeps β_1 from vanishing; β is kept below 0.999, as ᾱ_T would be 0.
+    The offset s keeps β_1 from vanishing; β is kept below 0.999, as ᾱ_T would be 0. √ᾱ_T is 5e-5 at
+    T = 1000, and x_0 from a predicted eps is divided by it: in float32 a strided chain then has an
+    error of 1e-4 or so. A network that predicts v or x_0 has no such division.
     """
     if not 0 < s < 1:
         raise ValueError(f"s is {s!r}; it must be between 0 and 1")
@@ -79,10 +82,10 @@ SCHEDULES: dict[str, Callable[..., Betas]] = {
 
 
 class NoiseSchedule(NamedTuple):
-    """Float32 tables over the times 0…T, constants of every program that uses them.
+    """Tables over the times 0…T, constants of every program that uses them.
 
-    They are NumPy arrays, so a schedule belongs to no device. As a pytree it may also be an
-    argument of a compiled function.
+    They are NumPy's float64, so a schedule belongs to no device; `at` reads them as float32 on one.
+    As a pytree it may also be an argument of a compiled function, which then has float32 only.
     """
 
     beta: Table  # β_t, the variance added from t-1 to t; 0 at t = 0
@@ -103,6 +106,7 @@ def noise_schedule(betas: Betas) -> NoiseSchedule:
     Raises ValueError unless T ≥ 1, 0 < β_t < 1, and float32 can hold ᾱ_T: below that, x_0 can't
     be recovered from x_T and the noise.
     """
+    betas = np.asarray(betas, np.float64)
     outside = np.flatnonzero(~((betas > 0) & (betas < 1)))
     if betas.size == 0:
         raise ValueError("a noise schedule needs at least one step")
@@ -124,7 +128,7 @@ def noise_schedule(betas: Betas) -> NoiseSchedule:
         np.sqrt(one_minus_alpha_bar),
         log_snr,
     )
-    return NoiseSchedule(*(table.astype(np.float32) for table in tables))
+    return NoiseSchedule(*tables)
 
 
 def make_schedule(name: str, T: int, **options: Any) -> NoiseSchedule:
@@ -133,23 +137,57 @@ def make_schedule(name: str, T: int, **options: Any) -> NoiseSchedule:
     Raises ValueError for an unknown name or option, and for values out of range.
     """
     row = row_with("schedule", SCHEDULES, name, options)
-    if T < 1:
+    if not isinstance(T, int | np.integer) or T < 1:
         raise ValueError(f"a noise schedule needs at least one step, not {T}")
     return noise_schedule(row(T, **options))
 
 
-def at(table: AnyTable, t: Timesteps | HostTimes, ndim: int) -> Float[Any, "..."]:
+# In bits per dimension: Stable Diffusion's schedule leaves 0.003, Ho et al.'s 0.00003.
+_MOST_BITS_LEFT = 0.01
+
+
+def unfit_ends(schedule: NoiseSchedule, first: float | None = None) -> list[str]:
+    """Returns a line for each end of a schedule where sampling can't give the data.
+
+    A chain starts from pure noise at the time `first`, or T, so x there must be noise: it may hold
+    0.01 bits per dimension of data of size 1, -½ log2(1 - ᾱ_t), which is L_T of `bound` there. And
+    its last step goes from x_1 to the data, so x_1 must hold more data than noise.
+    """
+    t = np.asarray(schedule.T if first is None else first)
+    start = continuous(NoiseSchedule(*map(np.asarray, schedule)), t.astype(np.float64))
+    lines = []
+    if -np.log2(start.sqrt_one_minus_alpha_bar[0]) > _MOST_BITS_LEFT:
+        scale, share = start.sqrt_alpha_bar[0], start.alpha_bar[0]
+        left = f"it keeps {scale:.2g} of the data (ᾱ = {share:.2g})"
+        if t == schedule.T:
+            fix = "take more timesteps, a larger beta_T or the cosine schedule, and train again"
+            lines.append(f"x_T is not noise: {left}, but samples start from pure noise; {fix}")
+        else:
+            lines.append(
+                f"the times start at t = {t:g}, where x_t is not noise: {left}, but the samples "
+                f"start from pure noise; start at T = {schedule.T}, or give `start`"
+            )
+    if first is None and schedule.alpha_bar[1] < 0.5:
+        lines.append(
+            f"x_1 is mostly noise: ᾱ_1 = {schedule.alpha_bar[1]:.2g} of its variance is data, and "
+            "one step must make all detail; take more timesteps or a smaller beta_1"
+        )
+    return lines
+
+
+def at(table: Table, t: Timesteps | HostTimes, ndim: int) -> Float[Any, "..."]:
     """Returns the entries at t, shaped to broadcast against an array with `ndim` axes.
 
-    t is one time for all (the result is a scalar) or one each (`[B, 1, …, 1]`). A time outside
-    0…T gives NaN, never another entry. If t is a NumPy array, the entries are NumPy's float64,
-    which is what plans of samplers compute with, and a time outside 0…T raises IndexError.
+    t is one time for all (the result is a scalar) or one each (`[B, 1, …, 1]`). The entries are
+    float32; if t is a NumPy array, they are NumPy's float64, which is what plans of samplers
+    compute with. A time outside 0…T raises ValueError; in a compiled function, where it isn't
+    known, it gives NaN, never another entry.
     """
+    check_times(t, len(table) - 1)
     if isinstance(t, np.ndarray):
-        # NumPy reads negative indices from the end.
-        entries = np.asarray(table, np.float64)[np.where(t < 0, len(table), t)]
+        entries = np.asarray(table, np.float64)[t]
     else:
-        entries = jnp.asarray(table).at[t]
+        entries = jnp.asarray(table, jnp.float32).at[t]
         entries = entries.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
     return entries if t.ndim == 0 else entries.reshape(-1, *[1] * (ndim - 1))
 
@@ -161,8 +199,9 @@ def continuous(
 
     log ᾱ is interpolated linearly between whole times and all other tables follow from it; β is
     the variance added between t - 1 and t. At whole times the entries are those of the tables. A
-    scalar t gives one entry; NumPy times give float64.
+    scalar t gives one entry; NumPy times give float64. A time outside 0…T is as in `at`.
     """
+    check_times(t, schedule.T, fractional=True)
     xp: Any = np if isinstance(t, np.ndarray) else jnp
     t = xp.atleast_1d(t)
     dtype = np.float64 if xp is np else np.float32

@@ -15,6 +15,7 @@ from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.evaluation.draw import choose_samples, plan_draw
 from ddpm_jax.evaluation.features import FEATURES, Extract
 from ddpm_jax.evaluation.metrics import METRICS, RealData, applicable, obstacle
+from ddpm_jax.runtime.switches import pinned
 from ddpm_jax.sampling.run import Run
 
 Progress = Callable[[int, int], None]
@@ -31,6 +32,7 @@ class _Batch(NamedTuple):
     labels: np.ndarray | None
 
 
+@pinned()
 def evaluate(
     run: Run,
     metrics: Sequence[str] | None = None,

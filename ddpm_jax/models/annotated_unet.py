@@ -44,6 +44,7 @@ from ddpm_jax.models.settings import (
     NetworkConfig,
     check_sides,
     require_divisible,
+    require_epsilon,
     require_multipliers,
 )
 from ddpm_jax.ops import Operations
@@ -63,6 +64,8 @@ class AnnotatedUNetConfig(NetworkConfig):
     """The kind of block; each level has two."""
     attention_bias: bool = False
     """Whether query, key and value of the linear attention have a bias."""
+    norm_epsilon: float = 1e-5
+    """What each normalisation adds to the variance; PyTorch's default, as in the article."""
     dropout: float = 0.0
     """Share of the features that each block drops in training."""
     remat: bool = False
@@ -73,6 +76,7 @@ class AnnotatedUNetConfig(NetworkConfig):
         require(self.dim >= 4, "model.dim", self.dim, "at least 4")
         require_multipliers(self.multipliers)
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
+        require_epsilon(self.norm_epsilon)
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raises UserError if examples of this shape can't go through the levels."""
@@ -84,10 +88,12 @@ class ResNetBlock(nn.Module):
 
     x is [B, H, W, any]; condition is [B or 1, any], added between the two, or None. The result is
     [B, H, W, channels]. `dropout` is the rate to apply now: 0 when not training.
+    `epsilon` is that of the normalisations.
     """
 
     channels: int
     dropout: float
+    epsilon: float
     dtype: DTypeLike
     ops: Operations
 
@@ -99,7 +105,8 @@ class ResNetBlock(nn.Module):
 
         def convolve(h: jax.Array, i: int) -> jax.Array:
             h = Conv(self.channels, **common, name=f"conv_{i}")(h)
-            return GroupNorm(8, activation="swish", **common, name=f"norm_{i}")(h)
+            norm = GroupNorm(8, self.epsilon, "swish", **common, name=f"norm_{i}")
+            return norm(h)
 
         h = convolve(x, 0)
         if condition is not None:
@@ -115,10 +122,12 @@ class ConvNextBlock(nn.Module):
     x is [B, H, W, any]; condition is [B or 1, any], added after the first convolution, or None. The
     result is [B, H, W, channels]. Features are normalised in one group before each 3x3
     convolution. `dropout` is the rate to apply now: 0 when not training.
+    `epsilon` is that of the normalisations.
     """
 
     channels: int
     dropout: float
+    epsilon: float
     dtype: DTypeLike
     ops: Operations
 
@@ -132,9 +141,9 @@ class ConvNextBlock(nn.Module):
         if condition is not None:
             shift = Dense(x.shape[-1], **common, name="condition")(gelu(condition))
             h = add_condition(h, shift)
-        h = GroupNorm(1, **common, name="norm_0")(h)
+        h = GroupNorm(1, self.epsilon, **common, name="norm_0")(h)
         h = gelu(Conv(2 * self.channels, **common, name="conv_0")(h))
-        h = GroupNorm(1, **common, name="norm_1")(h)
+        h = GroupNorm(1, self.epsilon, **common, name="norm_1")(h)
         h = nn.Dropout(self.dropout, deterministic=False)(h)
         h = Conv(self.channels, **common, name="conv_1")(h)
         return _shortcut(x, self.channels, **common) + h
@@ -193,13 +202,14 @@ class AnnotatedUNet(nn.Module):
 
         def block(h: jax.Array, width: int, given: jax.Array | None, name: str) -> jax.Array:
             rate = config.dropout if train else 0.0
-            return maybe_remat(BLOCKS[config.block])(width, rate, **common, name=name)(h, given)
+            kind = maybe_remat(BLOCKS[config.block])
+            return kind(width, rate, config.norm_epsilon, **common, name=name)(h, given)
 
         def level(h: jax.Array, width: int, place: str) -> jax.Array:
             h = block(h, width, condition, f"{place}_block_0")
             h = block(h, width, condition, f"{place}_block_1")
-            attention = maybe_remat(LinearAttention)
-            return attention(bias=config.attention_bias, **common, name=f"{place}_attention")(h)
+            given = {"bias": config.attention_bias, "epsilon": config.norm_epsilon, **common}
+            return maybe_remat(LinearAttention)(**given, name=f"{place}_attention")(h)
 
         # The first and last convolutions are float32: half precision would round the pixels.
         h = Conv(config.dim // 3 * 2, side=7, ops=ops, name="conv_in")(x_t).astype(config.dtype)
@@ -212,6 +222,7 @@ class AnnotatedUNet(nn.Module):
 
         h = block(h, widths[-1], condition, "middle_block_0")
         full = {"heads": 4, "head_channels": 32, "bias": False, "groups": 1, **common}
+        full["epsilon"] = config.norm_epsilon
         h = maybe_remat(SelfAttention)(**full, name="middle_attention")(h)
         h = block(h, widths[-1], condition, "middle_block_1")
 

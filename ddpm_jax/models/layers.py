@@ -174,14 +174,15 @@ class SelfAttention(nn.Module):
 
     x is [B, H, W, C]; the result has its shape. Each head has `head_channels` channels, C/heads if
     that is None; `bias` is that of query, key and value; x is normalised in at most `groups`
-    groups. It is the identity at initialisation. Raises ValueError if head_channels is None and
-    heads does not divide C.
+    groups, with `epsilon`. It is the identity at initialisation. Raises ValueError if head_channels
+    is None and heads does not divide C.
     """
 
     heads: int = 1
     head_channels: int | None = None
     bias: bool = True
     groups: int = 32
+    epsilon: float = 1e-6
     dtype: DTypeLike = "float32"
     ops: Operations = Operations()
 
@@ -192,7 +193,7 @@ class SelfAttention(nn.Module):
             raise ValueError(f"{self.heads} attention heads do not divide {channels} channels")
         inner = self.heads * (self.head_channels or channels // self.heads)
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
-        h = GroupNorm(self.groups, **common, name="norm")(x)
+        h = GroupNorm(self.groups, self.epsilon, **common, name="norm")(x)
         query, key, value = (
             rearrange(
                 Dense(inner, bias=self.bias, **common, name=name)(h),
@@ -224,12 +225,14 @@ class LinearAttention(nn.Module):
 
     x is [B, H, W, C]; the result has its shape. Each head has `head_channels` channels; `bias` is
     that of query, key and value (that of the keys has no effect, because their softmax over pixels
-    does not see it). x is normalised in one group, and so is what is added to it.
+    does not see it). x is normalised in one group, with `epsilon`, and so is what is added to it,
+    always with 1e-5.
     """
 
     heads: int = 4
     head_channels: int = 32
     bias: bool = True
+    epsilon: float = 1e-5
     dtype: DTypeLike = "float32"
     ops: Operations = Operations()
 
@@ -237,7 +240,7 @@ class LinearAttention(nn.Module):
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         channels, inner = x.shape[-1], self.heads * self.head_channels
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
-        h = GroupNorm(1, **common, name="norm")(x)
+        h = GroupNorm(1, self.epsilon, **common, name="norm")(x)
         query, key, value = (
             _LinearWeights(inner, self.bias, name=name)(channels)
             for name in ("query", "key", "value")

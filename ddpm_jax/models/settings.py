@@ -25,6 +25,11 @@ class NetworkConfig:
         """Raises UserError if the network can't take examples of this shape."""
 
 
+def require_epsilon(epsilon: float) -> None:
+    """Raises UserError unless a normalisation can add this to a variance."""
+    require(0 < epsilon < 1, "model.norm_epsilon", epsilon, "between 0 and 1")
+
+
 def require_multipliers(multipliers: tuple[int, ...]) -> None:
     """Raises UserError unless there is a whole number ≥ 1 for each of one or more levels."""
     good = len(multipliers) > 0 and min(multipliers) >= 1

@@ -22,7 +22,12 @@ from ddpm_jax.models.conditioning import (
     timestep_embedding,
 )
 from ddpm_jax.models.layers import Conv, Dense, Downsample, GroupNorm, Upsample, zeros
-from ddpm_jax.models.settings import NetworkConfig, divisor, require_image
+from ddpm_jax.models.settings import (
+    NetworkConfig,
+    divisor,
+    require_epsilon,
+    require_image,
+)
 from ddpm_jax.ops import Operations
 from ddpm_jax.typing import Conditioning, Timesteps
 
@@ -38,6 +43,8 @@ class SmallUNetConfig(NetworkConfig):
     """Entries of the time's sinusoidal embedding."""
     groups: int = 4
     """Groups of channels that are normalised together; fewer if there are too few channels."""
+    norm_epsilon: float = 1e-5
+    """What each normalisation adds to the variance; PyTorch's default, as in the tutorial."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -45,6 +52,7 @@ class SmallUNetConfig(NetworkConfig):
         require(good, "model.channels", self.channels, "two or more whole numbers ≥ 1")
         require(self.time_dim >= 4, "model.time_dim", self.time_dim, "at least 4")
         require(self.groups >= 1, "model.groups", self.groups, "at least 1")
+        require_epsilon(self.norm_epsilon)
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raises UserError for points; images of any size are padded as needed."""
@@ -102,7 +110,8 @@ class SmallUNet(nn.Module):
             )
 
         def normed(h: jax.Array, name: str) -> jax.Array:
-            return GroupNorm(config.groups, **common, name=name)(ops.mish(h))
+            norm = GroupNorm(config.groups, config.norm_epsilon, **common, name=name)
+            return norm(ops.mish(h))
 
         def block(h: jax.Array, width: int, name: str) -> jax.Array:
             return normed(Conv(width, **common, name=name)(h), f"{name}_norm")

@@ -18,6 +18,7 @@ from ddpm_jax.errors import UserError, require
 from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.reports.info import count_parameters, forward_flops, planned_bytes
 from ddpm_jax.runtime.mesh import fitting_mesh
+from ddpm_jax.runtime.switches import pinned, require_compiling
 from ddpm_jax.sampling.chain import SampleProgram
 from ddpm_jax.training.feed import Feed
 from ddpm_jax.training.step import batch_layout, check_batch, jit_init, jit_train_step, state_layout
@@ -25,6 +26,7 @@ from ddpm_jax.training.step import batch_layout, check_batch, jit_init, jit_trai
 _WINDOWS = 5
 
 
+@pinned()
 def bench(
     config: Config, *, steps: int, progress: Callable[[str], None] = lambda what: None
 ) -> dict[str, Any]:
@@ -38,6 +40,7 @@ def bench(
     or the batch can't be split over the devices.
     """
     require(steps >= 1, "steps", steps, "at least 1")
+    require_compiling()
     config = resolve(config)
     mesh = fitting_mesh(config.mesh.fsdp)
     experiment = build(config, devices=mesh.size)

@@ -26,7 +26,9 @@ from ddpm_jax.reports.trajectories import (
     predicted_x_0,
     spaced_frames,
 )
+from ddpm_jax.runtime.mesh import all_devices
 from ddpm_jax.runtime.random import stream_key
+from ddpm_jax.runtime.switches import pinned
 from ddpm_jax.sampling.files import write_samples
 from ddpm_jax.sampling.run import Run, load
 from ddpm_jax.sampling.samples import Samples, class_columns
@@ -85,6 +87,7 @@ class Subject(NamedTuple):
     def examples(self, num: int, split: str | None) -> tuple[Examples, jax.Array | None]:
         """Returns random examples of the data on the network's scale, and their labels or None."""
         config = self.config if split is None else override(self.config, {"data.split": split})
+        all_devices()
         source = open_source(config.data)
         random = np.random.default_rng(self.seed)
         chosen = source.gather(random.choice(len(source), min(num, len(source)), replace=False))
@@ -270,6 +273,7 @@ def check(name: str, options: dict[str, Any]) -> None:
         require(least is None or value >= least, option, value, f"at least {least}")
 
 
+@pinned()
 def draw(
     name: str,
     config: Config,

@@ -1,5 +1,6 @@
 """Facts about a config before it runs: parameters, FLOPs, memory, devices, data."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -9,10 +10,12 @@ from jax.sharding import Mesh
 
 from ddpm_jax.config import Config
 from ddpm_jax.data import count_examples, resolve
+from ddpm_jax.diffusion import unfit_ends
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.ops import REFERENCE
 from ddpm_jax.runtime.mesh import fitting_mesh
+from ddpm_jax.runtime.switches import pinned, require_compiling
 from ddpm_jax.training.step import batch_layout, check_batch, jit_train_step, state_layout
 from ddpm_jax.typing import Conditioning
 
@@ -46,6 +49,7 @@ def step_memory(experiment: Experiment, mesh: Mesh) -> int | None:
 
     None if the backend does not say.
     """
+    require_compiling()
     check_batch(experiment.config, mesh)
     step = jit_train_step(experiment, mesh)
     layout = state_layout(experiment, mesh), batch_layout(experiment, mesh)
@@ -66,14 +70,20 @@ def planned_bytes(compiled: Any) -> int | None:
     )
 
 
-def describe(config: Config) -> dict[str, Any]:
+@pinned()
+def describe(
+    config: Config, *, report: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
     """Returns the facts about a config by name; compiles the training step to know its memory.
 
-    `examples` is None if the data are not there yet, and `data` then says why.
+    `examples` is None if the data are not there yet, and `data` then says why. `report` gets a line
+    for each reason why its samples can't be like the data.
     """
     config = resolve(config)
     mesh = fitting_mesh(config.mesh.fsdp)
     experiment = build(config, devices=mesh.size)
+    for line in unfit_ends(experiment.schedule):
+        report(line)
     try:
         examples, data = count_examples(config.data), config.data.kind
     except UserError as error:

@@ -20,6 +20,7 @@ from ddpm_jax.reports.communication import Collective, sent
 from ddpm_jax.reports.hardware import HARDWARE, Hardware
 from ddpm_jax.reports.info import forward_flops
 from ddpm_jax.runtime.mesh import abstract_mesh, bytes_per_device
+from ddpm_jax.runtime.switches import pinned
 from ddpm_jax.training.step import batch_layout, check_batch, state_layout
 
 SHARE_OF_PEAK = 0.4
@@ -67,6 +68,7 @@ def exchanges(whole: int, split: int, *, data: int, fsdp: int, parts: int = 1) -
     return [each for each in plan if each.collective.bytes and each.collective.group > 1]
 
 
+@pinned()
 def predict_scaling(config: Config, devices: int) -> dict[str, Any]:
     """Returns bytes per device, exchanges, and predicted times on named hardware.
 

@@ -23,12 +23,23 @@ _AUTO = (AxisType.Auto, AxisType.Auto)
 _SMALLEST_SPLIT = 2**14
 
 
+def all_devices(*, local: bool = False) -> list[Any]:
+    """Returns the devices of all processes, or this one's; UserError if JAX can't start them."""
+    try:
+        return jax.local_devices() if local else jax.devices()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"JAX has no device to run on: {reason}; fix or unset JAX_PLATFORMS"
+        ) from None
+
+
 def make_mesh(fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """Returns a (data, fsdp) mesh of the given devices, by default all devices of all processes.
 
     Raises UserError if `fsdp` does not divide the number of devices.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = all_devices() if devices is None else devices
     return jax.make_mesh(_shape(len(devices), fsdp), _AXES, axis_types=_AUTO, devices=devices)
 
 
@@ -51,7 +62,7 @@ def fitting_mesh(fsdp: int, devices: Sequence[Any] | None = None) -> Mesh:
 
     So a run that was trained on a pod can be sampled on any machine.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = all_devices() if devices is None else devices
     return make_mesh(fsdp if len(devices) % fsdp == 0 else 1, devices)
 
 

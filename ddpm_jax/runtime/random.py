@@ -10,6 +10,9 @@ import numpy as np
 
 from ddpm_jax.typing import Keys
 
+# Named here, so that JAX's global default does not decide what a seed means.
+_IMPLEMENTATION = "threefry2x32"
+
 # The numbers determine every run's results: add rows, but never change one.
 STREAMS = {
     "init": 0,
@@ -24,7 +27,13 @@ STREAMS = {
 
 def stream_key(seed: int | jax.Array, stream: str, step: int | jax.Array = 0) -> jax.Array:
     """Returns the key of one stream at one step; seed and step may be traced."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), STREAMS[stream]), step)
+    return jax.random.fold_in(jax.random.fold_in(_root(seed), STREAMS[stream]), step)
+
+
+def _root(seed: int | jax.Array) -> jax.Array:
+    """Returns `jax.random.key(seed)` of a 32-bit seed, without JAX_RANDOM_SEED_OFFSET."""
+    words = jnp.stack([jnp.zeros((), jnp.uint32), jnp.asarray(seed, jnp.uint32)])
+    return jax.random.wrap_key_data(words, impl=_IMPLEMENTATION)
 
 
 def sample_keys(seed: int | jax.Array, indices: jax.Array | np.ndarray) -> Keys:

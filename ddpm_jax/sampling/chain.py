@@ -22,6 +22,7 @@ from ddpm_jax.diffusion import (
     make_time_grid,
     plan_chain,
     sample_noise,
+    unfit_ends,
 )
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment
@@ -29,6 +30,7 @@ from ddpm_jax.models.conditioning import NO_CONDITIONING, require_taken
 from ddpm_jax.runtime.compilation import compiler_options
 from ddpm_jax.runtime.mesh import batch_sharding, fetch, replicated, shard_rows
 from ddpm_jax.runtime.random import sample_keys
+from ddpm_jax.runtime.switches import pinned, require_compiling
 from ddpm_jax.sampling.denoiser import is_guided, make_denoiser
 from ddpm_jax.sampling.samples import Samples
 from ddpm_jax.typing import Conditioning, Denoiser, Examples, Operator
@@ -49,6 +51,7 @@ class Start(NamedTuple):
 class SampleProgram:
     """The chain of one experiment and one set of options, compiled once for each batch size."""
 
+    @pinned()
     def __init__(
         self,
         experiment: Experiment,
@@ -65,6 +68,7 @@ class SampleProgram:
         Raises UserError for steps or guidance that this network can't give, ValueError for times
         that `plan_chain` refuses.
         """
+        require_compiling()
         T = experiment.schedule.T
         self.experiment, self.mesh, self.options = experiment, mesh, options
         self.operators = tuple(operators)
@@ -89,6 +93,10 @@ class SampleProgram:
             )
         self.times = times
         self.rows = self._plan(times)
+        self.cautions = unfit_ends(experiment.schedule)
+        """A line for each reason why chains from pure noise can't give the data."""
+        if not self.cautions and times[0] < T:
+            self.cautions = unfit_ends(experiment.schedule, float(times[0]))
         shardings = self._carry_shardings()
         self._start = jax.jit(self._first_carry, out_shardings=shardings)
         # The carry is donated: a chain holds one state, not two.
@@ -149,6 +157,7 @@ class SampleProgram:
 
         return jax.tree.map(rule, one, two)
 
+    @pinned()
     def __call__(
         self,
         params: Any,
@@ -243,6 +252,7 @@ class SampleProgram:
         """Returns the times and the rows of a chain that starts there."""
         if start is None:
             return self.times, self.rows
+        _require_floats("start.x", start.x)
         shape = (num, *self.experiment.config.data.example_shape)
         if start.x.shape != shape:
             raise UserError(f"start.x has the shape {start.x.shape}; it must be {shape}")
@@ -270,6 +280,14 @@ class SampleProgram:
             found = getattr(given, name)
             return None if found is None else _rows(f"conditioning.{name}", found, num, dtype)
 
+        T = self.experiment.schedule.T
+        if given.image is not None:
+            _require_floats("conditioning.image", given.image)
+        if given.image_noise is not None:
+            levels = np.asarray(given.image_noise)
+            whole = levels.dtype.kind in "iu"
+            if not whole or ((levels < 0) | (levels > T)).any():
+                raise UserError(f"conditioning.image_noise must be whole numbers in 0 … {T}")
         return Conditioning(
             image=part("image", np.float32), image_noise=part("image_noise", np.int32)
         )
@@ -297,6 +315,12 @@ def _rows(name: str, array: Any, num: int, dtype: Any = None) -> np.ndarray:
     if np.ndim(array) == 0 or len(array) != num:
         raise UserError(f"{name} has the shape {np.shape(array)}; it must have {num} rows")
     return np.asarray(array, dtype)
+
+
+def _require_floats(name: str, array: Any) -> None:
+    dtype = np.asarray(array).dtype
+    if not np.issubdtype(dtype, np.floating):
+        raise UserError(f"{name} has the type {dtype}; give floats, for pictures in [-1, 1]")
 
 
 def _chunk(steps: int) -> int:

@@ -18,8 +18,9 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.files import StoragePath, storage_path
 from ddpm_jax.models.conditioning import NO_CONDITIONING
-from ddpm_jax.runtime.distributed import broadcast_from_first
-from ddpm_jax.runtime.mesh import fitting_mesh, with_shardings
+from ddpm_jax.runtime.distributed import broadcast_from_first, is_first
+from ddpm_jax.runtime.mesh import all_devices, fitting_mesh, with_shardings
+from ddpm_jax.runtime.switches import pinned
 from ddpm_jax.sampling.chain import Progress, SampleProgram, Start
 from ddpm_jax.sampling.samples import Samples
 from ddpm_jax.typing import Conditioning, DenoiserTransform, Operator
@@ -37,11 +38,18 @@ class Run:
         *,
         name: str,
         mesh: Mesh,
+        report: Callable[[str], None] | None = None,
     ):
-        """`name` says which parameters these are: the name of an average, or raw."""
+        """`name` says which parameters these are: the name of an average, or raw.
+
+        `report` gets a line, once, for each reason why samples can't be like the data; without it
+        they are Python's warnings.
+        """
         self.folder, self.step, self.mesh = folder, step, mesh
         self.experiment, self.params, self.name = experiment, params, name
+        self.report = report or _warn
         self._programs: dict[Any, SampleProgram] = {}
+        self._said: set[str] = set()
 
     def __repr__(self) -> str:
         model, shape = self.config.model.kind, "×".join(map(str, self.config.data.example_shape))
@@ -94,10 +102,16 @@ class Run:
             self._programs[key] = SampleProgram(
                 self.experiment, self.mesh, options, times=chain, operators=functions
             )
+        program = self._programs[key]
+        if start is None and is_first():
+            for line in program.cautions:
+                if line not in self._said:
+                    self._said.add(line)
+                    self.report(line)
         if num is None:
             given = labels if start is None else start.x
             num = options.num if given is None else len(given)
-        return self._programs[key](
+        return program(
             self.params,
             num,
             seed=seed,
@@ -119,6 +133,7 @@ def _warn(line: str) -> None:
     warnings.warn(line, stacklevel=3)
 
 
+@pinned()
 def load(
     folder: str | StoragePath,
     *,
@@ -132,7 +147,8 @@ def load(
     It needs nothing but the folder, runs no code out of it, and works with any number of devices.
     `params` names an average, or is "raw"; None takes the first average that training kept. With
     `local`, each of several processes works on its own devices, without the others; otherwise they
-    work on all devices together. `report` gets a line for each damaged checkpoint that is skipped.
+    work on all devices together. `report` gets a line for each damaged checkpoint that is skipped,
+    and what `Run.sample` has to say.
     Raises UserError if the folder holds no checkpoint, if the one asked for is missing or damaged,
     and if it has no such parameters.
     """
@@ -145,7 +161,7 @@ def load(
         what = "has no checkpoints" if folder.is_dir() else "does not exist"
         raise UserError(f"{folder} {what}; train first: ddpm train CONFIG --workdir {folder}")
     config = checkpoints.config(step)
-    mesh = fitting_mesh(config.mesh.fsdp, jax.local_devices() if local else None)
+    mesh = fitting_mesh(config.mesh.fsdp, all_devices(local=local))
     experiment = build(config, devices=mesh.size)
     params = config.train.first_average if params is None else params
     if params not in (*config.train.averages, "raw"):
@@ -156,4 +172,4 @@ def load(
     if shapes is None:
         shapes = jax.eval_shape(experiment.init_params, jax.random.key(0))
     restored = checkpoints.restore(step, {name: with_shardings(shapes, mesh)})[name]
-    return Run(folder, step, experiment, restored, name=params, mesh=mesh)
+    return Run(folder, step, experiment, restored, name=params, mesh=mesh, report=report)

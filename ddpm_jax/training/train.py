@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 from jax.sharding import Mesh
 
 from ddpm_jax import config as configs
@@ -11,10 +12,12 @@ from ddpm_jax.config import Config
 from ddpm_jax.data import identity, open_source, resolve
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
-from ddpm_jax.experiment import Experiment, build
+from ddpm_jax.experiment import Experiment, build, learning_rate_of
 from ddpm_jax.files import StoragePath, exclusive, replacing, storage_path
+from ddpm_jax.ops import from_environment
 from ddpm_jax.runtime import distributed
 from ddpm_jax.runtime.mesh import make_mesh
+from ddpm_jax.runtime.switches import pinned, require_compiling
 from ddpm_jax.sampling.chain import SampleProgram
 from ddpm_jax.sampling.run import Run
 from ddpm_jax.tables import choose
@@ -35,6 +38,7 @@ class TrainResult(NamedTuple):
     """The signal at which it saved and stopped; None if all steps are done."""
 
 
+@pinned()
 def train(
     config: Config,
     workdir: str | StoragePath,
@@ -53,6 +57,7 @@ def train(
     can't be trained here or the folder holds a run of another network; later, if too many steps in
     a row are not finite or the last state can't be saved.
     """
+    require_compiling()
     run = storage_path(workdir)
     config = resolve(config)
     mesh = make_mesh(config.mesh.fsdp) if mesh is None else mesh
@@ -79,6 +84,8 @@ def train(
     with exclusive(run, needed=distributed.is_first()):
         logger = _start_log(config, run, step, data_changes, report)
         try:
+            for line in [*_rate_jump(config, checkpoints, step), *program.cautions]:
+                logger.say(line)
             should_stop = preemption.reached if preemption is not None else lambda: False
             trainer = Trainer(program, source, checkpoints, logger, should_stop=should_stop)
             state, step = trainer.train(trainer.begin(step), step)
@@ -91,7 +98,7 @@ def train(
             logger.close()
             checkpoints.close()
     name = config.train.first_average
-    trained = Run(run, step, experiment, state.ema[name], name=name, mesh=mesh)
+    trained = Run(run, step, experiment, state.ema[name], name=name, mesh=mesh, report=report)
     return TrainResult(trained, step, preemption.signal if preemption and stopped else None)
 
 
@@ -151,7 +158,10 @@ def _write_config(config: Config, run: StoragePath) -> dict[str, tuple[Any, Any]
 def _what_must_agree(config: Config, run: StoragePath, source: Source) -> dict[str, Any]:
     """Returns what must be equal on all processes, so that they train the same network."""
     data = {f"data.{name}": value for name, value in identity.describe_source(source).items()}
-    return {**configs.flatten(config), "workdir": str(run), **distributed.versions(), **data}
+    ops = from_environment()
+    programs = {"DDPM_JAX_OPS": ops.choice, "JAX_DEFAULT_MATMUL_PRECISION": ops.precision}
+    run_facts = {"workdir": str(run), **programs, **distributed.versions(), **data}
+    return {**configs.flatten(config), **run_facts}
 
 
 def _check_rows(config: Config) -> None:
@@ -225,6 +235,17 @@ def _check_state(experiment: Experiment, mesh: Mesh, checkpoints: Checkpoints, s
                 f"{new!r}, which does not fit its saved {field}; choose another folder, or put the "
                 "setting back"
             )
+
+
+def _rate_jump(config: Config, checkpoints: Checkpoints, step: int) -> list[str]:
+    """Returns a line with both learning rates if a changed config makes the rate jump here."""
+    if not 0 < step < config.train.steps:
+        return []
+    before, now = learning_rate_of(checkpoints.config(step)), learning_rate_of(config)
+    if np.isclose(before(step), now(step), rtol=0.01, atol=0):
+        return []
+    last, rate = float(before(step - 1)), float(now(step))
+    return [f"the learning rate jumps from {last:.2g} to {rate:.2g} with the changed settings"]
 
 
 def _check_data(

@@ -234,6 +234,7 @@ def test_a_kept_run_goes_on(name, tmp_path, monkeypatch, request):
 
 
 @kept
+@pytest.mark.filterwarnings("ignore:x_T is not noise")
 @pytest.mark.parametrize("name", ["digits", "smoke/single_image", "smoke/swiss_roll"])
 def test_a_kept_run_samples_what_it_sampled(name):
     run = ddpm_jax.load(RUNS / name)

@@ -154,3 +154,10 @@ def test_a_step_says_what_format_0_implied_and_asks_no_default_of_today():
         assert lifted["sample"]["sampler"] == {"name": sampler, **expected}
     lifted = migrations.lift({"sample": {"sampler": "ddim", "eta": 0.5}}, 0)
     assert lifted["sample"]["sampler"] == {"name": "ddim", "eta": 0.5}
+
+
+@pytest.mark.parametrize("kind", ["small_unet", "annotated_unet"])
+def test_format_0_keeps_the_epsilon_that_its_networks_were_trained_with(kind):
+    model = configs.from_saved({"model": {"kind": kind}}).model
+    assert model.norm_epsilon == 1e-6
+    assert "norm_epsilon" not in migrations.lift({"model": {"kind": "unet"}}, 0)["model"]

@@ -66,7 +66,7 @@ SECTIONS = (
 POINTS = Config(
     data=PointsData(shape="moons", size=50),
     model=MlpConfig(width=4, layers=1, num_classes=2),
-    diffusion=DiffusionConfig(timesteps=2),
+    diffusion=DiffusionConfig(schedule="cosine", timesteps=4),
     train=TrainConfig(
         steps=2, batch_size=8, label_dropout=0.5, log_every=2, save_every=2, preview_every=2
     ),

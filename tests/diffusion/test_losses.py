@@ -142,6 +142,7 @@ def test_a_hybrid_objective_is_one_function_and_one_row(monkeypatch, learned_ran
 
     monkeypatch.setitem(OBJECTIVES, "hybrid", hybrid)
     given, eps = inputs(), PARAMETERIZATIONS["eps"]
+    given = given._replace(x_0=jnp.clip(given.x_0, -1, 1))
     output = jnp.concatenate([given.eps + 0.1, jnp.zeros_like(given.eps)], axis=-1)
 
     def gradient(weight):

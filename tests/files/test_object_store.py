@@ -42,7 +42,7 @@ from tests.tiny import assert_same, changed
 CONFIG = Config(
     data=PointsData(size=64),
     model=MlpConfig(width=8, layers=1),
-    diffusion=DiffusionConfig(timesteps=4),
+    diffusion=DiffusionConfig(schedule="cosine", timesteps=4),
     train=TrainConfig(steps=12, batch_size=8, log_every=2, save_every=4, preview_every=6, keep=2),
     sample=SampleConfig(clipping="none", num=8, batch_size=8),
 )

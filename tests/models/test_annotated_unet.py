@@ -69,7 +69,7 @@ def linear(parts, x):
 
 
 def norm(parts, x, groups) -> jax.Array:
-    oracle = nn.GroupNorm(num_groups=groups, epsilon=1e-6)
+    oracle = nn.GroupNorm(num_groups=groups, epsilon=0.1)
     return jax.jit(oracle.apply)({"params": parts}, x)  # type: ignore
 
 
@@ -101,7 +101,7 @@ EXPECTED = {"resnet": resnet, "convnext": convnext}
 @pytest.mark.parametrize("name", BLOCKS)
 def test_a_block_is_its_layers_in_order_beside_its_shortcut(name, told, random_params):
     channels = 16 if told else 8
-    module = BLOCKS[name](channels, 0.0, "float32", AUTO)
+    module = BLOCKS[name](channels, 0.0, 0.1, "float32", AUTO)
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, 4, 6, 8)), jnp.float32)
     condition = jnp.asarray(rng.normal(size=(2, 12)), jnp.float32) if told else None

@@ -219,10 +219,14 @@ def test_an_image_beside_x_t_goes_with_its_sample(monkeypatch):
     for part, words in (
         (None, "conditioning.image is missing"),
         (image[:4], "conditioning.image has the shape (4, 8, 8, 1); it must have 11 rows"),
+        (np.zeros(image.shape, np.uint8), "conditioning.image has the type uint8; give floats"),
     ):
         with pytest.raises(UserError) as caught:
             one(params, 11, seed=3, conditioning=given._replace(image=part))
         assert words in str(caught.value)
+    for levels in (np.arange(11) + 0.5, np.arange(11) - 1, np.arange(11) + 20):
+        with pytest.raises(UserError, match="image_noise must be whole numbers in 0 … 20"):
+            one(params, 11, seed=3, conditioning=given._replace(image_noise=levels))
 
 
 def inpainting(denoiser, known):

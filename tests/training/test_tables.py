@@ -26,7 +26,7 @@ from tests.tiny import StepLoop, assert_same, changed
 POINTS = Config(
     data=PointsData(size=50),
     model=MlpConfig(width=8, layers=2),
-    diffusion=DiffusionConfig(timesteps=10),
+    diffusion=DiffusionConfig(schedule="cosine", timesteps=10),
     train=Train(
         steps=16,
         batch_size=8,

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("one_device")
 POINTS = Config(
     data=PointsData(size=50),
     model=MlpConfig(width=8, layers=2),
-    diffusion=DiffusionConfig(timesteps=10),
+    diffusion=DiffusionConfig(schedule="cosine", timesteps=10),
     train=Train(
         steps=80,
         batch_size=8,

@@ -102,4 +102,4 @@ def one_call_a_step(times: Any) -> int:
 
 def standard_normal(keys: Keys, shape: tuple[int, ...]) -> Examples:
     """Returns `[B, *shape]`, each example from its own key."""
-    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+    return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)

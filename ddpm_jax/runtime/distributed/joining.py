@@ -66,7 +66,8 @@ def _join(spec: ProcessSpec) -> None:
     import jax
 
     # JAX's service would take SIGTERM away from `training.preemption`, which also handles SIGINT.
-    jax.config.update("jax_enable_preemption_service", False)
+    if hasattr(jax.config, "jax_enable_preemption_service"):
+        jax.config.update("jax_enable_preemption_service", False)
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     _on_abort(
         2, f"JAX's coordinator at {address} can't be reached; open the ports between the hosts"
