@@ -77,14 +77,13 @@ def range_error(where: str, span: Span | None, error: RangeError) -> UserError:
 
 
 def sentence(
-    what: str, length: int, *, lost: str, left_out: Mapping[str, int], changes: Mapping[str, int]
+    what: str, count: int, *, lost: str, left_out: Mapping[str, int], changes: Mapping[str, int]
 ) -> str | None:
-    """Returns the line about a data set's files, or None if nothing is lost or changed."""
-    parts = [lost] if lost else []
+    """Returns the line about `count` examples and other files, or None if nothing differs."""
+    parts = [f"of {count:,}, {lost}"] if lost else []
     if left_out:
         parts.append(f"{sum(left_out.values()):,} other files are left out: {listed(left_out)}")
-    if changes:
-        parts.append(f"of {length:,}, {', '.join(f'{n:,} are {c}' for c, n in changes.items())}")
+    parts += [f"{n:,} are {change}" for change, n in changes.items()]
     return f"{what}: {'; '.join(parts)}" if parts else None
 
 

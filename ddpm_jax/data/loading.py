@@ -25,7 +25,7 @@ MIN_CACHE_SECONDS = 1.0
 """A pass that takes less than this is not cached on disk, because it is quick to repeat."""
 
 _PART = 32
-_REASONS = 5
+_NAMED = 5
 
 
 class _Pass(NamedTuple):
@@ -77,20 +77,20 @@ def _refuse(source: StreamSource, unreadable: dict[int, Unreadable]) -> None:
 
 def _report(source: StreamSource, found: _Pass) -> None:
     """Warns in one line of all that is left out of the data or changed in it."""
-    if source.findings is None:
-        return
     lost = ""
     if found.unreadable:
         errors = list(found.unreadable.values())
-        counts = Counter(error.reason for error in errors).most_common(_REASONS)
+        counts = Counter(error.reason for error in errors).most_common(_NAMED)
         reasons = "; ".join(f"{reason}: {count:,}" for reason, count in counts)
-        named = ", ".join(error.name for error in errors[:5]) + (", …" if len(errors) > 5 else "")
-        lost = f"{len(errors)} of {len(source)} can't be read and are left out ({named}): {reasons}"
+        named = ", ".join(error.name for error in errors[:_NAMED])
+        more = ", …" if len(errors) > _NAMED else ""
+        lost = f"{len(errors):,} can't be read and are left out ({named}{more}): {reasons}"
+    findings = source.findings
     line = sentence(
-        source.findings.what,
-        len(source) - len(found.unreadable),
+        findings.what if findings else source.tolerance.what if source.tolerance else "data",
+        len(source),
         lost=lost,
-        left_out=source.findings.left_out,
+        left_out=findings.left_out if findings else {},
         changes=found.changes,
     )
     if line is not None:

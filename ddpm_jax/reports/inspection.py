@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,8 +96,8 @@ class _ExampleFacts(NamedTuple):
 def inspect(config: DataConfig, progress: Progress = lambda done, total: None) -> Inspection:
     """Reads every example of a data set and counts what is there; resizes and skips nothing.
 
-    The facts are the number of examples, other files by the reason why they are left out, classes
-    with their sizes, image sizes, channels, range of values, files with several pages, duplicates
+    The facts are the number of examples, their files by the ending, other files by the reason why
+    they are left out, classes with their sizes, image sizes, channels, range of values, files with several pages, duplicates
     (equal pixels, in whatever files) and unreadable examples. Raises UserError as opening the
     source does, and if no example can be read.
     """
@@ -163,6 +163,9 @@ def _facts(
 ) -> dict[str, Any]:
     facts: dict[str, Any] = {"data": stored.description, "examples": stored.length}
     if stored.left_out is not None:
+        files = {stored.page(index).name for index in range(stored.length)}
+        endings = collections.Counter(PurePath(name).suffix.lower() or "none" for name in files)
+        facts["endings"] = dict(endings.most_common())
         facts["left_out"] = stored.left_out
     if stored.class_names:
         per_class = collections.Counter(each.label for each in readable.values())
