@@ -77,19 +77,23 @@ def range_error(where: str, span: Span | None, error: RangeError) -> UserError:
 
 
 def sentence(
-    what: str, count: int, *, lost: str, left_out: Mapping[str, int], changes: Mapping[str, int]
+    what: str, *, lost: str, left_out: Mapping[str, int], changes: Mapping[str, int]
 ) -> str | None:
-    """Returns the line about `count` examples and other files, or None if nothing differs."""
-    parts = [f"of {count:,}, {lost}"] if lost else []
+    """Returns the line about all that differs from the files, or None if nothing does.
+
+    `lost` tells of examples that can't be read; it may be empty.
+    """
+    parts = [lost] if lost else []
     if left_out:
-        parts.append(f"{sum(left_out.values()):,} other files are left out: {listed(left_out)}")
-    parts += [f"{n:,} are {change}" for change, n in changes.items()]
+        parts.append(f"{sum(left_out.values()):,} other files left out: {listed(left_out)}")
+    if changes:
+        parts.append(f"changed: {', '.join(f'{n:,} {change}' for change, n in changes.items())}")
     return f"{what}: {'; '.join(parts)}" if parts else None
 
 
 def listed(counts: Mapping[str, int]) -> str:
     """Returns counts by name as "5 .avif, 3 hidden"; the rarest of many are summed up."""
-    ordered = sorted(counts.items(), key=lambda pair: -pair[1])
+    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     shown = [f"{count:,} {name}" for name, count in ordered[:_NAMED]]
     rest = sum(count for _, count in ordered[_NAMED:])
     return ", ".join([*shown, f"{rest:,} of other kinds"] if rest else shown)

@@ -84,11 +84,11 @@ def _report(source: StreamSource, found: _Pass) -> None:
         reasons = "; ".join(f"{reason}: {count:,}" for reason, count in counts)
         named = ", ".join(error.name for error in errors[:_NAMED])
         more = ", …" if len(errors) > _NAMED else ""
-        lost = f"{len(errors):,} can't be read and are left out ({named}{more}): {reasons}"
+        counted = f"{len(errors):,} of {len(source):,} can't be read and are left out"
+        lost = f"{counted} ({named}{more}): {reasons}"
     findings = source.findings
     line = sentence(
         findings.what if findings else source.tolerance.what if source.tolerance else "data",
-        len(source),
         lost=lost,
         left_out=findings.left_out if findings else {},
         changes=found.changes,

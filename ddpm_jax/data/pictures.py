@@ -151,7 +151,8 @@ class _Stored(NamedTuple):
 def _stored(image: "Image.Image") -> _Stored:
     tags: Any = image.tag_v2 if image.format == "TIFF" else {}  # type: ignore[attr-defined]
     args = image.tile[0].args if image.tile else ""
-    raw = str(args if isinstance(args, str) else (*(args or ()), "")[0])
+    args = (args,) if isinstance(args, str) else tuple(args or ("",))
+    raw = str(args[0])
     deep = image.mode.startswith(("I", "F"))
     white = None
     if image.mode.startswith("I;16") and image.format in ("PNG", "TIFF", "JPEG2000"):
@@ -165,7 +166,7 @@ def _stored(image: "Image.Image") -> _Stored:
         transparent *= {"1": 255, "L;2": 85, "L;4": 17}.get(raw, 1)
     if isinstance(transparent, tuple) and "16" in raw:
         transparent = tuple(level >> 8 for level in transparent)
-    of_ppm = image.format == "PPM" and not isinstance(args, str) and (*args, 0)[-1] > 255
+    of_ppm = image.format == "PPM" and isinstance(args[-1], int) and args[-1] > 255
     return _Stored(
         white=white,
         inverted=deep and tags.get(_TIFF_POLARITY) == 0,

@@ -97,9 +97,9 @@ def inspect(config: DataConfig, progress: Progress = lambda done, total: None) -
     """Reads every example of a data set and counts what is there; resizes and skips nothing.
 
     The facts are the number of examples, their files by the ending, other files by the reason why
-    they are left out, classes with their sizes, image sizes, channels, range of values, files with several pages, duplicates
-    (equal pixels, in whatever files) and unreadable examples. Raises UserError as opening the
-    source does, and if no example can be read.
+    they are left out, classes with their sizes, image sizes, channels, range of values, files with
+    several pages, duplicates (equal pixels, in whatever files) and unreadable examples. Raises
+    UserError as opening the source does, and if no example can be read.
     """
     stored = _stored(config)
     readable: dict[int, _ExampleFacts] = {}

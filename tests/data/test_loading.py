@@ -97,7 +97,7 @@ def test_the_first_pass_is_cached_for_the_next_start(limit, monkeypatch, cache, 
             assert counted.load(limit) == (GOOD, [i % 2 for i in GOOD])
     # The warning comes each time, cached or not.
     assert [record.getMessage() for record in caplog.records] == [
-        "pictures in x: of 90, 2 can't be read and are left out (3.png, 50.png): torn: 2"
+        "pictures in x: 2 of 90 can't be read and are left out (3.png, 50.png): torn: 2"
     ] * 2
     assert max(first.found) >= 90
     assert again.found == (0, 0)
