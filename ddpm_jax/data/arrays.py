@@ -250,9 +250,10 @@ def _find_axes(path: Path, shape: tuple[int, ...], channels: int | None) -> str:
         if shape[0] in usual - {1}:
             possible["CHW"] = f"one image of {_by(shape[1:])} with {shape[0]} channels"
     elif len(shape) == 4:
-        wanted = {channels} if channels in (shape[1], shape[3]) else {1, 3, 4}
+        exact = channels in (shape[1], shape[3])
+        wanted = {channels} if exact else {1, 3, 4}
         possible = {"NHWC": f"images of {_by(shape[1:3])} with {shape[3]} channels"}
-        if shape[1] in wanted and (channels is not None or shape[3] not in wanted):
+        if shape[1] in wanted and (exact or shape[3] not in wanted):
             possible["NCHW"] = f"images of {_by(shape[2:])} with {shape[1]} channels"
     else:
         advice = "images must be [N, H, W] or [N, H, W, C]"

@@ -51,6 +51,7 @@ _PART = 32
 _PREVIEW_IMAGES, _PREVIEW_POINTS, _PREVIEW_SIDE = 64, 2_000, 64
 _NAMED = 10
 """Entries of a list that are shown by name; the others are counted."""
+_OF_FILES = ("endings", "left_out")
 
 
 class Inspection(NamedTuple):
@@ -143,17 +144,23 @@ def recognize(source: str, split: str = "train", data_dir: str | None = None) ->
 
 
 def summarize(facts: dict[str, Any]) -> dict[str, Any]:
-    """Returns the facts with each list or table of counts as one line, long ones cut short."""
-    return {name: _one_line(value) for name, value in facts.items()}
+    """Returns the facts with each list or table of counts as one line, long ones cut short.
+
+    Those that account for the files are whole.
+    """
+    return {
+        name: _one_line(value, len(value) if name in _OF_FILES else _NAMED)
+        for name, value in facts.items()
+    }
 
 
-def _one_line(value: Any) -> Any:
+def _one_line(value: Any, most: int) -> Any:
     if isinstance(value, dict):
         value = [f"{name}: {count:,}" for name, count in value.items()]
     if not isinstance(value, list):
         return value
-    more = f", … ({len(value) - _NAMED} more)" if len(value) > _NAMED else ""
-    return ", ".join(value[:_NAMED]) + more
+    more = f", … ({len(value) - most} more)" if len(value) > most else ""
+    return ", ".join(value[:most]) + more
 
 
 def _facts(
@@ -165,6 +172,7 @@ def _facts(
     if stored.left_out is not None:
         files = {stored.page(index).name for index in range(stored.length)}
         endings = collections.Counter(PurePath(name).suffix.lower() or "none" for name in files)
+        facts["files"] = len(files) + sum(stored.left_out.values())
         facts["endings"] = dict(endings.most_common())
         facts["left_out"] = stored.left_out
     if stored.class_names:
