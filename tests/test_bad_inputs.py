@@ -53,9 +53,11 @@ class Row(NamedTuple):
 # --- making files ---------------------------------------------------------------------------------
 
 
-def picture(kind: str = "PNG", size: tuple[int, int] = (4, 4), mode: str = "L") -> bytes:
+def picture(
+    kind: str = "PNG", size: tuple[int, int] = (4, 4), mode: str = "L", level: float = 200
+) -> bytes:
     file = io.BytesIO()
-    Image.new(mode, size).save(file, kind)
+    Image.new(mode, size, level).save(file, kind)
     return file.getvalue()
 
 
@@ -151,7 +153,7 @@ class Trap:
 
 PNG, TRAP = picture(), pickle.dumps(Trap())
 CENTRAL, LOCAL = b"PK\x01\x02", b"PK\x03\x04"
-IMAGES = np.zeros((5, 4, 4, 3), np.uint8)
+IMAGES = np.full((5, 4, 4, 3), 200, np.uint8)
 ENCRYPTED = ((LOCAL, 6, b"\x01\x00"), (CENTRAL, 8, b"\x01\x00"))
 EPS = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
 
@@ -179,7 +181,9 @@ FOLDERS = {
     ),
     "a folder that is not there": Row(nothing, FOLDER, "does not exist; give a folder of"),
     "an empty folder": Row(lambda here: (here / "set").mkdir(), FOLDER, "has no pictures"),
-    "a folder of texts": Row(put("set/a.txt", "hello"), FOLDER, "supported formats are png, jpg"),
+    "a folder of texts": Row(
+        put("set/a.txt", "hello"), FOLDER, "that can be read; it holds 1 .txt"
+    ),
     "only hidden pictures": Row(put("set/.a.png", PNG), FOLDER, "has no pictures"),
     "a pipe": Row(
         every(put("set/a.txt"), lambda here: os.mkfifo(here / "set" / "a.png")),
@@ -202,7 +206,45 @@ FOLDERS = {
     "a program as a picture": Row(put("set/a.png", EPS), FOLDER, "it is not a picture"),
     "a pickle as a picture": Row(put("set/a.png", TRAP), FOLDER, "it is not a picture"),
     "floating-point pixels": Row(
-        put("set/a.tif", picture("TIFF", mode="F")), FOLDER, "no known range"
+        put("set/a.tif", picture("TIFF", mode="F")),
+        FOLDER,
+        "data.range is None, but {here}/set/a.tif has floating-point levels from 200 to 200; give",
+    ),
+    "a CT slice": Row(
+        put("set/a.tif", picture("TIFF", mode="I", level=-1000)),
+        FOLDER,
+        "a.tif has signed or 32-bit levels from -1000 to -1000; give the values of black and",
+    ),
+    "12 bits in 16": Row(
+        put("set/a.png", picture(mode="I;16", level=4095)),
+        FOLDER,
+        "in 16 bits is 4095 of 65535; give 0 65535 to keep them dark, or 0 4095 to stretch them",
+    ),
+    "masks as pictures": Row(
+        put("set/a.png", picture(level=1)), FOLDER, "in 8 bits is 1 of 255; give 0 255 to keep"
+    ),
+    "levels outside their range": Row(
+        put("set/a.tif", picture("TIFF", mode="I", level=3000)),
+        f"{FOLDER} --data.range -1000 1000",
+        "but {here}/set/a.tif has levels from 3000 to 3000; widen it, or fix the levels",
+    ),
+    "one range for 8 and 16 bits": Row(
+        every(
+            put("set/a.png", picture(mode="I;16", level=4095)),
+            put("set/b.png", picture(level=99)),
+        ),
+        f"{FOLDER} --data.range 0 4095",
+        "have levels of 8 and 16 bits, which one range can't fit; separate them",
+    ),
+    "a range of nothing for pictures": Row(
+        put("set/a.png", PNG), f"{FOLDER} --data.range 1 1", "data.range is (1.0, 1.0); it must be"
+    ),
+    "only what others left": Row(
+        every(
+            put("set/@eaDir/a.png", PNG), put("set/Thumbs.db"), put("set/a.heic"), put("set/a.txt")
+        ),
+        FOLDER,
+        "it holds 1 .heic (needs pip install pillow-heif), 1 .txt, 1 in @eaDir, 1 of the system",
     ),
     "a link to nowhere": Row(
         every(put("set/a.txt"), lambda here: (here / "set" / "a.png").symlink_to("gone")),
@@ -246,9 +288,9 @@ ZIPS = {
     "a torn zip": Row(cut(zipped({"a.png": PNG}), "x.zip", 0.7), ZIP, "cut short"),
     "a zip of nothing": Row(zipped({}), ZIP, "has no pictures"),
     "a zip of folders": Row(zipped({"cat/": b"", "dog/": b""}), ZIP, "has no pictures"),
-    "a zip of texts": Row(zipped({"a.txt": b"hello"}), ZIP, "supported formats are png, jpg"),
+    "a zip of texts": Row(zipped({"a.txt": b"hello"}), ZIP, "that can be read; it holds 1 .txt"),
     "a zip of shadows": Row(zipped({"__MACOSX/._a.png": PNG}), ZIP, "has no pictures"),
-    "a zip of zips": Row(zipped({"a.zip": b"PK"}), ZIP, "unpack the 1 archives in it"),
+    "a zip of zips": Row(zipped({"a.zip": b"PK"}), ZIP, "1 .zip (an archive; unpack it)"),
     "names that lead out": Row(
         zipped({"../up.png": PNG, "/root.png": PNG, "a\\..\\..\\b.png": PNG}),
         ZIP,
@@ -303,19 +345,65 @@ ARRAYS = {
     "objects in an npz": Row(arrays(x=np.array([Trap()])), NPZ, "which are not unpickled"),
     "an array of none": Row(array(IMAGES[:0]), NPY, "it is (0, 4, 4, 3)"),
     "a single number": Row(array(np.float32(3)), NPY, "has no examples: it is ()"),
-    "channels first": Row(array(np.zeros((5, 3, 8, 8), np.uint8)), NPY, "numpy.moveaxis(x, 1, -1)"),
+    "channels first": Row(
+        array(np.zeros((5, 3, 8, 8), np.uint8)),
+        NPY,
+        "images of 8×8 with 3 channels (data.axes NCHW)",
+    ),
+    "one picture for a batch": Row(
+        array(np.zeros((64, 64, 3), np.uint8)),
+        NPY,
+        "one image of 64×64 with 3 channels (data.axes H",
+    ),
+    "one picture, channels first": Row(
+        array(np.zeros((3, 64, 64), np.uint8)),
+        NPY,
+        "one image of 64×64 with 3 channels (data.axes C",
+    ),
+    "one grey picture": Row(array(np.zeros((64, 64), np.uint8)), NPY, "grey image data.axes HW"),
+    "axes of another array": Row(
+        array(IMAGES), f"{NPY} --data.axes NHW", "data.axes is NHW, but {here}/x.npy holds 5×4×4×3"
+    ),
     "two channels in an array": Row(
-        array(np.zeros((5, 8, 8, 2), np.uint8)), NPY, "images must be [N, H, W] or"
+        array(np.full((5, 8, 8, 2), 200, np.uint8)), NPY, "have 2; set data.channels to 2"
+    ),
+    "grey for five channels": Row(
+        array(np.full((9, 8, 8), 200, np.uint8)),
+        f"{NPY} --data.channels 5",
+        "set data.channels to 1",
+    ),
+    "no channels": Row(array(IMAGES), f"{NPY} --data.channels 0", "data.channels is 0; it must be"),
+    "a channel that is not there": Row(
+        array(IMAGES), f"{NPY} --data.show_channels 1 2 3", "one channel or three, each in 0 … 2"
+    ),
+    "two channels to see": Row(
+        array(IMAGES), f"{NPY} --data.show_channels 1 2", "data.show_channels is (1, 2); it must be"
+    ),
+    "channels of points": Row(
+        array(np.zeros((9, 2))),
+        f"{NPY} --data.holds points --data.show_channels 0",
+        "data.show_channels is (0,); it must be None for points",
+    ),
+    "masks of 0 and 1": Row(
+        array(IMAGES // 200), NPY, "is 1 of 255; give 0 255 to keep them dark, or 0 1 to stretch"
+    ),
+    "negative whole numbers": Row(
+        array(IMAGES.astype(np.int16) - 1000), NPY, "int16 from -800 to -800; give the values of"
+    ),
+    "12 bits in 16 of an array": Row(
+        array(IMAGES.astype(np.uint16) * 20), NPY, "uint16 from 4000 to 4000; give the values of"
     ),
     "films": Row(array(np.zeros((2, 2, 8, 8, 3), np.uint8)), NPY, "images must be [N, H, W] or"),
     "points as images": Row(array(np.zeros((9, 2))), NPY, "points need data.holds points"),
     "words as images": Row(array(np.full((2, 4, 4), "x")), NPY, "images must be numbers"),
     "complex images": Row(array(np.zeros((2, 4, 4), complex)), NPY, "images must be numbers"),
     "floats without a range": Row(
-        array(IMAGES / 255), NPY, "float64 from 0 to 0; give the values of black and white"
+        array(IMAGES / 255),
+        NPY,
+        "float64 from 0.784314 to 0.784314; give the values of black and white",
     ),
     "values outside their range": Row(
-        array(IMAGES + 1.5), f"{NPY} --data.range -1 1", "has 1.5 to 1.5; widen it"
+        array(IMAGES + 1.5), f"{NPY} --data.range -1 1", "has 201.5 to 201.5; widen it"
     ),
     "a NaN among the values": Row(
         array(np.where(np.arange(240).reshape(5, 4, 4, 3) == 99, np.nan, 0)),
@@ -371,6 +459,16 @@ PICTURES = {
     "a picture that is not there": Row(nothing, PICTURE, "a.png does not exist; give a picture's"),
     "a folder as a picture": Row(put("a.png/b.png", PNG), PICTURE, "a.png is a folder; give"),
     "a text as a picture": Row(put("a.png", "hello"), PICTURE, "(it is not a picture); give"),
+    "a CT slice alone": Row(
+        put("a.png", picture("TIFF", mode="I", level=-1000)),
+        f"{PICTURE} --train.batch_size 8",
+        "a.png has signed or 32-bit levels from -1000 to -1000; give the values",
+    ),
+    "a mask alone": Row(
+        put("a.png", picture(level=1)),
+        f"{PICTURE} --train.batch_size 8",
+        "the greatest level of {here}/a.png in 8 bits is 1",
+    ),
     "half a picture": Row(put("a.png", PNG[: len(PNG) // 2]), PICTURE, "give another picture"),
 }
 
@@ -429,6 +527,14 @@ LOOKS = {
         array(np.full((9, 2), "x")), INFO.replace("set", "x.npy"), "points must be numbers [N, 2]"
     ),
     "no such set": Row(nothing, "data info mnizt", "did you mean mnist?"),
+    "one picture to look at": Row(
+        array(np.zeros((64, 64, 3), np.uint8)),
+        INFO.replace("set", "x.npy"),
+        "(data.axes NHW), or one image of 64×64 with 3 channels (data.axes HWC)",
+    ),
+    "a wrong setting to look at": Row(
+        put("set/a.png", PNG), f"{INFO} --data.axes HWC", "unknown setting"
+    ),
     "a grid of another kind": Row(
         put("set/a.png", PNG), f"{INFO} --output {{here}}/x.jpg", "this figure is a .png file"
     ),

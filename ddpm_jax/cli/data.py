@@ -3,10 +3,11 @@
 import re
 from dataclasses import dataclass
 
+from ddpm_jax import config as configs
 from ddpm_jax import plots
 from ddpm_jax.cli.arguments import config_of, options_of, settings_of
 from ddpm_jax.cli.console import bar, show, warn
-from ddpm_jax.cli.flags import HELP, read
+from ddpm_jax.cli.flags import HELP, read, split
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import storage_path
 from ddpm_jax.reports import inspection
@@ -27,7 +28,7 @@ class Info:
     """Reads every example of SOURCE, prints what is there, and draws a grid of examples.
 
     SOURCE is a folder or a zip of pictures, a .npz or .npy of arrays, the name of a TFDS data set,
-    a config file, or a run.
+    a config file, or a run. Settings of data may be given too, as --data.axes HWC.
     """
 
     output: str | None = None
@@ -62,8 +63,12 @@ def run(words: list[str]) -> int:
         read(f"ddpm data {way} {what}", ["--help"], settings_of(cls), about)
     if not words or words[0].startswith("-"):
         raise UserError(f"use: {usages[way]}")
-    options = options_of(cls, f"ddpm data {way} {words[0]}", words[1:])
-    return _prepare(words[0], options) if isinstance(options, Prepare) else _info(words[0], options)
+    prog = f"ddpm data {way} {words[0]}"
+    about_data, rest = split(words[1:], lambda name: way == "info" and name.startswith("data."))
+    options = options_of(cls, prog, rest)
+    if isinstance(options, Prepare):
+        return _prepare(words[0], options)
+    return _info(words[0], options, about_data, prog)
 
 
 def _prepare(name: str, options: Prepare) -> int:
@@ -73,12 +78,15 @@ def _prepare(name: str, options: Prepare) -> int:
     return 0
 
 
-def _info(source: str, options: Info) -> int:
+def _info(source: str, options: Info, about_data: list[str], prog: str) -> int:
     path = storage_path(source)
     if path.suffix == ".py" or (path / "config.json").is_file():
         data = config_of(source).data
     else:
         data = inspection.recognize(source, options.split, options.data_dir)
+    settings = [each._replace(name=f"data.{each.name}") for each in configs.settings(data)]
+    given = read(prog, about_data, settings)
+    data = configs.override(data, {name.removeprefix("data."): v for name, v in given.items()})
     stem = re.sub(r"[^\w.-]", "-", path.resolve().stem)
     output = plots.check_path(options.output or f"{stem}-preview.png", ".png")
     found = inspection.inspect(data, bar("reading"))

@@ -39,6 +39,8 @@ def run(words: list[str]) -> int:
         raise UserError(f"ddpm plot {target} needs a figure, {_names()}: its config names none")
     folder = storage_path(target)
     draw(config, folder if folder.is_dir() else None, wanted)
+    if shown := configs.describe_shown(config.data):
+        print(shown)
     return 0
 
 

@@ -94,4 +94,7 @@ def _draw(target: str, output: StoragePath, options: Options, settings: dict[str
             write_samples(output, drawn)
     if is_first():
         print(f"{count} samples of step {run.step} in {output}")
+        shown = configs.describe_shown(run.config.data)
+        if shown and output.suffix in (".png", ".gif"):
+            print(shown)
     return 0

@@ -23,6 +23,8 @@ from ddpm_jax.config.data import (
     PictureData,
     PointsData,
     TfdsData,
+    describe_shown,
+    shown_channels,
 )
 from ddpm_jax.config.files import (
     dumps,
@@ -88,6 +90,7 @@ __all__ = [
     "canonical",
     "check_seed",
     "check_variance",
+    "describe_shown",
     "differences",
     "dumps",
     "flatten",
@@ -99,5 +102,6 @@ __all__ = [
     "option_settings",
     "override",
     "settings",
+    "shown_channels",
     "to_dict",
 ]

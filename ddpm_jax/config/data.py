@@ -45,8 +45,10 @@ class PointsData:
 class _Images:
     image_size: tuple[int, int] = (32, 32)
     """Height and width of an example; pictures of another size are resized and cropped."""
-    channels: Literal[1, 3, 4] = 3
+    channels: int = 3
     """1 grey, 3 red-green-blue, 4 with transparency."""
+    range: tuple[float, float] | None = None
+    """The values that are black and white; None for 0 and the greatest of unsigned 8 or 16 bits."""
     crop_from: tuple[int, int] | None = None
     """Height and width to which pictures are scaled; each step then cuts image_size out at random.
     None for no random crops."""
@@ -70,9 +72,16 @@ class _Images:
         )
         need = f"at least data.image_size, {size}, in both, and at most {_LARGEST_SIDE}; or None"
         require(covers, "data.crop_from", larger, need)
+        _require_range(self.range)
+
+
+def _require_range(span: tuple[float, float] | None) -> None:
+    good = span is None or (all(map(math.isfinite, span)) and span[0] != span[1])
+    require(good, "data.range", span, "two different numbers, as 0 1 or -1 1")
 
 
 _LARGEST_SIDE = 2**14
+_CHANNELS = f"in 1 … {_LARGEST_SIDE}"
 
 
 def _is_size(size: tuple[int, int]) -> bool:
@@ -90,6 +99,8 @@ class TfdsData(_Images):
     """A split, a slice of one (train[:90%]), or a sum of them (train+test)."""
     data_dir: str | None = None
     """Where TFDS keeps its data; None for $TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    channels: Literal[1, 3, 4] = 3
+    """1 grey, 3 red-green-blue, 4 with transparency."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +112,10 @@ class FolderData(_Images):
     """The folder or the zip, which is read in place. Required."""
     strict: bool = False
     """Whether a picture that can't be read is an error; otherwise it is left out."""
+    channels: Literal[1, 3, 4] = 3
+    """1 grey, 3 red-green-blue, 4 with transparency."""
+    pages: Literal["first", "all"] = "first"
+    """Of a file with several pages or frames, the first alone, or all, each as an example."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,14 +126,23 @@ class ArraysData(_Images):
     path: str = ""
     """The file. Required. A large .npy is read in place."""
     holds: Literal["images", "points"] = "images"
-    """Images [N, H, W] or [N, H, W, channels], resized to image_size; or points [N, 2]."""
+    """Images of any number of channels, resized to image_size; or points [N, 2]."""
+    axes: Literal["NHWC", "NCHW", "NHW", "HWC", "CHW", "HW"] | None = None
+    """The axes of an array of images: number, height, width, channels; a single image has no N.
+    None for [N, H, W] or [N, H, W, C], if the shape leaves no doubt."""
     examples: str | None = None
     """The array of an .npz with the examples; None for the only array besides the labels."""
     labels: str | None = None
     """The array of an .npz with the labels, or an .npy file with them; None for the array named
     labels, if there is one."""
+    channels: int = 3
+    """1 grey, 3 red-green-blue, 4 with transparency unless show_channels is given; or any number
+    of bands."""
     range: tuple[float, float] | None = None
-    """The values that are black and white; None for 0 and 255 of uint8."""
+    """The values that are black and white; None for 0 and 255 of uint8, False and True."""
+    show_channels: tuple[int, ...] | None = None
+    """The channels that pictures of samples show, from 0: one as grey, or three as red, green and
+    blue. None for all of 1, 3 or 4, otherwise the first three, and the first of 2."""
 
     @property
     def example_shape(self) -> tuple[int, ...]:
@@ -130,15 +154,15 @@ class ArraysData(_Images):
 
     def __post_init__(self):
         super().__post_init__()
+        require(1 <= self.channels <= _LARGEST_SIDE, "data.channels", self.channels, _CHANNELS)
         if self.holds == "points":
-            for name in ("crop_from", "range"):
+            for name in ("crop_from", "range", "axes", "show_channels"):
                 value = getattr(self, name)
                 require(value is None, f"data.{name}", value, "None for points, which have none")
             require(not self.flip, "data.flip", self.flip, "False for points")
-        if self.range is not None:
-            black, white = self.range
-            good = math.isfinite(black) and math.isfinite(white) and black != white
-            require(good, "data.range", self.range, "two different numbers, as 0 1 or -1 1")
+        shown, last = self.show_channels, self.channels - 1
+        good = shown is None or (len(shown) in (1, 3) and all(0 <= at <= last for at in shown))
+        require(good, "data.show_channels", shown, f"one channel or three, each in 0 … {last}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +177,8 @@ class PictureData:
     """Height and width to scale and crop it to; None for its own size."""
     channels: Literal[1, 3, 4] = 3
     """1 grey, 3 red-green-blue, 4 with transparency."""
+    range: tuple[float, float] | None = None
+    """The levels that are black and white; None for the ends of unsigned 8 or 16 bits."""
 
     @property
     def example_shape(self) -> tuple[int, ...]:
@@ -166,6 +192,28 @@ class PictureData:
         size = self.image_size
         good = size is None or min(size) >= 1
         require(good, "data.image_size", size, "at least 1 1, or None for the picture's own")
+        _require_range(self.range)
+
+
+def shown_channels(data: "DataConfig") -> tuple[int, ...] | None:
+    """Returns the channels that pictures show; None if they show the examples as they are."""
+    if not isinstance(data, ArraysData) or data.holds == "points":
+        return None
+    if data.show_channels is not None or data.channels in (1, 3, 4):
+        return data.show_channels
+    return (0, 1, 2) if data.channels > 2 else (0,)
+
+
+def describe_shown(data: "DataConfig") -> str | None:
+    """Returns what pictures show, if that is not all of an example."""
+    shown = shown_channels(data)
+    if shown is None or not isinstance(data, ArraysData):
+        return None
+    what = f"channel {shown[0]} of 0 … {data.channels - 1} as grey"
+    if len(shown) == 3:
+        named = ", ".join(map(str, shown))
+        what = f"channels {named} of 0 … {data.channels - 1} as red, green and blue"
+    return f"pictures show {what}; data.show_channels chooses others"
 
 
 DataConfig = DigitsData | PointsData | TfdsData | FolderData | ArraysData | PictureData

@@ -1,7 +1,9 @@
 """A NumPy file of arrays as a data set: images, or points in the plane."""
 
+import logging
 import math
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -10,9 +12,12 @@ import numpy as np
 from ddpm_jax.config import ArraysData
 from ddpm_jax.data import loading
 from ddpm_jax.data.cache import Origin
-from ddpm_jax.data.pictures import fit_pixels
+from ddpm_jax.data.findings import check_levels, scaling
+from ddpm_jax.data.pictures import FEWER_LEVELS, ON_WHITE, TO_GREY, fit_pixels
 from ddpm_jax.data.source import ArraySource, StreamSource
 from ddpm_jax.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 2**26
 
@@ -20,28 +25,35 @@ _CHUNK_BYTES = 2**26
 def open_arrays(config: ArraysData) -> ArraySource | StreamSource:
     """Returns the examples of a .npy or .npz, uint8 `[H, W, C]` or float32 points `[2]`.
 
-    Images that are not uint8 are scaled from `config.range` to 0 … 255 and rounded. Labels may be
-    any whole numbers or words; the classes are their distinct values in order. Nothing is
-    unpickled. Raises UserError if the file is missing or damaged, holds neither images nor points,
-    has another number of labels, or has values outside its range.
+    C may be any number. Images that are not uint8 are scaled from `config.range` to 0 … 255 and
+    rounded. Labels may be any whole numbers or words; the classes are their distinct values in
+    order. Nothing is unpickled. Raises UserError if the file is missing or damaged, holds neither
+    images nor points, has another number of labels, has values outside its range, or if its axes
+    or its range are in doubt.
     """
     path, examples, labels, names = read_arrays(config)
     if config.holds == "points":
         return ArraySource(as_points(path, examples), labels, names)
-    images = as_images(path, examples)
-    _check_values(path, images, config.range)
-    if images.dtype == np.uint8 and config.range is None and _has_shape(images, config):
+    images = as_images(path, examples, config.axes, config.channels)
+    _check_channels(path, images, config)
+    span = _check_values(path, images, config.range)
+    _report(path, images, span, config)
+    if images.dtype == np.uint8 and span is None and images.shape[1:] == config.stored_shape:
         return ArraySource(images, labels, names)
 
     def read(indices: np.ndarray) -> list[tuple[np.ndarray, int]]:
-        chosen = [(index, _to_pixels(np.asarray(images[index]), config.range)) for index in indices]
+        chosen = [(index, _to_pixels(np.asarray(images[index]), span)) for index in indices]
+        transparent = config.show_channels is None
         return [
-            (fit_pixels(pixels, config.stored_shape), 0 if labels is None else int(labels[index]))
+            (
+                fit_pixels(pixels, config.stored_shape, transparent=transparent),
+                0 if labels is None else int(labels[index]),
+            )
             for index, pixels in chosen
         ]
 
     stat = path.stat()
-    settings = f"{config.examples} {config.labels} {config.range}"
+    settings = f"{config.examples} {config.labels} {span} {config.axes} {config.show_channels}"
     return StreamSource(
         read,
         length=len(images),
@@ -85,7 +97,9 @@ def read_arrays(config: ArraysData) -> ArrayFile:
     if examples.ndim == 0 or examples.size == 0:
         advice = "give one array that holds all examples"
         raise UserError(f"data.path: {path} has no examples: it is {examples.shape}; {advice}")
-    return ArrayFile(path, examples, *_classes(path, labels, len(examples)))
+    # A single image has no axis of examples.
+    count = 1 if config.axes is not None and "N" not in config.axes else len(examples)
+    return ArrayFile(path, examples, *_classes(path, labels, count))
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -205,30 +219,91 @@ def as_points(path: Path, points: np.ndarray) -> np.ndarray:
     return points.astype(np.float32)
 
 
-def as_images(path: Path, images: np.ndarray) -> np.ndarray:
-    """Returns `[N, H, W, C]`, C = 1, 3 or 4; raises UserError for other arrays."""
-    shape = images.shape
+def as_images(
+    path: Path, images: np.ndarray, axes: str | None = None, channels: int | None = None
+) -> np.ndarray:
+    """Returns `[N, H, W, C]`; raises UserError for other arrays, and if the axes are in doubt.
+
+    `channels` is the number that is expected; None if any may be right.
+    """
     if images.dtype.kind not in "fiub":
         what = "of Python objects" if images.dtype.hasobject else f"of {images.dtype}"
         raise UserError(f"data.path: {path} holds an array {what}; images must be numbers")
-    if images.ndim == 3:
-        return images[..., None]
-    if images.ndim == 4 and shape[3] not in (1, 3, 4) and shape[1] in (1, 3, 4):
-        advice = "move the channels last: numpy.moveaxis(x, 1, -1)"
-        raise UserError(f"data.path: {path} holds {shape}, with channels first; {advice}")
-    if images.ndim != 4 or shape[3] not in (1, 3, 4):
-        advice = "images must be [N, H, W] or [N, H, W, 1|3|4]; points need data.holds points"
-        raise UserError(f"data.path: {path} holds an array {shape}; {advice}")
-    return images
+    if axes is None:
+        axes = _find_axes(path, images.shape, channels)
+    if len(axes) != images.ndim:
+        raise UserError(f"data.axes is {axes}, but {path} holds {_by(images.shape)}; name its axes")
+    images = images.transpose([axes.index(axis) for axis in "NHWC" if axis in axes])
+    return np.expand_dims(images, [at for at, axis in enumerate("NHWC") if axis not in axes])
 
 
-def _has_shape(images: np.ndarray, config: ArraysData) -> bool:
-    return images.shape[1:] == config.stored_shape
+def _find_axes(path: Path, shape: tuple[int, ...], channels: int | None) -> str:
+    """Returns the axes of a shape that has one meaning only; raises UserError for others."""
+    usual = {1, 2, 3, 4, channels or 1}
+    if len(shape) == 2:
+        advice = "points need data.holds points, and a single grey image data.axes HW"
+        raise UserError(f"data.path: {path} holds an array {_by(shape)}; {advice}")
+    if len(shape) == 3:
+        possible = {"NHW": f"{shape[0]} grey images of {_by(shape[1:])}"}
+        if shape[2] in usual:
+            possible["HWC"] = f"one image of {_by(shape[:2])} with {shape[2]} channels"
+        if shape[0] in usual - {1}:
+            possible["CHW"] = f"one image of {_by(shape[1:])} with {shape[0]} channels"
+    elif len(shape) == 4:
+        exact = channels in (shape[1], shape[3])
+        wanted = {channels} if exact else {1, 3, 4}
+        possible = {"NHWC": f"images of {_by(shape[1:3])} with {shape[3]} channels"}
+        if shape[1] in wanted and (exact or shape[3] not in wanted):
+            possible["NCHW"] = f"images of {_by(shape[2:])} with {shape[1]} channels"
+    else:
+        advice = "images must be [N, H, W] or [N, H, W, C]"
+        raise UserError(f"data.path: {path} holds an array {_by(shape)}; {advice}")
+    if len(possible) > 1:
+        meanings = ", or ".join(f"{what} (data.axes {axes})" for axes, what in possible.items())
+        raise UserError(f"data.path: {path} holds {_by(shape)}, which may be {meanings}")
+    return next(iter(possible))
 
 
-def _check_values(path: Path, images: np.ndarray, span: tuple[float, float] | None) -> None:
+def _by(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))
+
+
+def _check_channels(path: Path, images: np.ndarray, config: ArraysData) -> None:
+    has, wanted = images.shape[3], config.channels
+    if has != wanted and not {has, wanted} <= {1, 3, 4}:
+        advice = f"set data.channels to {has}"
+        raise UserError(f"data.channels is {wanted}, but the images in {path} have {has}; {advice}")
+
+
+def _report(
+    path: Path, images: np.ndarray, span: tuple[float, float] | None, config: ArraysData
+) -> None:
+    """Warns in one line of all that makes the examples differ from the array."""
+    changes = scaling(images.shape[1:3], config.stored_shape)
+    if span is not None and images.dtype not in (np.uint8, np.bool_):
+        changes.append(f"{FEWER_LEVELS} from {span[0]:g} to {span[1]:g}")
+    has, wanted = images.shape[3], config.channels
+    if has == 4 and wanted in (1, 3):
+        changes.append(ON_WHITE)
+    if has in (3, 4) and wanted == 1:
+        changes.append(TO_GREY)
+    if changes:
+        what = f"{len(images):,} images of {_by(images.shape[1:])}, {images.dtype}"
+        _log.warning("arrays of %s: %s, are %s", path, what, ", ".join(changes))
+
+
+def _check_values(
+    path: Path, images: np.ndarray, span: tuple[float, float] | None
+) -> tuple[float, float] | None:
+    """Returns the values of black and white, or None for those of uint8.
+
+    Raises UserError if they are in doubt, or if there are other values.
+    """
+    if span is None and images.dtype == np.bool_:
+        return 0.0, 1.0
     if span is None and images.dtype == np.uint8:
-        return
+        check_levels(f"the uint8 images in {path}", 8, _greatest(images))
+        return None
     low, high = _value_range(images)
     if math.isnan(low):
         raise UserError(f"data.path: {path} has values that are NaN; fix or remove them")
@@ -239,14 +314,29 @@ def _check_values(path: Path, images: np.ndarray, span: tuple[float, float] | No
     if low < min(span) or high > max(span):
         advice = "widen it, or fix the values"
         raise UserError(f"data.range is {span}, but {path} has {low:g} to {high:g}; {advice}")
+    return span
+
+
+def _greatest(images: np.ndarray) -> int:
+    """Returns the greatest of uint8 levels, or the first found that can't be in doubt."""
+    greatest = 0
+    for part in _parts(images):
+        greatest = max(greatest, int(part.max()))
+        if greatest > 127:
+            break
+    return greatest
+
+
+def _parts(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Yields an array in parts that fit in memory."""
+    rows = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes))
+    return (array[at : at + rows] for at in range(0, len(array), rows))
 
 
 def _value_range(array: np.ndarray) -> tuple[float, float]:
     """Returns the least and the greatest value, both NaN if any is; reads a part at a time."""
-    rows = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes))
-    parts = [array[at : at + rows] for at in range(0, len(array), rows)]
     # NumPy's min and max are NaN if a value is; Python's depend on the order of the values.
-    low, high = np.array([(part.min(), part.max()) for part in parts], np.float64).T
+    low, high = np.array([(part.min(), part.max()) for part in _parts(array)], np.float64).T
     return float(low.min()), float(high.max())
 
 

@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 _STATE = "state"
 # Increase this when a change of the decoder changes the pixels of a picture.
-_DECODER = 1
+_DECODER = 2
 
 
 class Origin(NamedTuple):

@@ -1,14 +1,19 @@
 """A folder or a zip of pictures as a data set."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from ddpm_jax.config import FolderData
 from ddpm_jax.data.cache import Origin
-from ddpm_jax.data.listing import list_pictures
-from ddpm_jax.data.pictures import decode_picture
+from ddpm_jax.data.findings import Findings, range_error
+from ddpm_jax.data.formats import count_pages, open_picture_file
+from ddpm_jax.data.listing import Listing, list_pictures
+from ddpm_jax.data.pictures import RangeError
+from ddpm_jax.data.pictures import decode as decode_picture
 from ddpm_jax.data.source import StreamSource, Tolerance, Unreadable
 from ddpm_jax.errors import UserError
 
@@ -25,19 +30,36 @@ def open_folder(config: FolderData) -> StreamSource:
     if not config.path:
         raise UserError("data.path is not set; it must be a folder of pictures")
     root = Path(config.path).expanduser()
-    names, read_bytes, state = list_pictures(root)
+    listing = list_pictures(root)
+    pages = find_pages(listing, config.pages)
+    names = [page.name for page in pages]
     classes, labels = find_classes(names)
     if labels is None and any("/" in name for name in names):
         loose = sum("/" not in name for name in names)
         if loose:
             _log.warning("%d pictures lie in %s itself, so subfolders are no classes", loose, root)
 
+    findings = Findings(
+        f"pictures in {root}",
+        config.stored_shape,
+        len(pages),
+        span=config.range,
+        left_out=listing.left_out,
+    )
+
     def decode(index: int, shape: tuple[int, ...]) -> np.ndarray:
+        name, page = pages[index]
         try:
-            return decode_picture(read_bytes(names[index]), shape)
+            decoded = decode_picture(
+                listing.read(name), shape, span=config.range, name=name, page=page
+            )
+        except RangeError as error:
+            raise range_error(f"{root / name}", config.range, error) from None
         # A damaged file can make a decoder raise any error.
         except Exception as error:
-            raise Unreadable(names[index], error) from error
+            raise Unreadable(str(pages[index]), error) from error
+        findings.add(index, decoded)
+        return decoded.pixels
 
     def read(indices: np.ndarray) -> list[tuple[np.ndarray, int]]:
         return [
@@ -54,9 +76,43 @@ def open_folder(config: FolderData) -> StreamSource:
         length=len(names),
         shape=config.stored_shape,
         class_names=classes,
-        tolerance=Tolerance(f"pictures in {root}", check, config.strict),
-        origin=Origin(f"pictures {root.resolve()}", state),
+        tolerance=Tolerance(findings.what, check, config.strict),
+        origin=Origin(f"pictures {root.resolve()} {config.range} {config.pages}", listing.state),
+        findings=findings,
     )
+
+
+class Page(NamedTuple):
+    """An example of a folder: a file, or one page of it."""
+
+    name: str
+    page: int | None
+    """From 0; None for the first, whether or not there are more."""
+
+    def __str__(self) -> str:
+        return self.name if self.page is None else f"{self.name}, page {self.page}"
+
+
+def find_pages(listing: Listing, wanted: str) -> list[Page]:
+    """Returns the examples of a folder, in order: its files ("first"), or "all" of their pages."""
+    if wanted == "first":
+        return [Page(name, None) for name in listing.names]
+
+    def count(name: str) -> int | None:
+        try:
+            with open_picture_file(listing.read(name), name) as image:
+                return count_pages(image)
+        # What can't be read is one example here; decoding it says why.
+        except Exception:
+            return None
+
+    with ThreadPoolExecutor(StreamSource.workers) as pool:
+        counts = list(pool.map(count, listing.names))
+    return [
+        Page(name, page)
+        for name, pages in zip(listing.names, counts, strict=True)
+        for page in (range(pages) if pages else [None])
+    ]
 
 
 def find_classes(names: list[str]) -> tuple[tuple[str, ...], np.ndarray | None]:

@@ -5,11 +5,13 @@ import logging
 import os
 import stat
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from ddpm_jax.data.pictures import SUFFIXES
+from ddpm_jax.data.findings import listed
+from ddpm_jax.data.formats import has_picture, suffixes
 from ddpm_jax.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -19,6 +21,7 @@ LARGEST_FILE = 2**29
 
 # A small flat bitmap may shrink a thousandfold. Above a few megabytes, only zip bombs do.
 _LARGEST_RATIO, _ANY_RATIO_BYTES = 200, 2**24
+_HEAD = 32
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 
 
@@ -26,33 +29,33 @@ class Listing(NamedTuple):
     """The pictures of a folder or a zip: sorted names relative to it, with `/` between parts.
 
     `read` returns a picture's bytes and is thread-safe; it raises OSError, ValueError or errors of
-    zipfile. `state` changes whenever a name, a size or a time of change does.
+    zipfile. `state` changes whenever a name, a size or a time of change does. `left_out` counts all
+    other files by the reason why they are no examples.
     """
 
     names: list[str]
     read: Callable[[str], bytes]
     state: str
+    left_out: dict[str, int]
 
 
 def list_pictures(root: Path) -> Listing:
-    """Returns the pictures below a folder or in a zip, except hidden ones.
+    """Returns the pictures below a folder or in a zip, without what systems keep beside them.
 
+    The ending of a name says whether it is a picture; without an ending, the first bytes do.
     Nothing is extracted. Raises UserError if the folder or zip is missing, has no pictures, or is a
     zip bomb.
     """
+    endings = suffixes()
     if root.is_dir():
-        listing, others = _list_folder(root)
-    elif zipfile.is_zipfile(root) and root.suffix.lower() not in (".npz", *SUFFIXES):
-        listing, others = _list_zip(root)
+        listing = _list_folder(root, endings)
+    elif zipfile.is_zipfile(root) and root.suffix.lower() not in (".npz", *endings):
+        listing = _list_zip(root, endings)
     else:
         raise _not_pictures(root)
-    archives = sum(name.lower().endswith(_ARCHIVES) for name in others)
-    inside = f"; unpack the {archives} archives in it" if archives else ""
     if not listing.names:
-        kinds = ", ".join(suffix[1:] for suffix in SUFFIXES)
-        raise UserError(f"data.path: {root} has no pictures; supported formats are {kinds}{inside}")
-    if archives:
-        _log.warning("%s: %d archives in it are skipped; unpack them to use them", root, archives)
+        holds = f"it holds {listed(listing.left_out)}" if listing.left_out else "it is empty"
+        raise UserError(f"data.path: {root} has no pictures that can be read; {holds}")
     return listing
 
 
@@ -68,8 +71,44 @@ def _not_pictures(root: Path) -> UserError:
     return UserError(f"data.path: {root} is a file, not a folder; give a folder of pictures")
 
 
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+# Thumbnails and waste baskets of Synology, QNAP, Windows, macOS and Linux, in small letters.
+_SYSTEM_FOLDERS = ("@eadir", "#recycle", "@recycle", ".@__thumb", "$recycle.bin", "lost+found")
+_SYSTEM_FOLDERS += ("system volume information", "__macosx", ".thumbnails")
+_SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
+_NOT_BUILT_IN = {".heic": "pillow-heif", ".heif": "pillow-heif"}
+
+
+def _is_set_aside(name: str) -> str | None:
+    """Returns why a file is not meant as data: a system keeps it there, or it is hidden."""
+    path = PurePosixPath(name)
+    for part in path.parts[:-1]:
+        if part.lower() in _SYSTEM_FOLDERS:
+            return f"in {part}"
+    if path.name.lower() in _SYSTEM_FILES:
+        return "of the system"
+    return "hidden" if any(part.startswith(".") for part in path.parts) else None
+
+
+def _why_left_out(name: str, endings: frozenset[str], head: Callable[[], bytes]) -> str | None:
+    """Returns why a file is no example, or None for a picture.
+
+    `head` returns the first bytes of the file, and may raise OSError or errors of zipfile.
+    """
+    path = PurePosixPath(name)
+    if aside := _is_set_aside(name):
+        return aside
+    ending = path.suffix.lower()
+    if ending in endings:
+        return None
+    if ending.endswith(_ARCHIVES):
+        return f"{ending} (an archive; unpack it)"
+    if ending:
+        plugin = _NOT_BUILT_IN.get(ending)
+        return f"{ending} (needs pip install {plugin})" if plugin else ending
+    try:
+        return None if has_picture(head()) else "without an ending"
+    except Exception:  # A damaged zip can raise any error.
+        return "without an ending"
 
 
 def _state(entries: Iterable[tuple[object, ...]]) -> str:
@@ -82,31 +121,39 @@ def _state(entries: Iterable[tuple[object, ...]]) -> str:
 # --- a folder -------------------------------------------------------------------------------------
 
 
-def _list_folder(root: Path) -> tuple[Listing, list[str]]:
+def _list_folder(root: Path, endings: frozenset[str]) -> Listing:
     found: dict[str, tuple[int, int]] = {}
-    others: list[str] = []
+    left_out: Counter[str] = Counter()
     seen: set[str] = set()
 
     def warn(error: OSError) -> None:
         _log.warning("%s can't be listed (%s) and is skipped", error.filename, error.strerror)
 
     for folder, subfolders, files in os.walk(root, onerror=warn, followlinks=True):
-        # Data sets are often linked into place, so links are followed, but never in a circle.
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not _is_hidden(name))
-        for file in files:
-            name = Path(folder, file).relative_to(root).as_posix()
-            if _is_hidden(file):
+        subfolders.sort()
+        if _is_set_aside(Path(folder, "x").relative_to(root).as_posix()):
+            # Links into what is left out, and out of it, must not hide or show pictures.
+            subfolders[:] = [each for each in subfolders if not Path(folder, each).is_symlink()]
+        else:
+            # Data sets are often linked into place, so links are followed, but never in a circle.
+            real = os.path.realpath(folder)
+            if real in seen:
+                subfolders.clear()
+                left_out["in folders that are linked twice"] += len(files)
                 continue
-            size = _size_and_time(Path(folder, file)) if _is_picture(file) else None
+            seen.add(real)
+        for file in files:
+            path = Path(folder, file)
+            name = path.relative_to(root).as_posix()
+            size = _size_and_time(path)
             if size is None:
-                others.append(name)
-            else:
+                left_out["pipe or device"] += 1
+                continue
+            why = _why_left_out(name, endings, lambda path=path: _head(path))
+            if why is None:
                 found[name] = size
+            else:
+                left_out[why] += 1
     names = sorted(found)
 
     def read(name: str) -> bytes:
@@ -117,11 +164,13 @@ def _list_folder(root: Path) -> tuple[Listing, list[str]]:
             raise ValueError(f"it is larger than {LARGEST_FILE:,} bytes")
         return picture
 
-    return Listing(names, read, _state((name, *found[name]) for name in names)), others
+    state = _state((name, *found[name]) for name in names)
+    return Listing(names, read, state, dict(+left_out))
 
 
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_HEAD)
 
 
 def _size_and_time(path: Path) -> tuple[int, int] | None:
@@ -137,7 +186,7 @@ def _size_and_time(path: Path) -> tuple[int, int] | None:
 # --- a zip ----------------------------------------------------------------------------------------
 
 
-def _list_zip(root: Path) -> tuple[Listing, list[str]]:
+def _list_zip(root: Path, endings: frozenset[str]) -> Listing:
     try:
         size, time = root.stat().st_size, root.stat().st_mtime_ns
         archive = zipfile.ZipFile(root)
@@ -147,20 +196,25 @@ def _list_zip(root: Path) -> tuple[Listing, list[str]]:
     entries = [entry for entry in archive.infolist() if not entry.is_dir()]
     _refuse_bomb(root, entries, size)
     found: dict[str, zipfile.ZipInfo] = {}
-    others, outside = [], []
+    left_out: Counter[str] = Counter()
+
+    def head(entry: zipfile.ZipInfo) -> bytes:
+        with archive.open(entry) as file:
+            return file.read(_HEAD)
+
     for entry in entries:
         # Some Windows programs write backslashes.
         name = entry.filename.replace("\\", "/")
         if _leads_out(name):
-            outside.append(name)
-        elif not _is_hidden(name):
-            if _is_picture(name):
-                found[name] = entry  # the later of two equal names counts, as in unpacking
-            else:
-                others.append(name)
-    if outside:
-        count, first = len(outside), outside[0]
-        _log.warning("%s: %d names lead out of the zip and are skipped (%s)", root, count, first)
+            why = "whose names lead out of the zip"
+        elif name in found:
+            why = "of a name that comes again"
+        else:
+            why = _why_left_out(name, endings, lambda entry=entry: head(entry))
+        if why is not None:
+            left_out[why] += 1
+        if why is None or name in found:
+            found[name] = entry  # the later of two equal names counts, as in unpacking
 
     def read(name: str) -> bytes:
         entry = found[name]
@@ -173,7 +227,7 @@ def _list_zip(root: Path) -> tuple[Listing, list[str]]:
         # zipfile unpacks no more than the stated bytes, and compares their checksum.
         return archive.read(entry)
 
-    return Listing(sorted(found), read, _state([(size, time)])), others
+    return Listing(sorted(found), read, _state([(size, time)]), dict(left_out))
 
 
 def _leads_out(name: str) -> bool:

@@ -4,12 +4,14 @@ import json
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from ddpm_jax.data.cache import Origin, read_cache, write_cache
+from ddpm_jax.data.findings import sentence
 from ddpm_jax.data.source import ArraySource, Source, StreamSource, Unreadable
 from ddpm_jax.errors import UserError
 
@@ -23,12 +25,15 @@ MIN_CACHE_SECONDS = 1.0
 """A pass that takes less than this is not cached on disk, because it is quick to repeat."""
 
 _PART = 32
+_NAMED = 5
 
 
 class _Pass(NamedTuple):
     """The result of one pass over a source; arrays only if the pass decoded."""
 
     unreadable: dict[int, Unreadable]
+    changes: dict[str, int]
+    """How many examples each change of the decoder concerns."""
     examples: np.ndarray | None
     labels: np.ndarray | None
 
@@ -46,7 +51,8 @@ def materialize(source: StreamSource, *, limit: int | None = None) -> Source:
         return source
     found = _read_cached(source, decode) or _timed_pass(source, decode)
     if found.unreadable:
-        _refuse_or_warn(source, found.unreadable)
+        _refuse(source, found.unreadable)
+    _report(source, found)
     if found.examples is None:
         return source.without(list(found.unreadable)) if found.unreadable else source
     examples, labels = found.examples, found.labels
@@ -56,7 +62,8 @@ def materialize(source: StreamSource, *, limit: int | None = None) -> Source:
     return ArraySource(examples, labels, source.class_names)
 
 
-def _refuse_or_warn(source: StreamSource, unreadable: dict[int, Unreadable]) -> None:
+def _refuse(source: StreamSource, unreadable: dict[int, Unreadable]) -> None:
+    """Raises UserError if no example can be read, or if the source is strict."""
     assert source.tolerance is not None, "only a source with a tolerance has unreadable examples"
     what, _, strict = source.tolerance
     first = next(iter(unreadable.values()))
@@ -66,9 +73,28 @@ def _refuse_or_warn(source: StreamSource, unreadable: dict[int, Unreadable]) -> 
     if strict:
         advice = "fix or remove it, or set data.strict to False"
         raise UserError(f"data.path: {counted}; the first is {first}; {advice}")
-    named = ", ".join(error.name for error in list(unreadable.values())[:5])
-    more = ", …" if len(unreadable) > 5 else ""
-    _log.warning("%s and are skipped (%s%s): %s", counted, named, more, first.reason)
+
+
+def _report(source: StreamSource, found: _Pass) -> None:
+    """Warns in one line of all that is left out of the data or changed in it."""
+    lost = ""
+    if found.unreadable:
+        errors = list(found.unreadable.values())
+        counts = Counter(error.reason for error in errors).most_common(_NAMED)
+        reasons = "; ".join(f"{reason}: {count:,}" for reason, count in counts)
+        named = ", ".join(error.name for error in errors[:_NAMED])
+        more = ", …" if len(errors) > _NAMED else ""
+        counted = f"{len(errors):,} of {len(source):,} can't be read and are left out"
+        lost = f"{counted} ({named}{more}): {reasons}"
+    findings = source.findings
+    line = sentence(
+        findings.what if findings else source.tolerance.what if source.tolerance else "data",
+        lost=lost,
+        left_out=findings.left_out if findings else {},
+        changes=found.changes,
+    )
+    if line is not None:
+        _log.warning("%s", line)
 
 
 # --- the pass over the source ---------------------------------------------------------------------
@@ -77,6 +103,9 @@ def _refuse_or_warn(source: StreamSource, unreadable: dict[int, Unreadable]) -> 
 def _timed_pass(source: StreamSource, decode: bool) -> _Pass:
     begun = time.monotonic()
     found = _decode_all(source) if decode else _check_all(source)
+    if source.findings is not None:
+        source.findings.check()
+        found = found._replace(changes=source.findings.changes())
     if time.monotonic() - begun >= MIN_CACHE_SECONDS:
         _cache(source, decode, found)
     return found
@@ -106,7 +135,7 @@ def _decode_all(source: StreamSource) -> _Pass:
 
     parts = [np.arange(at, min(at + _PART, len(source))) for at in range(0, len(source), _PART)]
     _with_bar("decoding", len(source), source.pool.map(fill, parts))
-    return _Pass(dict(sorted(unreadable.items())), examples, labels)
+    return _Pass(dict(sorted(unreadable.items())), {}, examples, labels)
 
 
 def _check_all(source: StreamSource) -> _Pass:
@@ -125,7 +154,7 @@ def _check_all(source: StreamSource) -> _Pass:
 
     parts = [range(at, min(at + _PART, len(source))) for at in range(0, len(source), _PART)]
     _with_bar("checking", len(source), source.pool.map(check, parts))
-    return _Pass(dict(sorted(unreadable.items())), None, None)
+    return _Pass(dict(sorted(unreadable.items())), {}, None, None)
 
 
 def _with_bar(title: str, total: int, counts: Iterable[int]) -> None:
@@ -144,7 +173,7 @@ def _cache(source: StreamSource, decode: bool, found: _Pass) -> None:
     if source.origin is None:
         return
     rows = [(index, error.name, error.reason) for index, error in found.unreadable.items()]
-    arrays = {"broken": np.array(json.dumps(rows))}
+    arrays = {"broken": np.array(json.dumps(rows)), "changes": np.array(json.dumps(found.changes))}
     if found.examples is not None:
         arrays["examples"] = found.examples
     if found.labels is not None:
@@ -158,7 +187,8 @@ def _read_cached(source: StreamSource, decode: bool) -> _Pass | None:
         return None
     rows = json.loads(str(cached["broken"]))
     unreadable = {index: Unreadable(name, reason) for index, name, reason in rows}
-    return _Pass(unreadable, cached.get("examples"), cached.get("labels"))
+    changes = json.loads(str(cached["changes"]))
+    return _Pass(unreadable, changes, cached.get("examples"), cached.get("labels"))
 
 
 def _origin(source: StreamSource, decode: bool) -> Origin:

@@ -2,14 +2,19 @@
 
 import dataclasses
 import io
+import logging
 from pathlib import Path
 
 import numpy as np
 
 from ddpm_jax.config import Config, PictureData
-from ddpm_jax.data.pictures import decode_picture, open_picture_file, upright
+from ddpm_jax.data.findings import Findings, range_error
+from ddpm_jax.data.formats import open_picture_file, upright
+from ddpm_jax.data.pictures import RangeError, decode
 from ddpm_jax.data.source import ArraySource
 from ddpm_jax.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 
 def open_picture(config: PictureData) -> ArraySource:
@@ -18,13 +23,20 @@ def open_picture(config: PictureData) -> ArraySource:
     It is scaled and cropped if the config's size is not its own. Raises UserError if the picture is
     missing or can't be read, or if the config has no size (see `resolve`).
     """
-    shape = config.example_shape
+    shape, name = config.example_shape, config.path or "flower.jpg"
+    findings = Findings(name, shape, 1, span=config.range)
     try:
-        pixels = decode_picture(read_picture(config), shape)
+        decoded = decode(read_picture(config), shape, span=config.range, name=name)
+    except RangeError as error:
+        raise range_error(name, config.range, error) from None
     # A damaged file can make a decoder raise any error.
     except Exception as error:
         raise _unreadable(config, error) from error
-    return ArraySource(pixels[None])
+    findings.add(0, decoded)
+    findings.check()
+    if changes := findings.changes():
+        _log.warning("%s is %s", name, ", ".join(changes))
+    return ArraySource(decoded.pixels[None])
 
 
 def resolve(config: Config) -> Config:
@@ -41,7 +53,7 @@ def resolve(config: Config) -> Config:
 
 def _own_size(config: PictureData) -> tuple[int, int]:
     try:
-        with open_picture_file(read_picture(config)) as image:
+        with open_picture_file(read_picture(config), config.path or "") as image:
             width, height = upright(image).size
     except Exception as error:
         raise _unreadable(config, error) from error

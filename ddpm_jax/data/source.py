@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple, Protocol
 import numpy as np
 
 from ddpm_jax.data.cache import Origin
+from ddpm_jax.data.findings import Findings
 from ddpm_jax.errors import UserError
 from ddpm_jax.typing import Batch
 
@@ -103,6 +104,7 @@ class StreamSource:
     `read` takes indices and returns a pair for each: an image, uint8 `[H, W, C]`, and its label (0
     if the data has none). Several threads call it at once, because decoders release the GIL. With a
     `tolerance` it may raise Unreadable. `origin` is the key of the disk cache; None disables it.
+    `read` fills the `findings`.
     """
 
     streams: bool = True
@@ -117,9 +119,10 @@ class StreamSource:
         class_names: tuple[str, ...] = (),
         tolerance: Tolerance | None = None,
         origin: Origin | None = None,
+        findings: Findings | None = None,
     ):
         self.read, self.length, self.shape, self.class_names = read, length, shape, class_names
-        self.tolerance, self.origin = tolerance, origin
+        self.tolerance, self.origin, self.findings = tolerance, origin, findings
         self.pool = ThreadPoolExecutor(self.workers, thread_name_prefix="ddpm-decode")
         self._missing: set[int] = set()
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from ddpm_jax.config import TfdsData
 from ddpm_jax.data.cache import Origin
-from ddpm_jax.data.pictures import decode_picture
+from ddpm_jax.data.findings import Findings, range_error
+from ddpm_jax.data.pictures import RangeError, decode
 from ddpm_jax.data.source import StreamSource
 from ddpm_jax.errors import UserError, nearest
 
@@ -62,13 +63,22 @@ def open_tfds(config: TfdsData) -> StreamSource:
     prepared or damaged, or has no images or no such split.
     """
     folder, records, names = open_records(config)
+    what = f"{config.split} of {folder}"
+    findings = Findings(what, config.stored_shape, len(records), span=config.range)
 
     def read(indices: np.ndarray) -> list[tuple[np.ndarray, int]]:
         try:
             found = records.__getitems__(indices.tolist())
-            images = [decode_picture(record["image"], config.stored_shape) for record in found]
+            decoded = [
+                decode(record["image"], config.stored_shape, span=config.range) for record in found
+            ]
+        except RangeError as error:
+            raise range_error(f"{config.name}", config.range, error) from None
         except Exception as error:
             raise _damaged(folder, config, error) from error
+        for index, each in zip(indices, decoded, strict=True):
+            findings.add(index, each)
+        images = [each.pixels for each in decoded]
         if not names:
             return [(image, 0) for image in images]
         labels = [int(record["label"]) for record in found]
@@ -82,7 +92,8 @@ def open_tfds(config: TfdsData) -> StreamSource:
         length=len(records),
         shape=config.stored_shape,
         class_names=names,
-        origin=Origin(f"tfds {folder.resolve()} {config.split}", _state(folder)),
+        origin=Origin(f"tfds {folder.resolve()} {config.split} {config.range}", _state(folder)),
+        findings=findings,
     )
 
 

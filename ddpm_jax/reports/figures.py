@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax import plots, tables
-from ddpm_jax.config import Config, override
+from ddpm_jax.config import Config, override, shown_channels
 from ddpm_jax.data import open_source, resolve
 from ddpm_jax.data.pixels import to_unit
 from ddpm_jax.diffusion import SCHEDULES, make_schedule, time_steps
@@ -31,7 +31,7 @@ from ddpm_jax.runtime.random import stream_key
 from ddpm_jax.runtime.switches import pinned
 from ddpm_jax.sampling.files import write_samples
 from ddpm_jax.sampling.run import Run, load
-from ddpm_jax.sampling.samples import Samples, class_columns
+from ddpm_jax.sampling.samples import Samples, class_columns, visible
 from ddpm_jax.training.logging.run_logger import read_rows
 from ddpm_jax.typing import Examples, is_image
 
@@ -101,6 +101,7 @@ class Subject(NamedTuple):
 
 
 def _draw_trajectories(
+    subject: Subject,
     path: StoragePath,
     named: dict[str, np.ndarray],
     times: np.ndarray,
@@ -111,7 +112,8 @@ def _draw_trajectories(
     A cloud of points, and each of B images, is a row; with `rows` "times", a column. Names are left
     out if there is only one.
     """
-    trajectories = list(named.values())
+    channels = shown_channels(subject.config.data)
+    trajectories = [visible(each, channels) for each in named.values()]
     images = is_image(trajectories[0].shape[2:])
     names, frames = list(named), np.stack(trajectories, axis=2 if images else 1)
     if images:
@@ -135,7 +137,8 @@ def _samples(
 ) -> None:
     """A grid of samples; if the network has classes, one column per class."""
     drawn = subject.sample(num or subject.config.sample.num)
-    plots.grid(path, drawn.samples, columns=columns or class_columns(drawn.labels))
+    shown = visible(drawn.samples, drawn.shown)
+    plots.grid(path, shown, columns=columns or class_columns(drawn.labels))
 
 
 def _animation(subject: Subject, path: StoragePath, *, num: Num = None) -> None:
@@ -188,7 +191,7 @@ def _forward(
         for name, noised in {"stepwise": noised_stepwise, "direct": noised_directly}.items()
         if way in (None, name)
     }
-    _draw_trajectories(path, trajectories, shown, rows)
+    _draw_trajectories(subject, path, trajectories, shown, rows)
 
 
 def _reverse(
@@ -202,7 +205,7 @@ def _reverse(
     """Noise becoming samples: the chain at some of its times."""
     drawn = subject.sample(subject.num_shown(num, 10), trajectories=True)
     frames, shown = spaced_frames(drawn, times)
-    _draw_trajectories(path, {"": frames}, shown, rows)
+    _draw_trajectories(subject, path, {"": frames}, shown, rows)
 
 
 def _x0(
@@ -220,7 +223,7 @@ def _x0(
     shown = subject.times(times)
     x_t = noised_directly(run.experiment.schedule, x_0, shown, stream_key(subject.seed, "noise"))
     predicted = predicted_x_0(run, x_t, shown, labels)
-    _draw_trajectories(path, {"$x_t$": x_t, r"$\hat{x}_0$": predicted}, shown, rows)
+    _draw_trajectories(subject, path, {"$x_t$": x_t, r"$\hat{x}_0$": predicted}, shown, rows)
 
 
 FIGURES: dict[str, Callable[..., None]] = {

@@ -1,28 +1,33 @@
 """Inspection of a data set: every example is read once, as it is stored, and counted."""
 
 import collections
+import dataclasses
 import hashlib
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddpm_jax.config import ArraysData, DataConfig, DigitsData, FolderData, PictureData, TfdsData
+from ddpm_jax.config import (
+    ArraysData,
+    DataConfig,
+    DigitsData,
+    FolderData,
+    PictureData,
+    TfdsData,
+    describe_shown,
+    shown_channels,
+)
 from ddpm_jax.data.arrays import as_images, as_points, read_arrays
 from ddpm_jax.data.digits import open_digits
-from ddpm_jax.data.folder import find_classes
+from ddpm_jax.data.folder import Page, find_classes, find_pages
+from ddpm_jax.data.formats import count_pages, open_picture_file, suffixes, upright
 from ddpm_jax.data.listing import list_pictures
 from ddpm_jax.data.picture import read_picture
-from ddpm_jax.data.pictures import (
-    SUFFIXES,
-    decode_picture,
-    fit_pixels,
-    open_picture_file,
-    upright,
-)
+from ddpm_jax.data.pictures import RangeError, decode, fit_pixels
 from ddpm_jax.data.points import open_points
 from ddpm_jax.data.source import StreamSource, Unreadable
 from ddpm_jax.data.tfds import open_records
@@ -35,6 +40,9 @@ _KINDS = {
     "L": "grey",
     "LA": "grey with transparency",
     "I;16": "grey in 16 bits",
+    "I;16B": "grey in 16 bits",
+    "I": "grey in 32 bits",
+    "F": "grey in floating point",
     "P": "palette",
     "RGB": "colour",
     "RGBA": "colour with transparency",
@@ -43,6 +51,7 @@ _PART = 32
 _PREVIEW_IMAGES, _PREVIEW_POINTS, _PREVIEW_SIDE = 64, 2_000, 64
 _NAMED = 10
 """Entries of a list that are shown by name; the others are counted."""
+_OF_FILES = ("endings", "left_out")
 
 
 class Inspection(NamedTuple):
@@ -66,6 +75,12 @@ class _StoredExamples(NamedTuple):
     read: Callable[[int], tuple[bytes | np.ndarray, int]]
     class_names: tuple[str, ...]
     name: Callable[[int], str] = str
+    page: Callable[[int], Page] = lambda index: Page("", None)
+    """The file of an example, and the page in it."""
+    left_out: dict[str, int] | None = None
+    """How many other files there are, by the reason; None if the data is one file."""
+    config: DataConfig | None = None
+    """The config of images that may have any number of channels."""
 
 
 class _ExampleFacts(NamedTuple):
@@ -76,14 +91,16 @@ class _ExampleFacts(NamedTuple):
     digest: bytes
     """A hash of the pixels, not of the file."""
     label: int
+    pages: int = 1
 
 
 def inspect(config: DataConfig, progress: Progress = lambda done, total: None) -> Inspection:
     """Reads every example of a data set and counts what is there; resizes and skips nothing.
 
-    The facts are the number of examples, classes with their sizes, image sizes, channels, range of
-    values, duplicates (equal pixels, in whatever files) and unreadable examples. Raises UserError
-    as opening the source does, and if no example can be read.
+    The facts are the number of examples, their files by the ending, other files by the reason why
+    they are left out, classes with their sizes, image sizes, channels, range of values, files with
+    several pages, duplicates (equal pixels, in whatever files) and unreadable examples. Raises
+    UserError as opening the source does, and if no example can be read.
     """
     stored = _stored(config)
     readable: dict[int, _ExampleFacts] = {}
@@ -115,11 +132,11 @@ def recognize(source: str, split: str = "train", data_dir: str | None = None) ->
     """
     path = Path(source).expanduser()
     if not path.exists():
-        endings = (*SUFFIXES, ".zip", ".npz", ".npy", ".py")
+        endings = (*suffixes(), ".zip", ".npz", ".npy", ".py")
         if source.endswith(endings) or path.is_absolute() or source.startswith((".", "~")):
             raise UserError(f"{path} does not exist; name a folder, a zip, arrays or a TFDS set")
         return TfdsData(name=source, split=split, data_dir=data_dir)
-    if path.suffix.lower() in SUFFIXES:
+    if path.is_file() and path.suffix.lower() in suffixes():
         return PictureData(path=str(path))
     if path.suffix.lower() in (".npz", ".npy"):
         return ArraysData(path=str(path))
@@ -127,17 +144,23 @@ def recognize(source: str, split: str = "train", data_dir: str | None = None) ->
 
 
 def summarize(facts: dict[str, Any]) -> dict[str, Any]:
-    """Returns the facts with each list or table of counts as one line, long ones cut short."""
-    return {name: _one_line(value) for name, value in facts.items()}
+    """Returns the facts with each list or table of counts as one line, long ones cut short.
+
+    Those that account for the files are whole.
+    """
+    return {
+        name: _one_line(value, len(value) if name in _OF_FILES else _NAMED)
+        for name, value in facts.items()
+    }
 
 
-def _one_line(value: Any) -> Any:
+def _one_line(value: Any, most: int) -> Any:
     if isinstance(value, dict):
         value = [f"{name}: {count:,}" for name, count in value.items()]
     if not isinstance(value, list):
         return value
-    more = f", … ({len(value) - _NAMED} more)" if len(value) > _NAMED else ""
-    return ", ".join(value[:_NAMED]) + more
+    more = f", … ({len(value) - most} more)" if len(value) > most else ""
+    return ", ".join(value[:most]) + more
 
 
 def _facts(
@@ -146,6 +169,12 @@ def _facts(
     unreadable: dict[int, Unreadable],
 ) -> dict[str, Any]:
     facts: dict[str, Any] = {"data": stored.description, "examples": stored.length}
+    if stored.left_out is not None:
+        files = {stored.page(index).name for index in range(stored.length)}
+        endings = collections.Counter(PurePath(name).suffix.lower() or "none" for name in files)
+        facts["files"] = len(files) + sum(stored.left_out.values())
+        facts["endings"] = dict(endings.most_common())
+        facts["left_out"] = stored.left_out
     if stored.class_names:
         per_class = collections.Counter(each.label for each in readable.values())
         facts["classes"] = {name: per_class[i] for i, name in enumerate(stored.class_names)}
@@ -153,10 +182,15 @@ def _facts(
     facts["sizes"] = dict(sizes.most_common())
     kinds = collections.Counter(each.kind for each in readable.values())
     facts["channels"] = dict(kinds.most_common())
+    if shown := None if stored.config is None else describe_shown(stored.config):
+        facts["shown"] = shown
     ends = np.array([(each.low, each.high) for each in readable.values()])
     # NumPy's min is NaN if any value is; Python's depends on the order of the values.
     facts["least_value"] = _number(float(ends[:, 0].min()))
     facts["greatest_value"] = _number(float(ends[:, 1].max()))
+    several = [each.pages for each in readable.values() if each.pages > 1]
+    if several:
+        facts["files_with_pages"] = {"files": len(several), "pages": sum(several)}
     same: dict[bytes, list[int]] = {}
     for index, each in readable.items():
         same.setdefault(each.digest, []).append(index)
@@ -183,17 +217,23 @@ def _read(stored: _StoredExamples, part: range) -> list[_ExampleFacts | Unreadab
     found: list[_ExampleFacts | Unreadable] = []
     for index in part:
         try:
-            found.append(_example_facts(*stored.read(index)))
+            item, label = stored.read(index)
+            found.append(_example_facts(item, label, stored.page(index)))
         # A damaged file can make a decoder raise any exception.
         except Exception as error:
             found.append(Unreadable(stored.name(index), error))
     return found
 
 
-def _example_facts(item: bytes | np.ndarray, label: int) -> _ExampleFacts:
+def _example_facts(item: bytes | np.ndarray, label: int, page: Page) -> _ExampleFacts:
+    pages = 1
     if isinstance(item, bytes):
-        with open_picture_file(item) as image:
-            kind = _KINDS.get(image.mode, image.mode)
+        with open_picture_file(item, page.name) as image:
+            if page.page is None:
+                pages = count_pages(image)
+            else:
+                image.seek(page.page)
+            kind = _KINDS.get(image.mode) or image.mode
             shown = upright(image)
             # The numbers of a palette are indices, not intensities.
             plain = shown.convert("RGBA" if shown.has_transparency_data else "RGB")
@@ -206,7 +246,7 @@ def _example_facts(item: bytes | np.ndarray, label: int) -> _ExampleFacts:
     content = hashlib.blake2b(repr((pixels.shape, kind)).encode(), digest_size=16)
     content.update(np.ascontiguousarray(pixels).data)
     ends = float(pixels.min()), float(pixels.max())
-    return _ExampleFacts(shape, kind, *ends, content.digest(), int(label))
+    return _ExampleFacts(shape, kind, *ends, content.digest(), int(label), pages)
 
 
 def _preview(
@@ -217,19 +257,22 @@ def _preview(
     count = min(len(indices), _PREVIEW_POINTS if points else _PREVIEW_IMAGES)
     chosen = [indices[at] for at in np.linspace(0, len(indices) - 1, count).astype(int)]
     labels = np.array([readable[index].label for index in chosen]) if stored.class_names else None
-    items = [stored.read(index)[0] for index in chosen]
+    items = {index: stored.read(index)[0] for index in chosen}
     if points:
-        return np.stack([np.asarray(item, np.float32) for item in items]), labels
+        return np.stack([np.asarray(item, np.float32) for item in items.values()]), labels
     sides = [side for index in chosen for side in readable[index].shape]
     side = min(_PREVIEW_SIDE, max(sides))
     ends = [end for each in readable.values() for end in (each.low, each.high)]
     finite = [end for end in ends if math.isfinite(end)]
     low, high = min(finite, default=0.0), max(finite, default=0.0)
 
-    def tile(item: bytes | np.ndarray) -> np.ndarray:
+    shown = None if stored.config is None else shown_channels(stored.config)
+
+    def tile(index: int, item: bytes | np.ndarray) -> np.ndarray:
         shape = (side, side, 4)
         if isinstance(item, bytes):
-            return decode_picture(item, shape)
+            return _tile(item, shape, readable[index], stored.page(index))
+        item = item if shown is None else item[..., list(shown)]
         if item.dtype != np.uint8:
             # NaN is black, as everywhere in plots.
             with np.errstate(invalid="ignore"):
@@ -237,7 +280,17 @@ def _preview(
             item = np.rint(255 * np.clip(np.nan_to_num(scaled), 0, 1)).astype(np.uint8)
         return fit_pixels(item, shape)
 
-    return np.stack([tile(item) for item in items]) / np.float32(127.5) - 1, labels
+    tiles = np.stack([tile(index, item) for index, item in items.items()])
+    return tiles / np.float32(127.5) - 1, labels
+
+
+def _tile(picture: bytes, shape: tuple[int, ...], facts: _ExampleFacts, page: Page) -> np.ndarray:
+    """Returns a picture's pixels; levels whose black and white are not known are stretched."""
+    try:
+        return decode(picture, shape, **page._asdict()).pixels
+    except RangeError:
+        span = (facts.low, facts.high if facts.high > facts.low else facts.low + 1)
+        return decode(picture, shape, **page._asdict(), span=span).pixels
 
 
 # --- the examples of each kind of source ----------------------------------------------------------
@@ -257,14 +310,27 @@ def _stored(config: DataConfig) -> _StoredExamples:
     if isinstance(config, ArraysData):
         path, examples, labels, names = read_arrays(config)
         are_points = examples.ndim == 2 and examples.shape[1] == 2
-        examples = as_points(path, examples) if are_points else as_images(path, examples)
+        if are_points:
+            examples = as_points(path, examples)
+        else:
+            examples = as_images(path, examples, config.axes)
+            config = dataclasses.replace(config, channels=examples.shape[3])
         numbers = np.zeros(len(examples), int) if labels is None else labels
         return _StoredExamples(
-            f"arrays of {path}", len(examples), lambda i: (examples[i], numbers[i]), names
+            f"arrays of {path}",
+            len(examples),
+            lambda i: (examples[i], numbers[i]),
+            names,
+            config=None if are_points else config,
         )
     if isinstance(config, PictureData):
+        name = config.path or "flower.jpg"
         return _StoredExamples(
-            f"picture {config.path or 'flower.jpg'}", 1, lambda _: (read_picture(config), 0), ()
+            f"picture {name}",
+            1,
+            lambda _: (read_picture(config), 0),
+            (),
+            page=lambda _: Page(name, None),
         )
     source = open_digits(config) if isinstance(config, DigitsData) else open_points(config)
 
@@ -278,10 +344,19 @@ def _stored(config: DataConfig) -> _StoredExamples:
 
 def _stored_folder(config: FolderData) -> _StoredExamples:
     root = Path(config.path).expanduser()
-    names, read_bytes, _ = list_pictures(root)
-    classes, labels = find_classes(names)
+    listing = list_pictures(root)
+    pages = find_pages(listing, config.pages)
+    classes, labels = find_classes([page.name for page in pages])
 
     def read(index: int) -> tuple[bytes, int]:
-        return read_bytes(names[index]), 0 if labels is None else int(labels[index])
+        return listing.read(pages[index].name), 0 if labels is None else int(labels[index])
 
-    return _StoredExamples(f"pictures in {root}", len(names), read, classes, names.__getitem__)
+    return _StoredExamples(
+        f"pictures in {root}",
+        len(pages),
+        read,
+        classes,
+        name=lambda index: str(pages[index]),
+        page=pages.__getitem__,
+        left_out=listing.left_out,
+    )

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from ddpm_jax.config import SampleConfig, check_seed, check_variance
+from ddpm_jax.config import SampleConfig, check_seed, check_variance, shown_channels
 from ddpm_jax.diffusion import (
     Row,
     Sampler,
@@ -222,6 +222,7 @@ class SampleProgram:
             drawn_labels,
             np.stack(frames)[:, :num] if frames else None,
             times[[*range(0, steps, chunk), steps]] if frames else None,
+            shown_channels(self.experiment.config.data),
         )
 
     def _shard(self, array: np.ndarray, places: np.ndarray) -> jax.Array:

@@ -4,15 +4,15 @@ import numpy as np
 
 from ddpm_jax import plots
 from ddpm_jax.files import StoragePath, replacing
-from ddpm_jax.sampling.samples import Samples, class_columns
+from ddpm_jax.sampling.samples import Samples, class_columns, visible
 from ddpm_jax.typing import is_image
 
 
 def write_samples(path: StoragePath, drawn: Samples) -> None:
     """Writes samples as .png (a grid), .gif (an animation of their trajectories) or .npz.
 
-    The .npz holds `samples`, and `labels` where there are any. Raises ValueError for an animation
-    of samples without trajectories.
+    Pictures show the channels `drawn.shown`. The .npz holds the whole `samples`, and `labels` where
+    there are any. Raises ValueError for an animation of samples without trajectories.
     """
     if path.suffix == ".npz":
         arrays = {"samples": drawn.samples}
@@ -23,9 +23,10 @@ def write_samples(path: StoragePath, drawn: Samples) -> None:
     elif path.suffix == ".gif":
         if drawn.frames is None:
             raise ValueError("an animation needs samples drawn with num_trajectories")
-        plots.animation(path, drawn.frames)
+        plots.animation(path, visible(drawn.frames, drawn.shown))
     else:
-        plots.grid(path, drawn.samples, columns=class_columns(drawn.labels))
+        shown = visible(drawn.samples, drawn.shown)
+        plots.grid(path, shown, columns=class_columns(drawn.labels))
 
 
 def animation_size(shape: tuple[int, ...]) -> int:

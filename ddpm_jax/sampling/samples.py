@@ -20,6 +20,8 @@ class Samples(NamedTuple):
     """`[F, n, …]`: the trajectories of the first n samples, if asked for."""
     times: np.ndarray | None
     """`[F]`: the times of the frames, from the chain's first to its last; None without frames."""
+    shown: tuple[int, ...] | None = None
+    """The channels that pictures show; None for samples that are drawn as they are."""
 
     def __repr__(self) -> str:
         count, shape = len(self.samples), "×".join(map(str, self.samples.shape[1:]))
@@ -30,8 +32,13 @@ class Samples(NamedTuple):
     def _repr_png_(self) -> bytes:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "samples.png"
-            plots.grid(path, self.samples, columns=class_columns(self.labels))
+            plots.grid(path, visible(self.samples, self.shown), columns=class_columns(self.labels))
             return path.read_bytes()
+
+
+def visible(examples: np.ndarray, channels: tuple[int, ...] | None) -> np.ndarray:
+    """Returns `[…, C]` with these channels only, as pictures show them; None for all."""
+    return examples if channels is None else np.asarray(examples)[..., list(channels)]
 
 
 def class_columns(labels: np.ndarray | None) -> int | None:

@@ -20,6 +20,7 @@ import numpy as np
 
 from ddpm_jax import plots
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
+from ddpm_jax.config import describe_shown
 from ddpm_jax.data.identity import describe_source
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
@@ -66,6 +67,8 @@ class Trainer:
             f"{self.run}: {count:,} parameters, {len(self.source):,} examples, "
             f"{self.mesh.size} {jax.devices()[0].platform} device(s)"
         )
+        if shown := describe_shown(self.config.data):
+            self.logger.say(shown)
         if step:
             self.logger.say(f"going on from step {step:,}")
         return self._load(step)

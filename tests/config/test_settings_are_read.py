@@ -109,8 +109,8 @@ def _is_property(cls: type, frame: Any) -> bool:
 @pytest.fixture(scope="module")
 def read(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
-    Image.new("L", (4, 4)).save(folder / "a.png")
-    np.save(folder / "b.npy", np.zeros((2, 4, 4), np.uint8))
+    Image.new("L", (4, 4), 200).save(folder / "a.png")
+    np.save(folder / "b.npy", np.full((9, 5, 6), 200, np.uint8))
     image = {"image_size": (4, 4), "channels": 1}
     datas = [
         DigitsData(),

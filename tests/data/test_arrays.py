@@ -1,3 +1,4 @@
+import logging
 import os
 import pickle
 import zipfile
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from ddpm_jax.config import ArraysData
-from ddpm_jax.data import loading, open_source
+from ddpm_jax.data import arrays, loading, open_source
+from ddpm_jax.data.pictures import fit_pixels
 from ddpm_jax.data.source import ArraySource
 from ddpm_jax.errors import UserError
 
@@ -81,6 +83,124 @@ def test_another_size_is_scaled_and_cropped_as_a_picture(tmp_path):
     examples = whole(source).examples
     np.testing.assert_array_equal(examples[:, 0, 0, 0], np.arange(6) * 40)
     assert (examples[..., 3] == 255).all()
+
+
+def test_any_number_of_bands_is_scaled_band_by_band(tmp_path, caplog):
+    flat = np.broadcast_to(np.arange(13, dtype=np.float32) / 12, (7, 9, 20, 13))
+    with caplog.at_level(logging.WARNING):
+        source = opened(saved(tmp_path, flat), channels=13, range=(0, 1))
+    assert source.shape == (4, 5, 13)
+    expected = np.broadcast_to(np.arange(13) * 255 / 12, (7, 4, 5, 13))
+    np.testing.assert_allclose(whole(source).examples, expected, atol=0.51)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"arrays of {tmp_path}/x.npy: 7 images of 9×20×13, float32, are reduced to 4×5, "
+        "cropped at the edges, rounded to 256 levels from 0 to 1"
+    ]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5, 13])
+def test_bands_of_the_right_shape_are_unchanged(tmp_path, channels, caplog):
+    pixels = np.random.default_rng(0).integers(256, size=(9, 4, 5, channels), dtype=np.uint8)
+    source = opened(saved(tmp_path, pixels), channels=channels)
+    assert isinstance(source, ArraySource)
+    np.testing.assert_array_equal(whole(source).examples, pixels)
+    assert not caplog.records
+
+
+def test_a_fourth_band_is_transparency_unless_shown_channels_are_chosen(tmp_path):
+    pixels = np.random.default_rng(0).integers(256, size=(9, 8, 10, 4), dtype=np.uint8)
+    path = saved(tmp_path, pixels)
+    bands = whole(opened(path, channels=4, show_channels=(3, 2, 1))).examples
+    for band in range(4):
+        one = np.stack([fit_pixels(each[..., band], (4, 5, 1)) for each in pixels])
+        np.testing.assert_array_equal(bands[..., band : band + 1], one)
+    assert (whole(opened(path, channels=4)).examples != bands).any()
+
+
+ORDERS = {"NHWC": (0, 1, 2, 3), "NCHW": (0, 3, 1, 2)}
+
+
+@pytest.mark.parametrize("axes", ORDERS)
+@pytest.mark.parametrize("large", [False, True])
+def test_axes_may_be_in_another_order(tmp_path, axes, large, monkeypatch):
+    if large:
+        monkeypatch.setattr(loading, "IN_MEMORY_BYTES", 100)
+    source = opened(saved(tmp_path, PIXELS.transpose(ORDERS[axes])), axes=axes)
+    assert source.streams == large
+    np.testing.assert_array_equal(whole(source).examples, PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("axes", "image"),
+    [("HWC", PIXELS[0]), ("CHW", np.moveaxis(PIXELS[0], -1, 0)), ("HW", PIXELS[0, ..., 0])],
+)
+def test_a_single_image_is_an_example(tmp_path, axes, image):
+    channels = 1 if axes == "HW" else 3
+    path = saved(tmp_path, image)
+    found = opened(path, axes=axes, channels=channels)
+    np.testing.assert_array_equal(whole(found).examples, PIXELS[:1, ..., :channels])
+    np.save(tmp_path / "labels.npy", np.array([7]))
+    named = opened(path, axes=axes, channels=channels, labels=str(tmp_path / "labels.npy"))
+    assert named.class_names == ("7",)
+    with pytest.raises(UserError, match=r"which may be|data\.axes HW"):
+        opened(path, channels=channels)
+
+
+DOUBTFUL = {
+    (64, 64, 3): ("NHW", "HWC"),
+    (3, 64, 64): ("NHW", "CHW"),
+    (64, 64, 13): ("NHW", "HWC"),
+    (13, 64, 64): ("NHW", "CHW"),
+    (9, 13, 8, 13): ("NHWC", "NCHW"),
+    (9, 13, 8, 8): ("NHWC", "NCHW"),
+}
+
+
+@pytest.mark.parametrize(("shape", "axes"), DOUBTFUL.items())
+def test_a_shape_of_two_meanings_names_the_setting_that_answers(tmp_path, shape, axes):
+    path = saved(tmp_path, np.full(shape, 200, np.uint8))
+    with pytest.raises(UserError) as caught:
+        opened(path, channels=13)
+    assert all(f"(data.axes {each})" in str(caught.value) for each in axes)
+    assert "\n" not in str(caught.value)
+
+
+def test_yes_and_no_are_white_and_black(tmp_path):
+    masks = np.random.default_rng(0).integers(2, size=(9, 4, 5)).astype(bool)
+    found = whole(opened(saved(tmp_path, masks), channels=1)).examples
+    np.testing.assert_array_equal(found[..., 0], np.where(masks, 255, 0))
+
+
+@pytest.mark.parametrize("greatest", [0, 1, 16, 31, 32, 255])
+def test_whole_numbers_far_below_white_are_asked_about(tmp_path, greatest):
+    path = saved(tmp_path, np.full((9, 4, 5), greatest, np.uint8))
+    if greatest > 31:
+        assert whole(opened(path, channels=1)).examples.max() == greatest
+        return
+    with pytest.raises(UserError, match=f"is {greatest} of 255; give 0 255 to keep them dark"):
+        opened(path, channels=1)
+    assert whole(opened(path, channels=1, range=(0, 255))).examples.max() == greatest
+    stretched = whole(opened(path, channels=1, range=(0, max(greatest, 1))))
+    assert stretched.examples.max() == (255 if greatest else 0)
+
+
+def test_the_greatest_level_is_searched_in_all_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "_CHUNK_BYTES", 40)
+    levels = np.full((9, 4, 5), 3, np.uint8)
+    levels[-1, -1, -1] = 200
+    found = whole(opened(saved(tmp_path, levels), channels=1)).examples
+    np.testing.assert_array_equal(found[..., 0], levels)
+
+
+def test_lost_colours_and_transparency_are_told(tmp_path, caplog):
+    pixels = np.random.default_rng(0).integers(256, size=(9, 4, 5, 4), dtype=np.uint8)
+    told = {
+        1: "are drawn on white where transparent, turned from colour to grey",
+        3: "are drawn on white where transparent",
+    }
+    for channels, words in told.items():
+        opened(saved(tmp_path, pixels), channels=channels)
+        assert caplog.records[-1].getMessage().endswith(f"images of 4×5×4, uint8, {words}")
 
 
 LABELS = {

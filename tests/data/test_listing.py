@@ -2,11 +2,13 @@ import logging
 import os
 import struct
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from ddpm_jax.data import formats
 from ddpm_jax.data import listing as listing_module
 from ddpm_jax.data.listing import list_pictures
 from ddpm_jax.errors import UserError
@@ -78,24 +80,92 @@ def test_a_change_of_any_file_changes_the_state(tmp_path, png):
     assert len(states) == 5
 
 
-def test_names_that_lead_out_are_skipped_with_a_warning(tmp_path, png, caplog):
+def test_names_that_lead_out_are_left_out_and_counted(tmp_path, png):
     bad = ("../../up.png", "/etc/root.png", "C:/drive.png", "a/../../b.png", "..\\..\\back.png")
     file = zipped(tmp_path / "x.zip", dict.fromkeys((*bad, "good.png"), png))
-    with caplog.at_level(logging.WARNING):
-        assert list_pictures(file).names == ["good.png"]
-    (record,) = caplog.records
-    assert "5 names lead out of the zip" in record.getMessage()
+    found = list_pictures(file)
+    assert found.names == ["good.png"]
+    assert found.left_out == {"whose names lead out of the zip": 5}
     assert [path.name for path in tmp_path.iterdir()] == ["x.zip"]
 
 
-def test_archives_inside_are_skipped_with_a_warning(tmp_path, png, caplog):
+def test_archives_inside_are_left_out_and_counted(tmp_path, png):
     inner = zipped(tmp_path / "inner.zip", {"1.png": png}).read_bytes()
     entries = {"1.png": png, "inner.zip": inner, "more.tar.gz": b""}
-    with caplog.at_level(logging.WARNING):
-        assert list_pictures(zipped(tmp_path / "x.zip", entries)).names == ["1.png"]
-    assert "2 archives in it are skipped" in caplog.text
-    with pytest.raises(UserError, match=r"no pictures.*unpack the 1 archives"):
+    found = list_pictures(zipped(tmp_path / "x.zip", entries))
+    assert found.names == ["1.png"]
+    assert found.left_out == {".zip (an archive; unpack it)": 1, ".gz (an archive; unpack it)": 1}
+    with pytest.raises(UserError, match=r"no pictures.*1 \.zip \(an archive; unpack it\)"):
         list_pictures(zipped(tmp_path / "y.zip", {"inner.zip": inner}))
+
+
+OTHERS = {
+    "@eaDir/1.png/SYNOPHOTO_THUMB_M.jpg": "in @eaDir",
+    "cat/@eaDir/1.png": "in @eaDir",
+    "#recycle/old.png": "in #recycle",
+    ".@__thumb/default1.png": "in .@__thumb",
+    "$RECYCLE.BIN/$R1.png": "in $RECYCLE.BIN",
+    "System Volume Information/x.png": "in System Volume Information",
+    ".thumbnails/normal/1.png": "in .thumbnails",
+    "__MACOSX/cat/._1.png": "in __MACOSX",
+    "cat/Thumbs.db": "of the system",
+    "desktop.ini": "of the system",
+    "Icon\r": "of the system",
+    "._1.png": "hidden",
+    ".DS_Store": "hidden",
+    ".git/logo.png": "hidden",
+    "old.zip": ".zip (an archive; unpack it)",
+    "phone.HEIC": ".heic (needs pip install pillow-heif)",
+    "notes.txt": ".txt",
+    "paper.pdf": ".pdf",
+    "README": "without an ending",
+    "data.h5": ".h5",
+    "drawing.eps": ".eps",
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_systems_and_people_keep_beside_pictures_is_counted_by_its_reason(
+    tmp_path, png, packed, monkeypatch
+):
+    monkeypatch.setattr(formats, "_register_heif", lambda: None)
+    entries = {"1.png": png, "cat/@thing/2.png": png, "downloaded": png} | dict.fromkeys(
+        OTHERS, png
+    )
+    entries["README"] = b"about these pictures"
+    if packed:
+        root = zipped(tmp_path / "set.zip", entries)
+    else:
+        root = tmp_path / "set"
+        for name, data in entries.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(data)
+    found = list_pictures(root)
+    # The content says that the one without an ending is a picture.
+    assert found.names == ["1.png", "cat/@thing/2.png", "downloaded"]
+    assert found.left_out == dict(Counter(OTHERS.values()))
+
+
+def test_a_link_from_a_hidden_folder_hides_no_pictures(tmp_path, png):
+    for name in (".cache/links/x", "cat/1.png", ".store/dog/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(png)
+    (tmp_path / ".cache" / "links" / "cat").symlink_to(tmp_path / "cat")
+    (tmp_path / "dog").symlink_to(tmp_path / ".store" / "dog")
+    (tmp_path / "same").symlink_to(tmp_path / "cat")
+    found = list_pictures(tmp_path)
+    assert found.names == ["cat/1.png", "dog/2.png"]
+    assert found.left_out == {"hidden": 2, "in folders that are linked twice": 1}
+
+
+def test_of_two_entries_of_one_name_the_later_counts(tmp_path, png):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("1.png", b"older")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("1.png", png)
+    found = list_pictures(tmp_path / "x.zip")
+    assert found.read("1.png") == png
+    assert found.left_out == {"of a name that comes again": 1}
 
 
 def test_an_encrypted_entry_says_so(tmp_path, png):
@@ -143,6 +213,7 @@ def test_no_file_is_read_without_end(tmp_path, png, monkeypatch):
     found = list_pictures(tmp_path)
     # The pipe and the device are not listed; the broken link is, so that reading names it.
     assert found.names == ["1.png", "nowhere.png"]
+    assert found.left_out == {"pipe or device": 2}
     with pytest.raises(FileNotFoundError):
         found.read("nowhere.png")
     monkeypatch.setattr(listing_module, "LARGEST_FILE", 20)

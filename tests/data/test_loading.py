@@ -96,8 +96,8 @@ def test_the_first_pass_is_cached_for_the_next_start(limit, monkeypatch, cache, 
         for counted in (first, again):
             assert counted.load(limit) == (GOOD, [i % 2 for i in GOOD])
     # The warning comes each time, cached or not.
-    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
-        "2 of 90 pictures in x can't be read and are skipped (3.png, 50.png)"
+    assert [record.getMessage() for record in caplog.records] == [
+        "pictures in x: 2 of 90 can't be read and are left out (3.png, 50.png): torn: 2"
     ] * 2
     assert max(first.found) >= 90
     assert again.found == (0, 0)

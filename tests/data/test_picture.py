@@ -57,7 +57,7 @@ def test_another_size_is_taken_as_given(saved):
 def test_the_size_is_that_of_the_upright_picture(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.new("RGB", (7, 5)).save(tmp_path / "camera.jpg", exif=exif)
+    Image.new("RGB", (7, 5), "white").save(tmp_path / "camera.jpg", exif=exif)
     data = of(PictureData(path=str(tmp_path / "camera.jpg")))
     assert data.image_size == ((5, 7) if orientation <= 4 else (7, 5))
     assert open_source(data).shape == data.example_shape

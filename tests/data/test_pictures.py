@@ -1,12 +1,23 @@
 import io
+import struct
 import warnings
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
-from ddpm_jax.data.pictures import decode_picture, fit_pixels
+from ddpm_jax.data.pictures import (
+    FEWER_BANDS,
+    FEWER_LEVELS,
+    FIRST_PAGE,
+    ON_WHITE,
+    TO_GREY,
+    RangeError,
+    decode,
+    decode_picture,
+    fit_pixels,
+)
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -169,10 +180,180 @@ def test_reduced_jpeg_decoding_hardly_changes_a_photograph():
     assert np.abs(whole - reduced).max() <= 2
 
 
-def test_floating_point_pixels_are_refused():
-    image = Image.fromarray(np.zeros((2, 2), np.float32))
-    with pytest.raises(ValueError, match="floating-point"):
-        decode_picture(encoded(image, "TIFF"), (2, 2, 1))
+@pytest.mark.parametrize("dtype", ["int16", "int32", "float32"])
+def test_levels_whose_white_is_not_known_need_a_span(dtype):
+    ramp = np.linspace(-1000, 1000, 8)[None].astype(dtype)
+    picture = encoded(Image.fromarray(ramp), "TIFF")
+    with pytest.raises(RangeError, match="from -1000 to 1000"):
+        decode_picture(picture, (1, 8, 1))
+    found = decode(picture, (1, 8, 1), span=(-1000, 1000))
+    expected = np.rint((ramp.astype(np.float64) + 1000) * 255 / 2000)
+    np.testing.assert_array_equal(found.pixels[..., 0], expected)
+    assert FEWER_LEVELS in found.changes
+    upside_down = decode_picture(picture, (1, 8, 1), span=(1000, -1000))
+    np.testing.assert_array_equal(upside_down[..., 0], np.rint(255 - expected))
+    with pytest.raises(RangeError, match="widen it"):
+        decode_picture(picture, (1, 8, 1), span=(-999, 1000))
+
+
+def test_a_level_that_is_not_a_number_is_refused():
+    picture = encoded(Image.fromarray(np.array([[0, np.nan]], np.float32)), "TIFF")
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        decode_picture(picture, (1, 2, 1), span=(0, 1))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM", "JPEG2000"])
+def test_12_bits_in_16_are_decoded_as_they_are_and_their_greatest_is_told(kind):
+    levels = np.array([[0, 4095], [2048, 1024]], np.uint16).repeat(16, 0).repeat(16, 1)
+    found = decode(encoded(Image.fromarray(levels), kind), (32, 32, 1))
+    assert (found.bits, found.greatest) == (16, 4095)
+    np.testing.assert_array_equal(found.pixels[..., 0], np.rint(levels / 257))
+    stretched = decode(encoded(Image.fromarray(levels), kind), (32, 32, 1), span=(0, 4095))
+    np.testing.assert_array_equal(stretched.pixels[..., 0], np.rint(levels / 4095 * 255))
+
+
+def test_a_format_that_states_its_white_is_not_in_doubt():
+    found = decode(b"P5 2 1 4095\n" + struct.pack(">HH", 4095, 0), (1, 2, 1))
+    np.testing.assert_array_equal(found.pixels.ravel(), [255, 0])
+    bits = decode(encoded(Image.new("1", (2, 2))), (2, 2, 1))
+    palette = decode(encoded(Image.new("P", (2, 2))), (2, 2, 1))
+    assert (bits.bits, palette.bits) == (0, 0)
+
+
+def test_an_inverted_16_bit_tiff_is_turned_around():
+    levels = np.array([[0, 65535, 257]], np.uint16)
+    picture = encoded(Image.fromarray(levels), "TIFF", tiffinfo={262: 0})
+    with Image.open(io.BytesIO(picture)) as image:
+        assert image.tag_v2[262] == 0  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(decode_picture(picture, (1, 3, 1)).ravel(), [255, 0, 254])
+
+
+def chunked(width: int, bits: int, colour: int, row: bytes, **chunks: bytes) -> bytes:
+    """A PNG of one row, written by hand: Pillow writes no such files."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, 1, bits, colour, 0, 0, 0)
+    middle = b"".join(chunk(name.encode(), data) for name, data in chunks.items())
+    packed = zlib.compress(b"\0" + row)
+    return b"".join(
+        [
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", header),
+            middle,
+            chunk(b"IDAT", packed),
+            chunk(b"IEND", b""),
+        ]
+    )
+
+
+CLEAR = {
+    "16 bits": chunked(2, 16, 0, struct.pack(">HH", 1000, 40_000), tRNS=struct.pack(">H", 1000)),
+    "8 bits": chunked(2, 8, 0, bytes([9, 155]), tRNS=b"\0\x09"),
+    "4 bits": chunked(2, 4, 0, b"\x29", tRNS=b"\0\x02"),
+    "2 bits": chunked(2, 2, 0, b"\x60", tRNS=b"\0\x01"),
+    "1 bit": chunked(2, 1, 0, b"\x40", tRNS=b"\0\0"),
+    "16 bits of colour": chunked(
+        2,
+        16,
+        2,
+        struct.pack(">6H", 1000, 2000, 3000, 9, 9, 40_000),
+        tRNS=struct.pack(">3H", 1000, 2000, 3000),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CLEAR)
+def test_a_transparent_level_is_transparent_in_any_depth(case):
+    alpha = decode_picture(CLEAR[case], (1, 2, 4))[0, :, 3]
+    np.testing.assert_array_equal(alpha, [0, 255])
+    for channels in (1, 3):
+        found = decode(CLEAR[case], (1, 2, channels))
+        assert (found.pixels[0, 0] == 255).all()
+        assert ON_WHITE in found.changes
+    assert (decode_picture(CLEAR[case], (1, 2, 3))[0, 1] != 255).any() or case == "1 bit"
+
+
+def test_16_bits_of_colour_are_told_to_be_fewer():
+    row = struct.pack(">6H", 0, 128 * 256, 65535, 1, 2, 3)
+    found = decode(chunked(2, 16, 2, row), (1, 2, 3))
+    np.testing.assert_array_equal(found.pixels, [[[0, 128, 255], [0, 0, 0]]])
+    assert found.changes == (FEWER_LEVELS,)
+    wide = decode(b"P6 1 1 65535\n" + struct.pack(">3H", 0, 30_000, 65535), (1, 1, 3))
+    assert wide.changes == (FEWER_LEVELS,)
+
+
+def test_bands_that_pillow_drops_are_told():
+    """A TIFF of five bands, written by hand: Pillow reads three and says nothing."""
+    tags = [(256, 1), (257, 1), (259, 1), (262, 2), (273, 300), (277, 5), (278, 1), (279, 5)]
+    tags = [*tags, (258, 200, 5), (338, 0, 2)]
+    entries = b"".join(
+        struct.pack(
+            "<HHII", tag, 4 if tag == 273 else 3, *(rest[::-1] if len(rest) > 1 else (1, *rest))
+        )
+        for tag, *rest in sorted(tags)
+    )
+    body = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
+    body = body.ljust(200, b"\0") + struct.pack("<5H", 8, 8, 8, 8, 8)
+    picture = body.ljust(300, b"\0") + bytes([10, 20, 30, 40, 50])
+    found = decode(picture, (1, 1, 3))
+    np.testing.assert_array_equal(found.pixels, [[[10, 20, 30]]])
+    assert FEWER_BANDS in found.changes
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "LAB", "YCbCr", "LA", "RGBA", "P", "1", "L", "RGB"])
+def test_every_mode_of_a_tiff_is_read(mode):
+    image = Image.new("RGB", (2, 2), (200, 200, 200))
+    if mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        stored = ImageCms.profileToProfile(image, srgb, lab, outputMode="LAB")
+        assert stored is not None
+    else:
+        stored = image.convert(mode)
+    for channels in (1, 3, 4):
+        found = decode_picture(encoded(stored, "TIFF"), (2, 2, channels))
+        expected = 255 if mode == "1" else 200
+        assert np.abs(found[..., : min(channels, 3)].astype(int) - expected).max() <= 4
+
+
+def test_what_changes_is_told():
+    grey, colour = Image.new("L", (2, 2), 9), Image.new("RGB", (2, 2), "red")
+    assert decode(encoded(grey), (2, 2, 1)).changes == ()
+    assert decode(encoded(grey), (2, 2, 3)).changes == ()
+    assert decode(encoded(colour), (2, 2, 1)).changes == (TO_GREY,)
+    clear = encoded(colour.convert("RGBA"))
+    assert decode(clear, (2, 2, 4)).changes == ()
+    assert decode(clear, (2, 2, 3)).changes == (ON_WHITE,)
+    film = encoded(grey, "TIFF", save_all=True, append_images=[Image.new("L", (2, 2), 99)])
+    assert decode(film, (2, 2, 1)).changes == (FIRST_PAGE,)
+    second = decode(film, (2, 2, 1), page=1)
+    assert (second.changes, second.pixels[0, 0, 0]) == ((), 99)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_the_size_is_that_of_the_upright_picture_before_scaling(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = encoded(Image.new("L", (400, 300)), kind, exif=exif)
+    expected = (300, 400) if orientation == 1 else (400, 300)
+    assert decode(picture, (16, 16, 1)).size == expected
+
+
+def test_bands_are_fitted_one_by_one():
+    pixels = noise(9, 7, 5)
+    found = fit_pixels(pixels, (4, 3, 5))
+    for band in range(5):
+        np.testing.assert_array_equal(
+            found[..., band], fit_pixels(pixels[..., band], (4, 3, 1))[..., 0]
+        )
+    # A fourth band that is no transparency must not weigh the others.
+    four = fit_pixels(pixels[..., :4], (4, 3, 4), transparent=False)
+    np.testing.assert_array_equal(four, found[..., :4])
+    assert (fit_pixels(pixels[..., :4], (4, 3, 4)) != four).any()
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ddpm_jax import plots
+from ddpm_jax.config import ArraysData, MlpConfig
 from ddpm_jax.diffusion import q_sample
 from ddpm_jax.errors import UserError
 from ddpm_jax.reports import figures
@@ -50,6 +51,21 @@ def test_the_forward_trajectory_of_pictures(drawn_arrays, tmp_path):
     unit = np.asarray(digits, np.float32) / 127.5 - 1
     assert all(np.abs(unit - frames[row, 0]).max((1, 2, 3)).min() < 1e-6 for row in (0, 2))
     assert all(0.7 < frames[row, -1].std() < 1.3 for row in range(4))
+
+
+def test_the_forward_trajectory_of_bands_shows_the_chosen_ones(drawn_arrays, tmp_path):
+    levels = np.random.default_rng(0).integers(256, size=(6, 8, 8, 5), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", levels)
+    size: Any = {"image_size": (8, 8), "channels": 5}
+    for chosen, shown in ((None, (0, 1, 2)), ((3, 2, 1), (3, 2, 1)), ((4,), (4,))):
+        data = ArraysData(path=str(tmp_path / "x.npy"), show_channels=chosen, **size)
+        unlabelled = changed(PICTURES, train={"label_dropout": 0.0})
+        config = dataclasses.replace(unlabelled, data=data, model=MlpConfig(width=4, layers=1))
+        draw("forward", config, None, str(tmp_path / "it.png"), num=2, times=3, way="direct")
+        frames = drawn_arrays.pop()[0]
+        assert frames.shape == (2, 3, 8, 8, len(shown))
+        unit = levels[..., list(shown)].astype(np.float32) / 127.5 - 1
+        assert all(np.abs(unit - frame).max((1, 2, 3)).min() < 1e-6 for frame in frames[:, 0])
 
 
 def test_times_on_the_rows_transpose_the_figure(drawn_arrays, tmp_path):

@@ -1,4 +1,5 @@
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from ddpm_jax.config import (
     PointsData,
     TfdsData,
 )
+from ddpm_jax.data import open_source
+from ddpm_jax.data.formats import suffixes
 from ddpm_jax.errors import UserError
 from ddpm_jax.reports.inspection import inspect, recognize, summarize
 
@@ -38,6 +41,9 @@ def test_a_folder_is_counted_as_it_is(folder):
     assert found.facts == {
         "data": f"pictures in {folder}",
         "examples": 6,
+        "files": 6,
+        "endings": {".png": 3, ".tif": 1, ".gif": 1, ".jpg": 1},
+        "left_out": {},
         "classes": {"cat": 2, "dog": 3},
         "sizes": {"3×4": 3, "2×2": 2},
         "channels": {
@@ -92,12 +98,118 @@ def test_arrays_and_points_are_counted(tmp_path):
     assert inspect(PictureData()).facts["sizes"] == {"427×640": 1}
 
 
+def test_the_preview_of_bands_shows_the_chosen_ones(tmp_path):
+    bands = np.zeros((9, 6, 7, 5), np.float32) + np.arange(5, dtype=np.float32)
+    np.save(tmp_path / "x.npy", bands)
+    for chosen, shown in ((None, (0, 1, 2)), ((4, 3, 0), (4, 3, 0)), ((2,), (2, 2, 2))):
+        config = ArraysData(path=str(tmp_path / "x.npy"), channels=5, show_channels=chosen)
+        found = inspect(config)
+        assert found.facts["channels"] == {"5 × float32": 9}
+        assert found.facts["shown"].startswith("pictures show channel")
+        levels = np.array(shown) / 4 * 2 - 1
+        np.testing.assert_allclose(
+            found.preview[..., :3], np.broadcast_to(levels, (9, 7, 7, 3)), atol=0.01
+        )
+
+
+def test_levels_in_doubt_are_shown_stretched(tmp_path):
+    ramp = np.linspace(-1000, 1000, 16).astype(np.int32).reshape(4, 4)
+    Image.fromarray(ramp).save(tmp_path / "ct.tif")
+    found = inspect(FolderData(path=str(tmp_path)))
+    assert (found.facts["least_value"], found.facts["greatest_value"]) == (-1000, 1000)
+    assert found.facts["channels"] == {"grey in 32 bits": 1}
+    grey = found.preview[0, ..., 0]
+    assert (grey.min(), grey.max()) == (-1, 1)
+
+
+# --- a folder of everything -----------------------------------------------------------------------
+
+FOREIGN = {
+    "notes.txt": b"a text",
+    "table.csv": b"1,2",
+    "page.html": b"<html>404</html>",
+    "list.json": b"[]",
+    "photo.heic": b"\0\0\0\x18ftypheic" + bytes(99),
+    "drawing.svg": b"<svg/>",
+    "raw.dng": b"II*\0" + bytes(99),
+    "scan.dcm": bytes(128) + b"DICM",
+    "set.zip": b"PK\x05\x06" + bytes(18),
+    "set.tar.gz": b"\x1f\x8b",
+    "film.mp4": b"\0\0\0\x18ftypmp42",
+    "array.npy": b"\x93NUMPY",
+    "README": b"about these pictures",
+    "noise": bytes(range(256)),
+    "Thumbs.db": b"x",
+    "desktop.ini": b"x",
+    ".DS_Store": b"x",
+    "._1.png": b"x",
+    ".thumbnails/1.png": b"x",
+    "@eaDir/1.png/THUMB.jpg": b"x",
+    "__MACOSX/._1.jpg": b"x",
+}
+BROKEN = {"empty.png": b"", "torn.jpg": b"\xff\xd8\xff\xe0", "page.webp": b"<html>404</html>"}
+
+
+def written(folder: Path) -> list[Path]:
+    """Writes a picture in every format that Pillow can write, and returns their files."""
+    Image.init()
+    endings = {kind: ending for ending, kind in sorted(Image.EXTENSION.items(), reverse=True)}
+    grey = Image.fromarray(np.linspace(0, 255, 64 * 64).reshape(64, 64).astype(np.uint8))
+    for kind in sorted(Image.SAVE):
+        path = folder / f"{kind.lower()}{endings.get(kind, '.spider')}"
+        for mode in ("RGB", "L", "P", "1", "F"):
+            with suppress(OSError, ValueError, KeyError):
+                grey.convert(mode).save(path, kind)
+                break
+        else:  # BUFR, GRIB, HDF5 and WMF need a program of their own.
+            path.write_bytes(b"GRIB" + bytes(99))
+    return list(folder.iterdir())
+
+
+# Pillow will drop some of its formats one day, and says so.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_data_info_accounts_for_every_file_of_forty_kinds(tmp_path):
+    root = tmp_path / "set"
+    root.mkdir()
+    kinds = written(root)
+    total = len(kinds) + len(FOREIGN) + len(BROKEN) + 2
+    for name, data in (FOREIGN | BROKEN).items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    frames = [Image.new("L", (4, 4), level) for level in (10, 200)]
+    frames[0].save(root / "pages.tif", save_all=True, append_images=frames[1:])
+    frames[1].save(root / "nameless", "PNG")
+    facts = inspect(FolderData(path=str(root))).facts
+    files = [path for path in root.rglob("*") if path.is_file()]
+    assert len(files) == total > 50
+    assert len({path.suffix or path.name for path in files}) >= 40
+    assert facts["files"] == facts["examples"] + sum(facts["left_out"].values()) == total
+    assert all(f"{why}: " in summarize(facts)["left_out"] for why in facts["left_out"])
+    assert sum(facts["endings"].values()) == facts["examples"]
+    assert sum(facts["sizes"].values()) + facts["unreadable"] == facts["examples"]
+    assert facts["files_with_pages"] == {"files": 1, "pages": 2}
+    assert facts["unreadable"] == len(BROKEN)
+    assert {name.split(":")[0] for name in facts["unreadable_as"]} == set(BROKEN)
+    # What Pillow writes and reads itself is an example, and nothing else is.
+    own = {path.suffix for path in kinds if path.suffix in suffixes()}
+    assert len(own) > 15
+    assert set(facts["endings"]) == own | {Path(name).suffix for name in BROKEN} | {".tif", "none"}
+    assert {".pdf", ".eps", ".h5", ".txt", ".dng", ".palm"} <= set(facts["left_out"])
+    assert facts["left_out"]["without an ending"] == 2
+    # SPIDER's levels are floats: training asks what they mean, as it must.
+    with pytest.raises(UserError, match=r"spider\.spider has floating-point levels"):
+        open_source(FolderData(path=str(root), image_size=(8, 8)))
+    (root / "spider.spider").unlink()
+    source = open_source(FolderData(path=str(root), image_size=(8, 8)))
+    assert len(source) == facts["examples"] - facts["unreadable"] - 1
+
+
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_values_that_are_not_finite_are_named(tmp_path, wrong):
     images = np.linspace(-1, 1, 3 * 2 * 2, dtype=np.float32).reshape(3, 2, 2)
     images[1, 0, 0] = wrong
     np.save(tmp_path / "x.npy", images)
-    found = inspect(ArraysData(path=str(tmp_path / "x.npy")))
+    found = inspect(ArraysData(path=str(tmp_path / "x.npy"), axes="NHW"))
     assert found.facts["greatest_value"] == str(wrong)
     assert np.isfinite(found.preview).all()
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddpm_jax.sampling.files import write_samples
 from ddpm_jax.sampling.samples import Samples, class_columns
 
 
@@ -14,6 +15,21 @@ def test_samples_say_what_they_are_and_show_themselves(sixteen):
     with Image.open(io.BytesIO(sixteen._repr_png_())) as picture:
         assert picture.format == "PNG"
         assert min(picture.size) > 48
+
+
+def test_pictures_of_many_bands_show_the_chosen_ones(tmp_path):
+    bands = np.linspace(-1, 1, 5, dtype=np.float32)
+    samples = np.broadcast_to(bands, (4, 48, 48, 5))
+    drawn = Samples(samples, None, samples[None], None, shown=(4, 2, 0))
+    write_samples(tmp_path / "x.png", drawn)
+    write_samples(tmp_path / "x.gif", drawn)
+    pictures = [io.BytesIO(drawn._repr_png_()), tmp_path / "x.png", tmp_path / "x.gif"]
+    for picture in pictures:
+        with Image.open(picture) as found:
+            assert found.convert("RGB").getpixel((9, 9)) == (255, 128, 0)
+    write_samples(tmp_path / "x.npz", drawn)
+    with np.load(tmp_path / "x.npz") as found:
+        np.testing.assert_array_equal(found["samples"], samples)
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,33 @@ def test_data_that_changed_are_told_once_and_the_run_goes_on(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("channels", [2, 13])
+def test_bands_resume_on_another_number_of_devices(tmp_path, channels):
+    random = np.random.default_rng(0)
+    np.save(tmp_path / "bands.npy", random.uniform(size=(20, 4, 4, channels)).astype(np.float32))
+    data = ArraysData(
+        path=str(tmp_path / "bands.npy"), image_size=(4, 4), channels=channels, range=(0, 1)
+    )
+    config = dataclasses.replace(POINTS, data=data)
+    lines = []
+
+    def trained(steps, devices, run):
+        short = changed(config, train={"steps": steps, "save_every": 2, "loggers": ()})
+        mesh = make_mesh(1, devices=jax.devices()[:devices])
+        return train(short, tmp_path / run, mesh=mesh, report=lines.append).run
+
+    trained(2, 8, "moved")
+    moved, unbroken = trained(4, 2, "moved"), trained(4, 1, "unbroken")
+    shown = "channel 0 of 0 … 1 as grey" if channels == 2 else "channels 0, 1, 2 of 0 … 12 as red"
+    assert sum(shown in line for line in lines) == 3
+    assert moved.step == unbroken.step == 4
+    for one, other in zip(*map(jax.tree.leaves, (moved.params, unbroken.params)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    drawn = moved.sample(4)
+    assert drawn.samples.shape == (4, 4, 4, channels)
+    assert drawn.shown == ((0,) if channels == 2 else (0, 1, 2))
+
+
 class Ones:
     """A source of the caller's own: points that are all 1."""
 
