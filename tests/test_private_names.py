@@ -1,6 +1,7 @@
 """No private or deprecated name of another project decides whether anything runs.
 
-A name that a version may lack must be probed: looked up inside a `try`, or by `getattr` or `hasattr`.
+A name that a version may lack must be probed: looked up inside a `try`, or by `getattr` or
+`hasattr`.
 """
 
 import ast
