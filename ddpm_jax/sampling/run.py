@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
-from ddpm_jax.config import Config, override
+from ddpm_jax.config import Config, SampleConfig, override
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.files import StoragePath, storage_path
@@ -23,7 +23,7 @@ from ddpm_jax.runtime.mesh import all_devices, fitting_mesh, with_shardings
 from ddpm_jax.runtime.switches import pinned
 from ddpm_jax.sampling.chain import Progress, SampleProgram, Start
 from ddpm_jax.sampling.samples import Samples
-from ddpm_jax.typing import Conditioning, DenoiserTransform, Operator
+from ddpm_jax.typing import Conditioning, Denoiser, DenoiserTransform, Operator
 
 
 class Run:
@@ -89,28 +89,12 @@ class Run:
         settings that do not exist or do not go together, and ValueError for times that are no
         chain.
         """
-        options = override(self.config.sample, settings)
-        chain = None if times is None else np.asarray(times)
-        key = (
-            options,
-            None if chain is None else tuple(chain.tolist()),
-            tuple(it.apply if isinstance(it, Operator) else it for it in transforms),
-        )
-        operators = [it if isinstance(it, Operator) else _without_data(it) for it in transforms]
-        if key not in self._programs:
-            functions = [operator.apply for operator in operators]
-            self._programs[key] = SampleProgram(
-                self.experiment, self.mesh, options, times=chain, operators=functions
-            )
-        program = self._programs[key]
-        if start is None and is_first():
-            for line in program.cautions:
-                if line not in self._said:
-                    self._said.add(line)
-                    self.report(line)
+        program = self._program(override(self.config.sample, settings), times, transforms)
+        if start is None:
+            self._report_once(program.cautions)
         if num is None:
             given = labels if start is None else start.x
-            num = options.num if given is None else len(given)
+            num = program.options.num if given is None else len(given)
         return program(
             self.params,
             num,
@@ -118,15 +102,40 @@ class Run:
             first=first,
             labels=labels,
             conditioning=conditioning,
-            operands=[operator.data for operator in operators],
+            operands=[it.data if isinstance(it, Operator) else None for it in transforms],
             start=start,
             num_trajectories=num_trajectories,
             progress=progress,
         )
 
+    def _program(
+        self,
+        options: SampleConfig,
+        times: Sequence[int] | np.ndarray | None,
+        transforms: Sequence[DenoiserTransform | Operator],
+    ) -> SampleProgram:
+        """Returns the program of these options, times and functions; made once."""
+        chain = None if times is None else np.asarray(times)
+        functions = tuple(it.apply if isinstance(it, Operator) else it for it in transforms)
+        key = options, None if chain is None else tuple(chain.tolist()), functions
+        if key not in self._programs:
+            operators = [
+                it.apply if isinstance(it, Operator) else _ignoring_data(it) for it in transforms
+            ]
+            self._programs[key] = SampleProgram(
+                self.experiment, self.mesh, options, times=chain, operators=operators
+            )
+        return self._programs[key]
 
-def _without_data(transform: DenoiserTransform) -> Operator:
-    return Operator(lambda denoiser, data: transform(denoiser), None)
+    def _report_once(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            if is_first() and line not in self._said:
+                self._said.add(line)
+                self.report(line)
+
+
+def _ignoring_data(transform: DenoiserTransform) -> Callable[[Denoiser, Any], Denoiser]:
+    return lambda denoiser, data: transform(denoiser)
 
 
 def _warn(line: str) -> None:
