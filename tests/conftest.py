@@ -23,8 +23,8 @@ def _is_known(flags: str) -> bool:
     return not subprocess.run([sys.executable, "-c", code], env=env, capture_output=True).returncode
 
 
-# Compiling is most of what a test costs; unoptimized, it takes half the time. Flags come and go with
-# XLA's versions. The first process tries them; its workers and commands inherit what it found.
+# Compiling is most of what a test costs; unoptimized, it takes half the time. Flags come and go
+# with XLA's versions. The first process tries them; its workers and commands inherit what it found.
 if "DDPM_TEST_PROGRAMS" not in os.environ:
     _GIVEN = os.environ.get("XLA_FLAGS", "")
     _QUICK = ["--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false"]
