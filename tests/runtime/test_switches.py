@@ -104,7 +104,7 @@ def test_a_switch_that_keeps_jax_from_compiling_is_one_line(tmp_path):
             lambda: train(CONFIG, tmp_path / "run"),
             lambda: SampleProgram(build(CONFIG), make_mesh(1, jax.devices()[:1]), CONFIG.sample),
         ):
-            with pytest.raises(UserError, match="JAX_DISABLE_JIT is True.* set it to False or un"):
+            with pytest.raises(UserError, match=r"JAX_DISABLE_JIT is True.* set it to False or un"):
                 call()
     assert not (tmp_path / "run").exists()
 

@@ -45,7 +45,7 @@ def test_a_run_takes_times_and_transforms_and_compiles_them_once(run):
 
 
 def test_a_start_of_pixels_is_refused(run):
-    with pytest.raises(UserError, match="start.x has the type uint8; give floats"):
+    with pytest.raises(UserError, match=r"start.x has the type uint8; give floats"):
         run.sample(seed=3, start=Start(np.zeros((3, 8, 8, 1), np.uint8), 4))
 
 
