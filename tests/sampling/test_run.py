@@ -10,6 +10,7 @@ from ddpm_jax.files import storage_path
 from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.sampling.chain import SampleProgram, Start
 from ddpm_jax.sampling.run import Run
+from ddpm_jax.typing import Operator
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +79,15 @@ def test_times_that_start_below_T_in_noise_are_told(trained, monkeypatch):
     run.sample(2, times=[10, 5, 0])
     (line,) = lines
     assert line.startswith("the times start at t = 10, where x_t is not noise")
+
+
+def test_operators_with_other_data_share_one_program(run):
+    def put(denoiser, value):
+        return lambda x_t, t: denoiser(x_t, t)._replace(x_0=value + 0 * x_t)
+
+    before = len(run._programs)
+    for value in (0.25, 0.5):
+        rows = np.full((3, 8, 8, 1), value, np.float32)
+        drawn = run.sample(3, steps=2, transforms=[Operator(put, rows)])
+        np.testing.assert_allclose(drawn.samples, value, rtol=1e-6)
+    assert len(run._programs) == before + 1
