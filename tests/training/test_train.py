@@ -37,8 +37,6 @@ POINTS = Config(
     data=PointsData(size=50),
     model=MlpConfig(width=8, layers=2),
     diffusion=DiffusionConfig(schedule="cosine", timesteps=10),
-    train=TrainConfig(batch_size=8, ema_decay=0.9, preview_every=None),
-    diffusion=DiffusionConfig(timesteps=10),
     train=TrainConfig(batch_size=8, averages={"ema": Choice("ema", decay=0.9)}, preview_every=None),
     sample=SampleConfig(clipping="none", num=8, batch_size=8),
 )
