@@ -103,11 +103,8 @@ class Run:
                 self.experiment, self.mesh, options, times=chain, operators=functions
             )
         program = self._programs[key]
-        if start is None and is_first():
-            for line in program.cautions:
-                if line not in self._said:
-                    self._said.add(line)
-                    self.report(line)
+        if start is None:
+            self._caution(program)
         if num is None:
             given = labels if start is None else start.x
             num = options.num if given is None else len(given)
@@ -128,9 +125,16 @@ class Run:
 def _without_data(transform: DenoiserTransform) -> Operator:
     return Operator(lambda denoiser, data: transform(denoiser), None)
 
+    def _caution(self, program: SampleProgram) -> None:
+        """Reports, once, why chains from pure noise can't give the data."""
+        for line in program.cautions:
+            if is_first() and line not in self._said:
+                self._said.add(line)
+                self.report(line)
+
 
 def _warn(line: str) -> None:
-    warnings.warn(line, stacklevel=3)
+    warnings.warn(line, stacklevel=4)
 
 
 @pinned()
