@@ -48,6 +48,7 @@ SMOKE = {
     "model.dim": 8,
     "model.multipliers": (1, 2),
     "diffusion.timesteps": 20,
+    "diffusion.schedule": "cosine",  # It ends in noise after 20 steps too.
     "train.steps": 4,
     "train.batch_size": 16,
     "train.log_every": 2,

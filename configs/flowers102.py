@@ -54,6 +54,7 @@ SMOKE = {
     "data.image_size": (32, 32),
     "model.dim": 8,
     "diffusion.timesteps": 20,
+    "diffusion.schedule": "cosine",  # It ends in noise after 20 steps too.
     "train.steps": 4,
     "train.batch_size": 16,
     "train.log_every": 2,

@@ -513,6 +513,11 @@ FILES = {
 }
 
 LOOKS = {
+    "a normalisation that adds nothing": Row(
+        nothing,
+        f"train {CONFIGS}/single_image.py --model.norm_epsilon 0",
+        "model.norm_epsilon is 0.0; it must be between 0 and 1",
+    ),
     "nothing to look at": Row(nothing, INFO, "does not exist; name a folder"),
     "a text to look at": Row(put("set", "hello"), INFO, "is a file, not a folder"),
     "an empty folder to look at": Row(lambda here: (here / "set").mkdir(), INFO, "no pictures"),

@@ -1,7 +1,6 @@
 """No private or deprecated name of another project decides whether anything runs.
 
-A name that a version may lack must be probed: looked up inside a `try`, or by `getattr` or
-`hasattr`.
+A name that a version may lack must be probed: looked up inside a `try`, or by `getattr`.
 """
 
 import ast
@@ -148,3 +147,16 @@ def complaint(name: str) -> str | None:
                     # Attributes of values, such as a flag of jax.config, are not followed.
                     return None if not hasattr(found, "__path__") else f"{where} is not there"
     return None
+
+
+def test_a_deprecated_and_a_missing_name_are_found(monkeypatch):
+    def looked_up(name):
+        if name == "old":
+            warnings.warn("old is deprecated", DeprecationWarning, stacklevel=2)
+            return 1
+        raise AttributeError(name)
+
+    monkeypatch.setattr(importlib.import_module("jax"), "__getattr__", looked_up, raising=False)
+    assert complaint("jax.old") == "jax.old: old is deprecated"
+    assert complaint("jax.never_there") == "jax.never_there is not there"
+    assert complaint("jax.numpy.zeros") is None

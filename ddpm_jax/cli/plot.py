@@ -1,12 +1,12 @@
 """`ddpm plot`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ddpm_jax import config as configs
 from ddpm_jax.cli.arguments import config_of, settings_of, target_of
-from ddpm_jax.cli.console import bar
+from ddpm_jax.cli.console import bar, warn
 from ddpm_jax.cli.flags import HELP, read
 from ddpm_jax.config import Config, Setting
 from ddpm_jax.errors import UserError, nearest
@@ -49,10 +49,16 @@ def own_figures(config: Config) -> list[Figure]:
     return [_figure(words.split(), f'figures: "{words}"') for words in config.figures]
 
 
-def draw(config: Config, folder: StoragePath | None, wanted: Sequence[Figure]) -> None:
+def draw(
+    config: Config,
+    folder: StoragePath | None,
+    wanted: Sequence[Figure],
+    report: Callable[[str], None] = warn,
+) -> None:
     """Draws figures and prints where they are."""
     for name, options in wanted:
-        print(figures.draw(name, config, folder, progress=bar("sampling"), **options))
+        shared = {"progress": bar("sampling"), "report": report}
+        print(figures.draw(name, config, folder, **shared, **options))
 
 
 def _figure(words: Sequence[str], prog: str) -> Figure:

@@ -69,6 +69,6 @@ def _draw_at_the_end(config: configs.Config, run: StoragePath, figures: list[Fig
         return
     for figure in figures:
         try:
-            draw(config, run, [figure])
+            draw(config, run, [figure], report=lambda line: None)  # Training has said it.
         except (OSError, UserError) as error:
             print(f"the figure {figure[0]} was not drawn: {error}", file=sys.stderr)

@@ -153,8 +153,8 @@ def unfit_ends(schedule: NoiseSchedule, first: float | None = None) -> list[str]
     0.01 bits per dimension of data of size 1, -½ log2(1 - ᾱ_t), which is L_T of `bound` there. And
     its last step goes from x_1 to the data, so x_1 must hold more data than noise.
     """
-    t = np.asarray(schedule.T if first is None else first)
-    start = continuous(NoiseSchedule(*map(np.asarray, schedule)), t.astype(np.float64))
+    t = schedule.T if first is None else first
+    start = continuous(schedule, np.array([t], np.float64))
     lines = []
     if -np.log2(start.sqrt_one_minus_alpha_bar[0]) > _MOST_BITS_LEFT:
         scale, share = start.sqrt_alpha_bar[0], start.alpha_bar[0]

@@ -59,10 +59,13 @@ class Subject(NamedTuple):
     progress: Callable[[int, int], None]
     loaded: Run | None = None
     """The run, if it is open already."""
+    report: Callable[[str], None] | None = None
+    """Gets what opening and sampling the run have to say; Python's warnings without it."""
 
     def run(self) -> Run:
         """Returns the run; raises UserError for a bare config."""
-        return self.loaded or load(self.run_folder())
+        more = {} if self.report is None else {"report": self.report}
+        return self.loaded or load(self.run_folder(), **more)
 
     def run_folder(self) -> StoragePath:
         """Returns the run's folder; raises UserError for a bare config."""
@@ -286,12 +289,14 @@ def draw(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
     loaded: Run | None = None,
+    report: Callable[[str], None] | None = None,
     **options: Any,
 ) -> StoragePath:
     """Draws a row of FIGURES and returns the path of its file.
 
     Without an output the file goes into the run's folder, or for a bare config into the current
-    one. `loaded` is the run if it is open already; `options` are those of the row's signature.
+    one. `loaded` is the run if it is open already; `report` gets what there is to say about it;
+    `options` are those of the row's signature.
     Raises UserError for an unknown figure, for an option that it lacks or that is too small, and if
     the figure needs a run or data that are not there.
     """
@@ -300,5 +305,6 @@ def draw(
     suffix = suffix_of(name)
     path = storage_path(output) if output else (folder or storage_path(".")) / f"{name}{suffix}"
     plots.check_path(path, suffix)
-    FIGURES[name](Subject(resolve(config), folder, seed, progress, loaded), path, **options)
+    subject = Subject(resolve(config), folder, seed, progress, loaded, report)
+    FIGURES[name](subject, path, **options)
     return path

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddpm_jax.runtime.switches import pinned
 from ddpm_jax.typing import Keys
 
 # Named here, so that JAX's global default does not decide what a seed means.
@@ -25,6 +26,7 @@ STREAMS = {
 }
 
 
+@pinned()
 def stream_key(seed: int | jax.Array, stream: str, step: int | jax.Array = 0) -> jax.Array:
     """Returns the key of one stream at one step; seed and step may be traced."""
     return jax.random.fold_in(jax.random.fold_in(_root(seed), STREAMS[stream]), step)
@@ -36,6 +38,7 @@ def _root(seed: int | jax.Array) -> jax.Array:
     return jax.random.wrap_key_data(words, impl=_IMPLEMENTATION)
 
 
+@pinned()
 def sample_keys(seed: int | jax.Array, indices: jax.Array | np.ndarray) -> Keys:
     """Returns a key `[B]` per sample. It follows from the seed and the index, never from B."""
     root = stream_key(seed, "sample")

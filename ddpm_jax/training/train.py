@@ -84,8 +84,7 @@ def train(
     with exclusive(run, needed=distributed.is_first()):
         logger = _start_log(config, run, step, data_changes, report)
         try:
-            for line in [*_rate_jump(config, checkpoints, step), *program.cautions]:
-                logger.say(line)
+            _say_cautions(logger, config, checkpoints, program, step)
             should_stop = preemption.reached if preemption is not None else lambda: False
             trainer = Trainer(program, source, checkpoints, logger, should_stop=should_stop)
             state, step = trainer.train(trainer.begin(step), step)
@@ -235,6 +234,17 @@ def _check_state(experiment: Experiment, mesh: Mesh, checkpoints: Checkpoints, s
                 f"{new!r}, which does not fit its saved {field}; choose another folder, or put the "
                 "setting back"
             )
+
+
+def _say_cautions(
+    logger: RunLogger,
+    config: Config,
+    checkpoints: Checkpoints,
+    program: SampleProgram,
+    step: int,
+) -> None:
+    for line in [*_rate_jump(config, checkpoints, step), *program.cautions]:
+        logger.say(line)
 
 
 def _rate_jump(config: Config, checkpoints: Checkpoints, step: int) -> list[str]:

@@ -1,8 +1,11 @@
 """Dispatch: commands as a table, exit codes, and answers that need no JAX."""
 
+import os
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from ddpm_jax import cli
@@ -43,3 +46,29 @@ def test_sample_takes_the_options_of_a_sampler_added_from_outside(monkeypatch):
 
     monkeypatch.setitem(SAMPLERS, "added", added)
     assert "steepness" in {each.name for each in flags()}
+
+
+def test_a_variable_that_jax_can_t_read_is_one_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "ddpm_jax.cli", "info", "digits"],
+        env={**os.environ, "JAX_ENABLE_X64": "maybe"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("ddpm: JAX can't be imported: invalid truth value 'maybe'")
+    assert "JAX_ENABLE_X64" in line
+
+
+def test_a_nan_under_debug_nans_is_one_line(monkeypatch, capsys):
+    def command(words):
+        with jax.debug_nans(True):
+            jnp.zeros(()) / 0
+        return 0
+
+    monkeypatch.setitem(cli.COMMANDS, "added", cli.Command(command, "", ""))
+    assert cli.main(["added"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("ddpm: invalid value (nan)")
+    assert line.endswith("JAX_DEBUG_NANS or JAX_DEBUG_INFS stopped here")

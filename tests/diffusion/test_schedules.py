@@ -11,6 +11,8 @@ from ddpm_jax.diffusion import (
     make_schedule,
     noise_schedule,
     q_sample,
+    unfit_ends,
+    vlb_prior,
 )
 
 every_schedule = pytest.mark.parametrize("name", SCHEDULES)
@@ -192,3 +194,44 @@ def test_the_continuous_view_takes_one_time_and_knows_its_bounds():
     for t in (*outside, *np.array(outside)[:, None]):
         with pytest.raises(ValueError, match="this schedule has the times 0…10"):
             continuous(schedule, t)
+
+
+@every_schedule
+def test_the_published_schedules_have_good_ends(name):
+    assert unfit_ends(make_schedule(name, 1000)) == []
+    assert unfit_ends(make_schedule(name, 1000), 999) == []
+
+
+def test_an_x_T_that_is_not_noise_is_told_with_what_is_left():
+    (line,) = unfit_ends(make_schedule("linear", 20))
+    assert line.startswith("x_T is not noise: it keeps 0.9 of the data (ᾱ = 0.82)")
+    assert "a larger beta_T" in line
+
+
+@pytest.mark.parametrize(("bits", "told"), [(0.009, False), (0.011, True)])
+def test_the_limit_is_a_hundredth_of_a_bit_per_dimension(bits, told):
+    """For data of size 1 the bound's prior term is -½ log2(1 - ᾱ_T)."""
+    alpha_bar = 1 - 2 ** (-2 * bits)
+    betas = np.array([0.1, 1 - alpha_bar / 0.9])
+    schedule = noise_schedule(betas)
+    np.testing.assert_allclose(vlb_prior(schedule, jnp.ones((1, 1))), bits, rtol=1e-3)
+    assert bool(unfit_ends(schedule)) == told
+
+
+def test_the_prior_keeps_its_digits_where_hardly_any_noise_is_added():
+    """½ (ᾱ + (1 - ᾱ) - 1 - log(1 - ᾱ)) = -½ log β where there is one step, for x_0 = 1."""
+    found = vlb_prior(noise_schedule(np.array([1e-7])), jnp.ones((1, 1)))
+    np.testing.assert_allclose(found, -0.5 * np.log2(1e-7), rtol=1e-6)
+
+
+def test_an_x_1_that_is_mostly_noise_is_told():
+    (line,) = unfit_ends(noise_schedule(np.array([0.6, 0.99])))
+    assert line.startswith("x_1 is mostly noise: ᾱ_1 = 0.4 of its variance is data")
+
+
+@pytest.mark.parametrize("first", [400, 400.5, np.float64(400)])
+def test_a_chain_that_starts_below_T_in_noise_is_told(first):
+    schedule = make_schedule("linear", 1000)
+    (line,) = unfit_ends(schedule, first)
+    assert line.startswith("the times start at t = 400")
+    assert "start at T = 1000" in line

@@ -1,17 +1,20 @@
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 
+from ddpm_jax.diffusion import make_schedule
+from ddpm_jax.errors import UserError
 from ddpm_jax.files import storage_path
 from ddpm_jax.runtime.mesh import make_mesh
-from ddpm_jax.sampling.chain import Start
+from ddpm_jax.sampling.chain import SampleProgram, Start
 from ddpm_jax.sampling.run import Run
 from ddpm_jax.typing import Operator
 
 
 @pytest.fixture(scope="module")
 def run(trained):
-    import jax
-
     mesh = make_mesh(devices=jax.devices()[:1])
     return Run(storage_path("runs/tiny"), 6, *trained, name="ema", mesh=mesh)
 
@@ -40,6 +43,42 @@ def test_a_run_takes_times_and_transforms_and_compiles_them_once(run):
     np.testing.assert_array_equal(drawn.times, [20, 10, 15, 0])
     np.testing.assert_array_equal(drawn.samples, 0)
     assert len(run._programs) == before + 1
+
+
+def test_a_start_of_pixels_is_refused(run):
+    with pytest.raises(UserError, match=r"start.x has the type uint8; give floats"):
+        run.sample(seed=3, start=Start(np.zeros((3, 8, 8, 1), np.uint8), 4))
+
+
+def test_noise_that_is_none_is_told_once_and_a_start_says_nothing(trained, monkeypatch):
+    experiment = dataclasses.replace(trained[0], schedule=make_schedule("linear", 20))
+    monkeypatch.setattr(SampleProgram, "__call__", lambda self, *args, **options: None)
+    lines = []
+    mesh = make_mesh(devices=jax.devices()[:1])
+    told = Run(storage_path("x"), 6, experiment, None, name="ema", mesh=mesh, report=lines.append)
+    told.sample(2, start=Start(np.zeros((2, 8, 8, 1), np.float32), 4))
+    assert lines == []
+    for seed in (0, 1):
+        told.sample(2, seed=seed)
+        told.sample(2, seed=seed, eta=0.5, sampler="ddim")
+    (line,) = lines
+    assert line.startswith("x_T is not noise")
+    silent = Run(storage_path("x"), 6, experiment, None, name="ema", mesh=mesh)
+    with pytest.warns(UserWarning, match="x_T is not noise") as warned:
+        silent.sample(2)
+    assert warned[0].filename == __file__
+
+
+def test_times_that_start_below_T_in_noise_are_told(trained, monkeypatch):
+    monkeypatch.setattr(SampleProgram, "__call__", lambda self, *args, **options: None)
+    lines = []
+    mesh = make_mesh(devices=jax.devices()[:1])
+    run = Run(storage_path("x"), 6, *trained, name="ema", mesh=mesh, report=lines.append)
+    run.sample(2, times=[20, 10, 0])
+    assert lines == []
+    run.sample(2, times=[10, 5, 0])
+    (line,) = lines
+    assert line.startswith("the times start at t = 10, where x_t is not noise")
 
 
 def test_operators_with_other_data_share_one_program(run):

@@ -6,6 +6,7 @@ import signal
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import ddpm_jax
@@ -179,3 +180,26 @@ def test_a_checkpoint_that_says_nothing_of_its_data_is_gone_on_from(tmp_path):
     lines = []
     train(changed(config, data={"size": 60}, train={"steps": 8}), tmp_path, report=lines.append)
     assert not [line for line in lines if "data.examples" in line]
+
+
+def test_a_rate_that_jumps_when_a_run_is_extended_is_told_with_both_values(tmp_path):
+    def trained(steps, **optimizer):
+        lines = []
+        optimizer = {"decay": "cosine", "learning_rate": 1e-3, **optimizer}
+        short = {"steps": steps, "save_every": 4, "loggers": ()}
+        train(changed(POINTS, train=short, optimizer=optimizer), tmp_path, report=lines.append)
+        return [line for line in lines if "the learning rate jumps" in line]
+
+    assert trained(4) == []
+    course = optax.cosine_decay_schedule(1e-3, 4), optax.cosine_decay_schedule(1e-3, 8)
+    last, rate = float(course[0](3)), float(course[1](4))
+    expected = f"the learning rate jumps from {last:.2g} to {rate:.2g} with the changed settings"
+    assert trained(8) == [expected]
+    assert trained(8) == []
+
+
+def test_a_schedule_that_leaves_data_in_x_T_is_told_at_the_start(tmp_path):
+    lines = []
+    config = changed(POINTS, diffusion={"schedule": "linear"}, train={"steps": 4, "save_every": 4})
+    train(config, tmp_path, report=lines.append)
+    assert sum(line.startswith("x_T is not noise: it keeps 0.95 of") for line in lines) == 1
