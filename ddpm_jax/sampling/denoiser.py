@@ -11,6 +11,7 @@ from ddpm_jax.typing import (
     Denoiser,
     DenoiserTransform,
     Examples,
+    FractionalTimesteps,
     Prediction,
     Timesteps,
 )
@@ -31,7 +32,7 @@ def make_denoiser(
     """
 
     def network(conditioning: Conditioning) -> Denoiser:
-        def denoiser(x_t: Examples, t: Timesteps) -> Prediction:
+        def denoiser(x_t: Examples, t: Timesteps | FractionalTimesteps) -> Prediction:
             output = experiment.apply(params, x_t, t, conditioning, train=False)
             return predict(experiment.parameterization, experiment.schedule, output, x_t=x_t, t=t)
 

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.diffusion import SAMPLERS, Sampler, make_sampler
+from ddpm_jax.config import Choice
+from ddpm_jax.diffusion import SAMPLERS, TIME_GRIDS, Sampler, make_sampler
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
 from ddpm_jax.models import MODELS
@@ -41,6 +42,36 @@ def test_the_same_program_gives_the_same_pixels(trained, sixteen):
     np.testing.assert_array_equal(again.samples, sixteen.samples)
     other = program(trained[0])(trained[1], 16, seed=4)
     assert np.abs(other.samples - sixteen.samples).mean() > 0.1
+
+
+def test_samples_further_on_are_those_of_a_longer_draw(trained, sixteen):
+    later = program(trained[0])(trained[1], 16, seed=3, first=9)
+    np.testing.assert_allclose(later.samples[:7], sixteen.samples[9:], atol=1e-5)
+    np.testing.assert_array_equal(later.labels, np.arange(9, 25) % 10)
+
+
+def test_every_sample_of_every_seed_starts_from_its_own_noise(trained):
+    """Also beyond 64, 256 and 2^16, where an index in too few bits comes again."""
+    start, places = program(trained[0])._start, [63, 64, 255, 256, 2**16, 2**24 + 1, 2**32 - 1]
+    indices = np.unique([*range(300), *places]).astype(np.uint32)
+    found = [np.asarray(start(np.uint32(seed), indices, None).x) for seed in (0, 1, *places)]
+    rows = np.concatenate(found).reshape(-1, 64)
+    assert len(np.unique(rows, axis=0)) == len(rows)
+    # All of them are numbers of one standard normal distribution.
+    assert abs(rows.mean()) < 5 / np.sqrt(rows.size)
+    assert abs(rows.std() - 1) < 5 / np.sqrt(2 * rows.size)
+
+
+def test_every_sample_of_every_seed_has_its_own_noise_on_the_way(trained):
+    """From one x, with one label, only the noise of the steps tells samples apart."""
+    chain = program(trained[0], times=np.array([20, 10, 0]), clipping="none")
+    x, num = np.zeros((80, 8, 8, 1)), 80
+    found = [
+        chain(trained[1], num, seed=seed, first=first, labels=[0] * num, start=Start(x, 20))
+        for seed, first in ((0, 0), (1, 0), (64, 0), (2**16, 0), (0, 250), (0, 2**16))
+    ]
+    rows = np.concatenate([each.samples for each in found]).reshape(-1, 64)
+    assert len(np.unique(rows, axis=0)) == len(rows)
 
 
 def test_samples_are_float32_on_the_scale_of_the_data(sixteen):
@@ -132,6 +163,19 @@ def test_chunks_divide_the_chain_where_they_can():
         assert steps % _chunk(steps) == 0
         assert 1 <= steps / _chunk(steps) <= 100
     assert _chunk(997) == 20
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_a_grid_may_be_fractional_where_the_network_takes_such_times(trained, monkeypatch, shift):
+    def grid(schedule, steps, *, shift: float = 0.0):
+        times = schedule.T * np.arange(steps, -1, -1) / steps
+        return np.append(times[:-1] - shift, 0.0)
+
+    monkeypatch.setitem(TIME_GRIDS, "shifted", grid)
+    run = program(trained[0], grid=Choice("shifted", shift=shift), steps=4)
+    np.testing.assert_array_equal(run.times, [20 - shift, 15 - shift, 10 - shift, 5 - shift, 0])
+    np.testing.assert_array_equal(run.rows.t, run.times[:-1])
+    assert np.isfinite(run(trained[1], 8, seed=0).samples).all()
 
 
 # --- where a chain starts, and where it goes -----------------------------------------------------

@@ -50,6 +50,31 @@ def test_the_transforms_come_in_their_order(trained):
     np.testing.assert_allclose(agreeing, x_t, atol=1e-4)
 
 
+def test_the_operators_of_editing_come_last_the_first_of_them_innermost(trained):
+    experiment, params = trained
+    x_t, t = 5 * jax.random.normal(jax.random.key(0), (4, 8, 8, 1)), jnp.asarray(3)
+
+    def moved(change):
+        def transform(denoiser):
+            def changed(x_t, t):
+                found = denoiser(x_t, t)
+                return found._replace(x_0=change(found.x_0))
+
+            return changed
+
+        return transform
+
+    options = dataclasses.replace(TINY.sample, clipping="clip")
+    plain, edited = (
+        make_denoiser(experiment, params, Conditioning(jnp.arange(4)), options, transforms=given)(
+            x_t, t
+        ).x_0
+        for given in ((), (moved(lambda x: 3 * x), moved(lambda x: x + 1)))
+    )
+    np.testing.assert_allclose(edited, 3 * plain + 1, atol=1e-5)
+    assert np.abs(edited).max() > 2
+
+
 def test_a_network_with_a_variance_reaches_the_prediction(trained):
     """A network of 2C outputs: here the trained one, whose output is joined by a v̂ of 0."""
     experiment, params = trained

@@ -23,7 +23,7 @@ from ddpm_jax.runtime.compilation import compiler_options
 from ddpm_jax.runtime.mesh import make_mesh, shard_batch
 from ddpm_jax.training.ema import ema_update
 from ddpm_jax.training.logging.run_logger import read_events, read_rows
-from ddpm_jax.training.state import averages_of
+from ddpm_jax.training.state import averages_of, init_state
 from ddpm_jax.training.step import gradient, state_layout
 from ddpm_jax.training.train import train
 from ddpm_jax.training.trainer import Trainer
@@ -304,6 +304,22 @@ def test_the_network_of_other_code_is_refused_by_its_first_array(change, monkeyp
     monkeypatch.setattr("ddpm_jax.checkpoints.checkpoint.versions", lambda: {"other": "code"})
     with pytest.raises(UserError, match=expected):
         ddpm_jax.load(tmp_path)
+
+
+def test_its_pictures_show_the_first_average_and_are_of_the_runs_seed(tmp_path):
+    config = dataclasses.replace(POINTS, seed=2**16)
+
+    class Program:
+        experiment, mesh = build(config), None
+
+        def __call__(self, params, num, *, seed, progress):
+            return params, num, seed
+
+    checkpoints = Checkpoints(tmp_path)
+    trainer = Trainer(Program(), None, checkpoints, None, should_stop=lambda: False)  # type: ignore
+    state = init_state(build(config))
+    state = state._replace(ema={"ema": "the average", "other": "another"})
+    assert trainer._draw(state) == ("the average", POINTS.sample.num, 2**16)
 
 
 # --- policies ---
