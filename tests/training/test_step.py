@@ -169,6 +169,19 @@ def test_the_gradient_that_is_logged_is_not_clipped(trainer):
     assert norms[0] > 1e-2
 
 
+def test_the_rate_that_is_logged_is_the_one_that_was_used(trainer):
+    state, rates = trainer.init(), []
+    for step in range(3):
+        before = jax.tree.map(np.asarray, state.params)
+        state, metrics = trainer._step(state, shard_batch(trainer.batch(step), trainer.mesh))
+        rates.append(float(metrics["learning_rate"]))
+        if step == 0:  # Adam's first step moves each number by the rate, or not at all.
+            moves = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, state.params)
+            assert max(jax.tree.leaves(moves)) == pytest.approx(rates[0], rel=1e-3)
+    # A warm-up of two steps, then the peak.
+    assert rates == pytest.approx([0.005, 0.01, 0.01])
+
+
 def test_the_average_follows_at_first_and_is_slow_later():
     zero, one = {"w": jnp.zeros(())}, {"w": jnp.ones(())}
     for step, expected in ((1, 1 - 2 / 11), (10**6, 1 - 0.999)):
