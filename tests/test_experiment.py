@@ -16,7 +16,7 @@ from ddpm_jax.experiment import build
 from ddpm_jax.runtime.random import STREAMS
 from ddpm_jax.training.state import init_state
 from ddpm_jax.training.step import gradient
-from ddpm_jax.typing import Batch, Objective
+from ddpm_jax.typing import Batch, Conditioning, DiffusionInputs, Objective
 from tests.tiny import TINY, changed
 
 LEARNED = Choice("ddpm", variance="learned_range")
@@ -75,6 +75,62 @@ def test_a_row_that_refuses_its_neighbours_is_named(monkeypatch):
     monkeypatch.setitem(OBJECTIVES, "picky", picky)
     with pytest.raises(UserError, match=r"^diffusion\.objective\.scale is 1\.0; it must be 0"):
         dataclasses.replace(TINY.diffusion, objective="picky")
+
+
+# --- what each setting reaches --------------------------------------------------------------------
+
+BASE = override(
+    TINY, {"optimizer.decay": "linear", "diffusion.weighting": "min_snr", "optimizer.clip": 1.0}
+)
+
+
+def parts(experiment):
+    """What an experiment computes: its schedule, the losses of some outputs, rates and updates."""
+    x_0, eps, output = jax.random.normal(jax.random.key(0), (3, 16, 4, 4, 1))
+    given = DiffusionInputs(x_0, x_0, eps, jnp.arange(1, 17), Conditioning(), None)
+    params = {"w": jnp.ones(3)}
+    state, moves = experiment.optimizer.init(params), []
+    for scale in (10.0, 0.1):
+        grads = {"w": scale * jnp.array([1.0, -2.0, 3.0])}
+        update, state = experiment.optimizer.update(grads, state, params, step=jnp.asarray(6))
+        moves.append(update["w"])
+    return {
+        "schedule": experiment.schedule.log_snr,
+        "losses": np.asarray(experiment.objective(output, given)),
+        "rates": np.array([experiment.learning_rate(step) for step in range(12)]),
+        "updates": np.array(moves),
+    }
+
+
+@pytest.fixture(scope="module")
+def base():
+    return parts(build(BASE))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "reached"),
+    [
+        ("diffusion.schedule", "linear", {"schedule", "losses"}),
+        ("diffusion.schedule", Choice("cosine", s=0.1), {"schedule", "losses"}),
+        ("diffusion.timesteps", 40, {"schedule", "losses"}),
+        ("diffusion.prediction", "v", {"losses"}),
+        ("diffusion.loss", "l1", {"losses"}),
+        ("diffusion.weighting", "none", {"losses"}),
+        ("diffusion.weighting", Choice("min_snr", gamma=1.0), {"losses"}),
+        ("optimizer.learning_rate", 0.02, {"rates", "updates"}),
+        ("optimizer.warmup", 9, {"rates", "updates"}),
+        ("optimizer.decay", "constant", {"rates", "updates"}),
+        ("train.steps", 24, {"rates", "updates"}),
+        ("optimizer.clip", 0.5, {"updates"}),
+        ("optimizer.clip", None, {"updates"}),
+        ("optimizer.method", Choice("adam", beta2=0.5), {"updates"}),
+        ("optimizer.method", Choice("adamw", weight_decay=0.1), {"updates"}),
+    ],
+    ids=str,
+)
+def test_each_setting_reaches_what_it_is_about_and_nothing_else(setting, value, reached, base):
+    found = parts(build(override(BASE, {setting: value})))
+    assert {name for name in base if not np.array_equal(base[name], found[name])} == reached
 
 
 # --- what a step draws ----------------------------------------------------------------------------

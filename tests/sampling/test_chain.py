@@ -165,6 +165,14 @@ def test_chunks_divide_the_chain_where_they_can():
     assert _chunk(997) == 20
 
 
+def test_the_options_of_a_sampler_reach_its_plan(trained):
+    plans = [
+        program(trained[0], sampler=Choice("ddim", eta=eta)).rows.coefficients for eta in (0, 0.5)
+    ]
+    assert not plans[0].fresh_scale.any()
+    assert plans[1].fresh_scale[:-1].all()
+
+
 @pytest.mark.parametrize("shift", [0.0, 0.5])
 def test_a_grid_may_be_fractional_where_the_network_takes_such_times(trained, monkeypatch, shift):
     def grid(schedule, steps, *, shift: float = 0.0):

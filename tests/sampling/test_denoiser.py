@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddpm_jax.config import Choice
+from ddpm_jax.diffusion import GUIDANCE
 from ddpm_jax.sampling.denoiser import make_denoiser
-from ddpm_jax.typing import Conditioning
+from ddpm_jax.typing import Conditioning, Prediction
 from tests.tiny import TINY
 
 
@@ -73,6 +75,25 @@ def test_the_operators_of_editing_come_last_the_first_of_them_innermost(trained)
     )
     np.testing.assert_allclose(edited, 3 * plain + 1, atol=1e-5)
     assert np.abs(edited).max() > 2
+
+
+def test_the_options_of_clipping_and_guidance_reach_them(trained, monkeypatch):
+    experiment, params = trained
+
+    def constant(schedule, *, factor: float = 1.0):
+        return lambda strong, weak, weight: lambda x_t, t: Prediction(factor + 0 * x_t, x_t)
+
+    monkeypatch.setitem(GUIDANCE, "constant", constant)
+    options = dataclasses.replace(
+        TINY.sample,
+        guidance=1.0,
+        clipping=Choice("clip", low=-3.0, high=5.0),
+    )
+    x_t = jnp.zeros((4, 8, 8, 1))
+    for factor, expected in ((7.0, 5.0), (4.0, 4.0), (-7.0, -3.0)):
+        chosen = dataclasses.replace(options, guidance_method=Choice("constant", factor=factor))
+        denoiser = make_denoiser(experiment, params, Conditioning(jnp.arange(4)), chosen)
+        np.testing.assert_array_equal(denoiser(x_t, jnp.asarray(3)).x_0, expected)
 
 
 def test_a_network_with_a_variance_reaches_the_prediction(trained):

@@ -18,7 +18,7 @@ def run() -> Any:
     """A run whose sample i of a seed is the pair (seed, i); `first` keeps what it was asked for."""
     asked: list[int] = []
 
-    def sample(num, *, seed, first, labels, **options):
+    def sample(num, *, seed=0, first=0, labels=None, **options):
         asked.append(first)
         places = np.arange(first, first + num)
         pairs = np.stack([np.full(num, seed), places], axis=1).astype(np.float32)

@@ -192,7 +192,7 @@ def test_the_average_follows_at_first_and_is_slow_later():
 
 def test_the_average_of_a_run_is_its_recurrence(trainer):
     state = trainer.init()
-    expected = [np.asarray(leaf) for leaf in jax.tree.leaves(state.ema)]
+    expected = [np.asarray(leaf) for leaf in jax.tree.leaves(state.params)]
     for step in range(1, 5):
         state, _ = trainer.run(state, 1)
         decay = min(TINY.train.ema_decay, (1 + step) / (10 + step))
