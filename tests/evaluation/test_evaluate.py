@@ -140,7 +140,7 @@ def test_the_data_are_compared_on_the_scale_of_the_samples():
 def test_data_that_are_decoded_on_demand_give_the_same_values(monkeypatch):
     """Their labels are read along with them, a part at a time and in order."""
     digits: Any = open_source(DigitsData())
-    held = ArraySource(digits.examples[:90], digits.labels[:90], digits.class_names)
+    held: Any = ArraySource(digits.examples[:90], digits.labels[:90], digits.class_names)
 
     def read(indices):
         return [(held.examples[index], int(held.labels[index])) for index in indices]

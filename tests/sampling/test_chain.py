@@ -81,13 +81,20 @@ def test_samples_are_float32_on_the_scale_of_the_data(sixteen):
 
 
 def test_trajectories_begin_with_noise_and_end_with_the_samples(trained, sixteen):
-    traced = program(trained[0])(trained[1], 16, seed=3, num_trajectories=4)
+    chain = program(trained[0])
+    traced = chain(trained[1], 16, seed=3, num_trajectories=4)
     np.testing.assert_array_equal(traced.samples, sixteen.samples)
     assert traced.frames is not None
     assert traced.frames.shape[1:] == (4, 8, 8, 1)
     np.testing.assert_array_equal(traced.frames[-1], sixteen.samples[:4])
-    assert traced.frames[0].std() == pytest.approx(1, abs=0.2)
+    noise = chain._start(np.uint32(3), np.arange(16, dtype=np.uint32), None).x
+    np.testing.assert_array_equal(traced.frames[0], noise[:4])
+    np.testing.assert_array_equal(traced.times, np.arange(20, -1, -1))
+    assert len(traced.frames) == 21
     assert sixteen.frames is None
+    # Of several batches, the first has all that are traced.
+    several = program(trained[0], batch_size=8)(trained[1], 16, seed=3, num_trajectories=4)
+    np.testing.assert_allclose(several.frames, traced.frames, atol=1e-5)
 
 
 def test_progress_ends_at_the_total(trained):

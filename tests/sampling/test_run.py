@@ -34,8 +34,10 @@ def test_a_run_passes_on_all_that_it_is_asked_for(run, trained):
     told: list[list[Any]] = [[], []]
     options: dict[str, Any] = {"seed": 4, "first": 9, "labels": [(3 * i) % 10 for i in range(16)]}
     options["num_trajectories"] = 2
-    drawn = run.sample(16, batch_size=16, progress=lambda *pair: told[0].append(pair), **options)
-    expected = program(trained[0])(
+    drawn: Any = run.sample(
+        16, batch_size=16, progress=lambda *pair: told[0].append(pair), **options
+    )
+    expected: Any = program(trained[0])(
         trained[1], 16, progress=lambda *pair: told[1].append(pair), **options
     )
     for found, right in zip(drawn, expected, strict=True):
