@@ -7,7 +7,7 @@ import numpy as np
 from ddpm_jax.config import Choice
 from ddpm_jax.diffusion import GUIDANCE
 from ddpm_jax.sampling.denoiser import make_denoiser
-from ddpm_jax.typing import Conditioning, Prediction
+from ddpm_jax.typing import Conditioning, Operator, Prediction
 from tests.tiny import TINY
 
 
@@ -56,22 +56,19 @@ def test_the_operators_of_editing_come_last_the_first_of_them_innermost(trained)
     experiment, params = trained
     x_t, t = 5 * jax.random.normal(jax.random.key(0), (4, 8, 8, 1)), jnp.asarray(3)
 
-    def moved(change):
-        def transform(denoiser):
-            def changed(x_t, t):
-                found = denoiser(x_t, t)
-                return found._replace(x_0=change(found.x_0))
+    def moved(denoiser, data):
+        def changed(x_t, t):
+            found = denoiser(x_t, t)
+            return found._replace(x_0=data[0] * found.x_0 + data[1])
 
-            return changed
-
-        return transform
+        return changed
 
     options = dataclasses.replace(TINY.sample, clipping="clip")
     plain, edited = (
-        make_denoiser(experiment, params, Conditioning(jnp.arange(4)), options, transforms=given)(
+        make_denoiser(experiment, params, Conditioning(jnp.arange(4)), options, operators=given)(
             x_t, t
         ).x_0
-        for given in ((), (moved(lambda x: 3 * x), moved(lambda x: x + 1)))
+        for given in ((), (Operator(moved, (3, 0)), Operator(moved, (1, 1))))
     )
     np.testing.assert_allclose(edited, 3 * plain + 1, atol=1e-5)
     assert np.abs(edited).max() > 2
