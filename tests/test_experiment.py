@@ -201,12 +201,14 @@ def test_each_seed_begins_with_its_own_parameters():
 
 
 class Dropping(nn.Module):
-    """Its output is its input, times one parameter, with half of it dropped in training."""
+    """Its output is its input, times one parameter, with a part of it dropped in training."""
+
+    rate: float = 0.5
 
     @nn.compact
     def __call__(self, x_t, t, conditioning, *, train):
         scale = self.param("scale", nn.initializers.ones, ())
-        return nn.Dropout(0.5, deterministic=not train)(scale * x_t)
+        return nn.Dropout(self.rate, deterministic=not train)(scale * x_t)
 
 
 @pytest.mark.parametrize("parts", [1, 4])
@@ -226,3 +228,21 @@ def test_dropout_drops_anew_for_each_example_part_and_step_in_training_alone(par
     found, plain = np.stack([losses(step) for step in (0, 1)], axis=1)
     assert len(np.unique(found)) == 16
     np.testing.assert_allclose(plain, np.repeat(plain[:, :1], 8, 1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_the_gradient_is_that_of_the_weighted_mean_and_losses_keep_their_order(parts):
+    experiment = dataclasses.replace(build(TINY), model=Dropping(rate=0.0))
+    params = {"scale": jnp.array(0.7)}
+    few = jax.tree.map(lambda leaf: leaf[:8], PICTURES)
+    given = experiment.draw(few, 0)._replace(weight=jnp.linspace(0.1, 3.0, 8))
+
+    def mean(params):
+        losses = experiment.losses(params, given, train=False)
+        return jnp.mean(given.weight * losses), losses
+
+    (expected, each), slope = jax.value_and_grad(mean, has_aux=True)(params)
+    loss, losses, grads = jax.jit(lambda params: gradient(experiment, params, given, parts))(params)
+    np.testing.assert_allclose(losses, each, rtol=1e-5)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(grads["scale"], slope["scale"], rtol=1e-5)
