@@ -235,11 +235,12 @@ def test_the_gradient_is_that_of_the_weighted_mean_and_losses_keep_their_order(p
     experiment = dataclasses.replace(build(TINY), model=Dropping(rate=0.0))
     params = {"scale": jnp.array(0.7)}
     few = jax.tree.map(lambda leaf: leaf[:8], PICTURES)
-    given = experiment.draw(few, 0)._replace(weight=jnp.linspace(0.1, 3.0, 8))
+    weight = jnp.linspace(0.1, 3.0, 8)
+    given = experiment.draw(few, 0)._replace(weight=weight)
 
     def mean(params):
         losses = experiment.losses(params, given, train=False)
-        return jnp.mean(given.weight * losses), losses
+        return jnp.mean(weight * losses), losses
 
     (expected, each), slope = jax.value_and_grad(mean, has_aux=True)(params)
     loss, losses, grads = jax.jit(lambda params: gradient(experiment, params, given, parts))(params)

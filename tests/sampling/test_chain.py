@@ -93,7 +93,7 @@ def test_trajectories_begin_with_noise_and_end_with_the_samples(trained, sixteen
     assert len(traced.frames) == 21
     assert sixteen.frames is None
     # Of several batches, the first has all that are traced.
-    several = program(trained[0], batch_size=8)(trained[1], 16, seed=3, num_trajectories=4)
+    several: Any = program(trained[0], batch_size=8)(trained[1], 16, seed=3, num_trajectories=4)
     np.testing.assert_allclose(several.frames, traced.frames, atol=1e-5)
 
 
