@@ -57,8 +57,8 @@ class DiffusionInputs(NamedTuple):
     """What each loss is multiplied by, because t was not drawn uniformly; None for 1."""
 
 
-# t is in 1…T, one for all or one for each example.
-Denoiser = Callable[[Examples, Timesteps], Prediction]
+# t is in 1…T, whole or not, one for all or one for each example.
+Denoiser = Callable[[Examples, Timesteps | FractionalTimesteps], Prediction]
 # A transform replaces x_0 and eps by `_replace`, so that the other fields pass through.
 DenoiserTransform = Callable[[Denoiser], Denoiser]
 

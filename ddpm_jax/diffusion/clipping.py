@@ -13,7 +13,14 @@ from ddpm_jax.diffusion.checks import check_prediction
 from ddpm_jax.diffusion.parameterizations import PARAMETERIZATIONS, predict
 from ddpm_jax.diffusion.schedules import NoiseSchedule
 from ddpm_jax.tables import row_with
-from ddpm_jax.typing import Denoiser, DenoiserTransform, Examples, Prediction, Timesteps
+from ddpm_jax.typing import (
+    Denoiser,
+    DenoiserTransform,
+    Examples,
+    FractionalTimesteps,
+    Prediction,
+    Timesteps,
+)
 
 
 def none(schedule: NoiseSchedule) -> DenoiserTransform:
@@ -31,7 +38,7 @@ def clip(schedule: NoiseSchedule, *, low: float = -1.0, high: float = 1.0) -> De
         raise ValueError(f"low is {low!r}; it must be below high, which is {high!r}")
 
     def transform(denoiser: Denoiser) -> Denoiser:
-        def clipped(x_t: Examples, t: Timesteps) -> Prediction:
+        def clipped(x_t: Examples, t: Timesteps | FractionalTimesteps) -> Prediction:
             prediction = check_prediction(denoiser(x_t, t), x_t)
             x_0 = jnp.clip(prediction.x_0, low, high)
             agreeing = predict(PARAMETERIZATIONS["x_0"], schedule, x_0, x_t=x_t, t=t)

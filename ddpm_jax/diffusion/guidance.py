@@ -19,10 +19,17 @@ from jaxtyping import Array, Float
 from ddpm_jax.diffusion.checks import checked
 from ddpm_jax.diffusion.schedules import NoiseSchedule
 from ddpm_jax.tables import row_with
-from ddpm_jax.typing import Denoiser, Examples, PerExample, Prediction, Timesteps
+from ddpm_jax.typing import (
+    Denoiser,
+    Examples,
+    FractionalTimesteps,
+    PerExample,
+    Prediction,
+    Timesteps,
+)
 
 # t -> w, one number for all examples or one for each.
-GuidanceWeight = Callable[[Timesteps], float | Float[Array, ""] | PerExample]
+GuidanceWeight = Callable[[Timesteps | FractionalTimesteps], float | Float[Array, ""] | PerExample]
 
 
 # (strong, weak, weight) -> the guided denoiser.
@@ -46,7 +53,7 @@ def classifier_free_guidance(
 
     conditional, unconditional = checked(conditional), checked(unconditional)
 
-    def denoiser(x_t: Examples, t: Timesteps) -> Prediction:
+    def denoiser(x_t: Examples, t: Timesteps | FractionalTimesteps) -> Prediction:
         with_label, without = conditional(x_t, t), unconditional(x_t, t)
         w = _broadcast(weight(t), x_t.ndim)
         return with_label._replace(

@@ -6,7 +6,15 @@ from typing import Any
 from ddpm_jax.config import SampleConfig
 from ddpm_jax.diffusion import constant_weight, make_clipping, make_guidance, predict
 from ddpm_jax.experiment import Experiment
-from ddpm_jax.typing import Conditioning, Denoiser, Examples, Operator, Prediction, Timesteps
+from ddpm_jax.typing import (
+    Conditioning,
+    Denoiser,
+    Examples,
+    FractionalTimesteps,
+    Operator,
+    Prediction,
+    Timesteps,
+)
 
 
 def make_denoiser(
@@ -24,7 +32,7 @@ def make_denoiser(
     """
 
     def network(conditioning: Conditioning) -> Denoiser:
-        def denoiser(x_t: Examples, t: Timesteps) -> Prediction:
+        def denoiser(x_t: Examples, t: Timesteps | FractionalTimesteps) -> Prediction:
             output = experiment.apply(params, x_t, t, conditioning, train=False)
             return predict(experiment.parameterization, experiment.schedule, output, x_t=x_t, t=t)
 

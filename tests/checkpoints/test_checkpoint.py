@@ -91,6 +91,16 @@ def test_the_average_is_restored_alone(saved, trainer):
     assert_same(restored["ema.ema"], states[4].ema["ema"])
 
 
+def test_an_array_of_another_type_is_named_and_not_cast(saved, trainer):
+    layout = {"params": state_layout(trainer.experiment, trainer.mesh).params}
+
+    def half(leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16, sharding=leaf.sharding)
+
+    with pytest.raises(UserError, match=r"params\..* as float32\[.*\], .* bfloat16\["):
+        Checkpoints(saved[0]).restore(4, jax.tree.map(half, layout))
+
+
 def test_a_checkpoint_describes_itself(saved):
     assert Checkpoints(saved[0]).config(4) == TINY
     meta = json.loads((saved[0] / "checkpoints/4/meta.json").read_text())
@@ -176,7 +186,7 @@ def test_a_checkpoint_under_another_number_is_passed_over(copy):
     shutil.copytree(run / "checkpoints/4", run / "checkpoints/6")
     assert checkpoints.newest_good() == 4
     assert lines == [f"checkpoint {run}/checkpoints/6 is damaged: it is the checkpoint of step 4"]
-    assert checkpoints.newest_good(at_most=3) == 2
+    assert [checkpoints.newest_good(at_most=step) for step in (2, 3, 4, 5)] == [2, 2, 4, 4]
     assert checkpoints.newest_good(at_most=1) is None
 
 
@@ -219,12 +229,14 @@ def test_a_step_that_was_asked_for_must_be_there_and_good(copy):
         checkpoints.newest_good(2)
 
 
-def test_the_last_few_and_every_nth_are_kept(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
-    for step in range(1, 9):
-        checkpoints.save(step, {"w": jnp.ones(3)}, TINY, keep=2, keep_every=3)
+@pytest.mark.parametrize(("keep", "every"), [(1, None), (2, None), (2, 3), (2, 4), (3, 1)])
+def test_the_last_few_and_every_nth_are_kept(tmp_path, keep, every):
+    checkpoints, steps = Checkpoints(tmp_path), range(1, 9)
+    for step in steps:
+        checkpoints.save(step, {"w": jnp.ones(3)}, TINY, keep=keep, keep_every=every)
     checkpoints.close()
-    assert checkpoints.steps() == [3, 6, 7, 8]
+    kept = {*steps[-keep:], *(step for step in steps if every and step % every == 0)}
+    assert checkpoints.steps() == sorted(kept)
 
 
 def test_a_damaged_later_one_does_not_count_among_the_last(tmp_path):

@@ -44,6 +44,13 @@ def test_each_seed_and_epoch_has_its_own_permutation(n):
             assert np.mean(one == other) < 0.02
 
 
+def test_no_order_returns_in_a_later_epoch_or_for_another_seed():
+    """In 20! orders none comes twice, also beyond 64, 256 and 2^16."""
+    places = [0, 1, 2, 63, 64, 65, 128, 255, 256, 257, 2**16, 2**16 + 1, 2**32 - 1]
+    orders = [epoch_order(seed, epoch, 20) for seed in places for epoch in places]
+    assert len(np.unique(orders, axis=0)) == len(orders)
+
+
 @pytest.mark.parametrize(
     ("n", "batch_size"), [(10, 3), (10, 5), (10, 10), (10, 37), (1, 4), (7, 1)]
 )

@@ -46,6 +46,19 @@ def test_corners_are_uniform_and_depend_on_seed_and_step():
     ).any()
 
 
+@pytest.mark.parametrize("seed", [0, 7])
+def test_corners_share_no_bits_with_the_order_of_the_examples(seed):
+    """Nor with those of other steps: with so wide a margin a corner is 62 of its 64 bits."""
+    margin = np.full(2, 2**62 - 1)
+    steps = [0, 1, 2, 63, 64, 65, 256, 2**16, 2**16 + 1, 2**32]
+    drawn = [crop_corners(seed, step, 64, margin).ravel().astype(np.uint64) for step in steps]
+    for epoch in (0, 1):
+        raw = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(1000)
+        drawn.append(raw % np.uint64(2**62))
+    every = np.concatenate(drawn)
+    assert len(np.unique(every)) == len(every)
+
+
 def test_gather_returns_the_centre(source):
     batch = source.gather(np.array([6, 2]))
     np.testing.assert_array_equal(batch.examples, PICTURES[[6, 2], 1:5, 2:7])

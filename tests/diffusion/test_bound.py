@@ -12,6 +12,7 @@ from ddpm_jax.diffusion import (
     vlb_prior,
     vlb_term,
 )
+from ddpm_jax.typing import Prediction
 from tests.diffusion.mixture import single_gaussian
 
 T = 50
@@ -48,6 +49,33 @@ def test_prior_term_by_the_closed_form_and_small_for_a_long_chain():
     expected = 0.5 * (np.array([0, 1]) * alpha_bar - alpha_bar - np.log1p(-alpha_bar)) / np.log(2)
     np.testing.assert_allclose(vlb_prior(SCHEDULE, x_0), expected, rtol=1e-3)
     assert 1e-5 < vlb_prior(make_schedule("linear", 1000), x_0)[1] < 4e-5
+
+
+@pytest.mark.parametrize("variance", VARIANCES)
+def test_each_term_by_its_closed_form(variance):
+    """L_0 is the mass of N(x̂_0, β̃_2) on the pixel's bin, whatever x_1 is; the others are (5).
+
+    For x̂_0 = x_0 + δ, μ̃ differs by its factor of x_0 times δ.
+    """
+    x_0, delta = PIXELS[::16, None], 0.02
+    for t in (1, 2, 3, T):
+        time = jnp.asarray(t)
+        x_t = q_sample(SCHEDULE, x_0, time, jnp.linspace(-2, 2, len(x_0))[:, None])
+        guess = Prediction(x_0 + delta, jnp.zeros_like(x_0))
+        found = vlb_term(SCHEDULE, guess, x_0, x_t=x_t, t=time, variance=variance)
+        bar = np.cumprod(1 - np.append(0.0, np.linspace(1e-4, 0.1, T)))
+        later = max(t, 2)
+        beta = 1 - bar[later] / bar[later - 1]
+        posterior = beta * (1 - bar[later - 1]) / (1 - bar[later])
+        if t == 1:
+            scale = jnp.asarray(np.sqrt(posterior), jnp.float32)
+            expected = -discretized_log_likelihood(x_0, guess.x_0, scale)[:, 0]
+        else:
+            model = {"posterior": posterior, "beta": beta}[variance]
+            gap = delta * np.sqrt(bar[t - 1]) * beta / (1 - bar[t])
+            ratio = posterior / model
+            expected = np.full(len(x_0), (ratio - 1 - np.log(ratio) + gap**2 / model) / 2)
+        np.testing.assert_allclose(found, expected / np.log(2), rtol=2e-3)
 
 
 def bound(schedule, mixture, x_0, variance):

@@ -2,7 +2,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax.diffusion import CLIPPINGS, clip, make_clipping, make_schedule, q_sample
+from ddpm_jax.diffusion import (
+    CLIPPINGS,
+    clip,
+    continuous,
+    make_clipping,
+    make_schedule,
+    q_sample,
+)
 from ddpm_jax.typing import Prediction
 
 T = 50
@@ -38,3 +45,14 @@ def test_every_clipping_passes_the_variance_through():
         np.testing.assert_array_equal(found.variance_fraction, given.variance_fraction)
     found = make_clipping("none", SCHEDULE)(lambda x_t, t: given)(X_T, TIMES)
     assert found is given
+
+
+def test_every_clipping_keeps_agreement_between_whole_times_too():
+    """At t + ½, x_t is (x_0, eps) by the tables that lie between, and is so after clipping."""
+    fractions = TIMES - 0.5
+    between, index = continuous(SCHEDULE, fractions), jnp.arange(T)
+    x_t = q_sample(between, 3 * X_0, index, EPS)
+    for name in CLIPPINGS:
+        found = make_clipping(name, SCHEDULE)(lambda x, t: Prediction(3 * X_0, EPS))(x_t, fractions)
+        agreeing = q_sample(between, found.x_0, index, found.eps)
+        np.testing.assert_allclose(agreeing, x_t, atol=1e-5)

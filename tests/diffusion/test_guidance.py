@@ -70,3 +70,14 @@ def test_every_guidance_keeps_the_conditional_variance():
         guide = make_guidance(name, SCHEDULE)
         found = guide(denoiser(True), denoiser(False), constant_weight(1.0))(X_T, TIMES)
         np.testing.assert_array_equal(found.variance_fraction, fractions[True])
+
+
+def test_every_guidance_takes_times_between_whole_ones():
+    def denoiser(scale):
+        return lambda x_t, t: Prediction(scale * x_t, t[:, None] * x_t)
+
+    for name in GUIDANCE:
+        guided = make_guidance(name, SCHEDULE)(denoiser(2), denoiser(1), constant_weight(1.0))
+        whole, between = guided(X_T, TIMES), guided(X_T, TIMES - 0.5)
+        np.testing.assert_allclose(between.x_0, whole.x_0, atol=1e-5)
+        np.testing.assert_allclose(between.eps, whole.eps - 0.5 * X_T, atol=1e-4)

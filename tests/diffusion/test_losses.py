@@ -37,6 +37,18 @@ def test_losses_by_hand(name, expected):
     np.testing.assert_allclose(LOSSES[name](output, target), expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "slope"),
+    [("l1", jnp.sign), ("l2", lambda d: 2 * d), ("huber", lambda d: jnp.clip(d, -1, 1))],
+)
+def test_the_slope_of_a_loss_is_that_of_its_definition_at_every_error(name, slope):
+    d = jnp.linspace(-3, 3, 48)[:, None]
+    zero = jnp.zeros_like(d)
+    found = jax.vmap(jax.grad(lambda x: LOSSES[name](x[None], 0 * x[None])[0]))(d)
+    np.testing.assert_allclose(found, slope(d), atol=1e-6)
+    np.testing.assert_array_equal(LOSSES[name](zero, zero), zero[:, 0])
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_are_per_example_float32_and_zero_at_the_target(name):
     target = jax.random.normal(jax.random.key(0), (3, 4, 4, 2))

@@ -38,6 +38,23 @@ def test_the_target_recovers_x_0_and_eps(name):
     np.testing.assert_allclose(prediction.eps, EPS, atol=1e-4)
 
 
+def test_v_is_the_velocity_of_x_t_along_its_angle():
+    """d/dφ of x_t = cos(φ) x_0 + sin(φ) eps, Salimans & Ho 2022, appendix D: it tells v's sign."""
+    angle = jnp.arctan2(
+        jnp.asarray(SCHEDULE.sqrt_one_minus_alpha_bar)[TIMES],
+        jnp.asarray(SCHEDULE.sqrt_alpha_bar)[TIMES],
+    )[:, None, None, None]
+
+    def x(angle):
+        return jnp.cos(angle) * X_0 + jnp.sin(angle) * EPS
+
+    x_t, velocity = jax.jvp(x, (angle,), (jnp.ones_like(angle),))
+    np.testing.assert_allclose(x_t, X_T, atol=1e-5)
+    np.testing.assert_allclose(
+        PARAMETERIZATIONS["v"].target(SCHEDULE, X_0, EPS, TIMES), velocity, atol=1e-5
+    )
+
+
 @every_parameterization
 def test_any_output_becomes_a_pair_that_agrees_with_x_t(name):
     row = PARAMETERIZATIONS[name]

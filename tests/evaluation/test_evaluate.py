@@ -8,7 +8,7 @@ import pytest
 from ddpm_jax.cli.flags import split
 from ddpm_jax.config import Config, DigitsData, MlpConfig, PointsData, SampleConfig
 from ddpm_jax.data import open_source
-from ddpm_jax.data.source import ArraySource
+from ddpm_jax.data.source import ArraySource, StreamSource
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import evaluate as module
 from ddpm_jax.evaluation.evaluate import evaluate
@@ -106,6 +106,61 @@ def test_features_and_labels_of_a_batch_belong_together(monkeypatch):
     known = list(zip(np.asarray(truth.examples)[:, 0], np.asarray(truth.labels), strict=True))
     assert values["6"] == [known, [(label, label) for label in both]]
     assert values["2"] == [known[1::2], [(1, 1), (1, 1)]]
+
+
+@pytest.mark.parametrize("num_classes", [0, 2])
+def test_every_sample_of_the_seed_is_drawn_once(num_classes):
+    """Also beyond a batch: none is left out, and none counts twice."""
+    run = run_that_draws(MOONS, trained_on=MOONS, num_classes=num_classes, batch_size=7)
+    plain, drawn = run.sample, []
+
+    def sample(num, **options):
+        drawn.append((options["first"], num, options["seed"]))
+        return plain(num, **options)
+
+    run.sample = sample
+    evaluate(run, ["coverage"], seed=5)
+    assert drawn == [(first, 7, 5) for first in range(0, 60, 7)]
+
+
+def test_the_data_are_compared_on_the_scale_of_the_samples():
+    """Digits whose samples are the digits themselves, as a network gives them: in [-1, 1]."""
+    config = changed(TINY, model={"num_classes": 0}, train={"label_dropout": 0.0})
+    digits: Any = open_source(DigitsData())
+
+    def sample(num, *, first=0, **_):
+        pixels = digits.examples[np.arange(first, first + num) % len(digits)]
+        return SimpleNamespace(samples=pixels.astype(np.float32) / 127.5 - 1, labels=None)
+
+    run: Any = SimpleNamespace(config=config, sample=sample)
+    values = evaluate(run, ["coverage"])
+    assert (values["precision"], values["recall"], values["coverage"]) == (1, 1, 1)
+
+
+def test_data_that_are_decoded_on_demand_give_the_same_values(monkeypatch):
+    """Their labels are read along with them, a part at a time and in order."""
+    digits: Any = open_source(DigitsData())
+    held: Any = ArraySource(digits.examples[:90], digits.labels[:90], digits.class_names)
+
+    def read(indices):
+        return [(held.examples[index], int(held.labels[index])) for index in indices]
+
+    streamed = StreamSource(read, length=90, shape=held.shape, class_names=held.class_names)
+
+    def sample(num, *, first=0, labels: Any = None, **_):
+        of_class = [digits.examples[digits.labels == label] for label in range(10)]
+        pixels = [of_class[label][i % 100] for i, label in enumerate(labels, first)]
+        samples = np.array(pixels, np.float32) / 127.5 - 1
+        return SimpleNamespace(samples=samples, labels=np.array(labels))
+
+    run: Any = SimpleNamespace(config=TINY, sample=sample)
+    monkeypatch.setattr(module, "_NUMBERS_AT_ONCE", 64 * 7)
+    values = []
+    for source in (held, streamed):
+        monkeypatch.setattr(module, "open_source", lambda data, source=source: source)
+        values.append((evaluate(run), evaluate(run, ["coverage"])))
+    assert values[0] == values[1]
+    assert values[0][0]["accuracy"] > 0.5
 
 
 @pytest.mark.parametrize("at_once", [2, 40, 10**6])

@@ -65,15 +65,21 @@ def test_a_process_holds_the_rows_of_its_devices(monkeypatch):
     devices = [*jax.devices()[4:], *jax.devices()[:4]]
     mesh = make_mesh(2, devices=devices)
     assert local_rows(mesh, 16).tolist() == list(range(16))
-    # As if this process had only the first four devices of the mesh.
-    whole = NamedSharding.addressable_devices_indices_map
-    own = set(devices[:4])
+    whole, own = NamedSharding.addressable_devices_indices_map, set()
     monkeypatch.setattr(
         NamedSharding,
         "addressable_devices_indices_map",
         lambda self, shape: {d: i for d, i in whole(self, shape).items() if d in own},
     )
-    assert local_rows(mesh, 16).tolist() == list(range(8))
+    # As if this process had only some of the mesh's devices; together they have each row once.
+    for some, rows in (
+        (devices[:4], [*range(8)]),
+        (devices[4:], [*range(8, 16)]),
+        (devices[1::3], [2, 3, 8, 9, 14, 15]),
+    ):
+        own.clear()
+        own.update(some)
+        assert local_rows(mesh, 16).tolist() == rows
 
 
 def test_local_rows_are_sharded_to_their_global_positions(monkeypatch):

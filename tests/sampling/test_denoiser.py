@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddpm_jax.config import Choice
+from ddpm_jax.diffusion import GUIDANCE
 from ddpm_jax.sampling.denoiser import make_denoiser
-from ddpm_jax.typing import Conditioning
+from ddpm_jax.typing import Conditioning, Operator, Prediction
 from tests.tiny import TINY
 
 
@@ -48,6 +50,47 @@ def test_the_transforms_come_in_their_order(trained):
     agreeing = schedule.sqrt_alpha_bar[3] * found.x_0
     agreeing += schedule.sqrt_one_minus_alpha_bar[3] * found.eps
     np.testing.assert_allclose(agreeing, x_t, atol=1e-4)
+
+
+def test_the_operators_of_editing_come_last_the_first_of_them_innermost(trained):
+    experiment, params = trained
+    x_t, t = 5 * jax.random.normal(jax.random.key(0), (4, 8, 8, 1)), jnp.asarray(3)
+
+    def moved(denoiser, data):
+        def changed(x_t, t):
+            found = denoiser(x_t, t)
+            return found._replace(x_0=data[0] * found.x_0 + data[1])
+
+        return changed
+
+    options = dataclasses.replace(TINY.sample, clipping="clip")
+    plain, edited = (
+        make_denoiser(experiment, params, Conditioning(jnp.arange(4)), options, operators=given)(
+            x_t, t
+        ).x_0
+        for given in ((), (Operator(moved, (3, 0)), Operator(moved, (1, 1))))
+    )
+    np.testing.assert_allclose(edited, 3 * plain + 1, atol=1e-5)
+    assert np.abs(edited).max() > 2
+
+
+def test_the_options_of_clipping_and_guidance_reach_them(trained, monkeypatch):
+    experiment, params = trained
+
+    def constant(schedule, *, factor: float = 1.0):
+        return lambda strong, weak, weight: lambda x_t, t: Prediction(factor + 0 * x_t, x_t)
+
+    monkeypatch.setitem(GUIDANCE, "constant", constant)
+    options = dataclasses.replace(
+        TINY.sample,
+        guidance=1.0,
+        clipping=Choice("clip", low=-3.0, high=5.0),
+    )
+    x_t = jnp.zeros((4, 8, 8, 1))
+    for factor, expected in ((7.0, 5.0), (4.0, 4.0), (-7.0, -3.0)):
+        chosen = dataclasses.replace(options, guidance_method=Choice("constant", factor=factor))
+        denoiser = make_denoiser(experiment, params, Conditioning(jnp.arange(4)), chosen)
+        np.testing.assert_array_equal(denoiser(x_t, jnp.asarray(3)).x_0, expected)
 
 
 def test_a_network_with_a_variance_reaches_the_prediction(trained):

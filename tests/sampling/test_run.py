@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.sampling.chain import SampleProgram, Start
 from ddpm_jax.sampling.run import Run
 from ddpm_jax.typing import Operator
+from tests.sampling.programs import program
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +31,21 @@ def test_a_run_samples_as_its_program_does_and_from_a_start(run, sixteen):
     again = run.sample(seed=3, start=Start(drawn.samples[:3], 4), batch_size=16)
     assert again.samples.shape == (3, 8, 8, 1)
     assert len(run._programs) == 1
+
+
+def test_a_run_passes_on_all_that_it_is_asked_for(run, trained):
+    told: list[list[Any]] = [[], []]
+    options: dict[str, Any] = {"seed": 4, "first": 9, "labels": [(3 * i) % 10 for i in range(16)]}
+    options["num_trajectories"] = 2
+    drawn: Any = run.sample(
+        16, batch_size=16, progress=lambda *pair: told[0].append(pair), **options
+    )
+    expected: Any = program(trained[0])(
+        trained[1], 16, progress=lambda *pair: told[1].append(pair), **options
+    )
+    for found, right in zip(drawn, expected, strict=True):
+        np.testing.assert_allclose(found, right, atol=1e-5)
+    assert told[0] == told[1]
 
 
 def test_a_run_takes_times_and_transforms_and_compiles_them_once(run):

@@ -17,15 +17,18 @@ from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.config import Choice, Config, DiffusionConfig, MlpConfig, PointsData, SampleConfig
 from ddpm_jax.config import TrainConfig as Train
 from ddpm_jax.data.batches import Batches
+from ddpm_jax.diffusion.gaussian import per_example_mean
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
 from ddpm_jax.models import make_network
 from ddpm_jax.runtime.compilation import compiler_options
 from ddpm_jax.runtime.mesh import make_mesh, shard_batch
 from ddpm_jax.training.logging.run_logger import read_events, read_rows
-from ddpm_jax.training.step import gradient, state_layout
+from ddpm_jax.training.state import init_state
+from ddpm_jax.training.step import gradient, make_train_step, state_layout
 from ddpm_jax.training.train import train
 from ddpm_jax.training.trainer import Trainer
+from ddpm_jax.typing import Objective
 from tests.tiny import StepLoop, assert_same, changed
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -143,6 +146,40 @@ def test_after_too_many_bad_steps_the_state_stands_still():
         seen.append((int(state.step), int(state.nonfinite), int(metrics["nonfinite"])))
     assert seen == [(6, 1, 1), (7, 2, 2), (8, 3, 3), (8, 3, 3), (8, 3, 3)]
     assert_same(state._replace(step=before.step, nonfinite=before.nonfinite), before)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing_though_the_loss_is_finite():
+    """The square root of 0 is 0, and its slope is infinite."""
+
+    def rooted(output, inputs):
+        return per_example_mean(jnp.sqrt(0 * output))
+
+    experiment = dataclasses.replace(build(POINTS), objective=Objective(rooted))
+    step = jax.jit(make_train_step(experiment))
+    before = init_state(experiment)
+    batch = StepLoop(POINTS).batch(0)._replace(labels=None)
+    after, metrics = step(before, batch)
+    assert (float(metrics["loss"]), int(metrics["nonfinite"])) == (0, 1)
+    assert not np.isfinite(metrics["grad_norm"])
+    assert int(after.step) == 1
+    assert_same(after._replace(step=before.step, nonfinite=before.nonfinite), before)
+
+
+def test_bad_steps_that_do_not_follow_each_other_are_never_too_many(poison, tmp_path):
+    poison({1, 3, 5, 7})
+    result = train(policy("skip", steps=20), tmp_path)
+    assert int(state_of(tmp_path, 20).nonfinite) == 0
+    assert result.step == 20
+
+
+@pytest.mark.parametrize(("steps", "keep", "saved"), [(80, 9, [20, 60, 80]), (40, 1, [20, 40])])
+def test_between_bad_steps_nothing_is_saved_and_nothing_is_removed(
+    steps, keep, saved, poison, tmp_path
+):
+    """The state after them may be worth nothing: the last good one must stay, whatever `keep`."""
+    poison({38, 39})
+    train(policy("skip", steps=steps, keep=keep), tmp_path)
+    assert Checkpoints(tmp_path).steps() == saved
 
 
 @pytest.mark.parametrize(
@@ -303,6 +340,22 @@ def test_the_network_of_other_code_is_refused_by_its_first_array(change, monkeyp
     monkeypatch.setattr("ddpm_jax.checkpoints.checkpoint.versions", lambda: {"other": "code"})
     with pytest.raises(UserError, match=expected):
         ddpm_jax.load(tmp_path)
+
+
+def test_its_pictures_show_the_first_average_and_are_of_the_runs_seed(tmp_path):
+    config = dataclasses.replace(POINTS, seed=2**16)
+
+    class Program:
+        experiment, mesh = build(config), None
+
+        def __call__(self, params, num, *, seed, progress):
+            return params, num, seed
+
+    checkpoints = Checkpoints(tmp_path)
+    trainer = Trainer(Program(), None, checkpoints, None, should_stop=lambda: False)  # type: ignore
+    state = init_state(build(config))
+    state = state._replace(ema={"ema": "the average", "other": "another"})
+    assert trainer._draw(state) == ("the average", POINTS.sample.num, 2**16)
 
 
 # --- policies ---
