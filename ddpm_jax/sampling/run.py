@@ -121,16 +121,16 @@ class Run:
             progress=progress,
         )
 
-
-def _without_data(transform: DenoiserTransform) -> Operator:
-    return Operator(lambda denoiser, data: transform(denoiser), None)
-
     def _caution(self, program: SampleProgram) -> None:
         """Reports, once, why chains from pure noise can't give the data."""
         for line in program.cautions:
             if is_first() and line not in self._said:
                 self._said.add(line)
                 self.report(line)
+
+
+def _without_data(transform: DenoiserTransform) -> Operator:
+    return Operator(lambda denoiser, data: transform(denoiser), None)
 
 
 def _warn(line: str) -> None:
