@@ -9,7 +9,7 @@ import numpy as np
 
 from ddpm_jax.config import ArraysData
 from ddpm_jax.data import loading
-from ddpm_jax.data.cache import Origin
+from ddpm_jax.data.cache import origin_of
 from ddpm_jax.data.pictures import fit_pixels
 from ddpm_jax.data.source import ArraySource, StreamSource
 from ddpm_jax.errors import UserError
@@ -25,7 +25,7 @@ def open_arrays(config: ArraysData) -> ArraySource | StreamSource:
     unpickled. Raises UserError if the file is missing or damaged, holds neither images nor points,
     has another number of labels, or has values outside its range.
     """
-    path, examples, labels, names = read_arrays(config)
+    path, examples, labels, names, files = read_arrays(config)
     if config.holds == "points":
         return ArraySource(as_points(path, examples), labels, names)
     images = as_images(path, examples)
@@ -40,24 +40,26 @@ def open_arrays(config: ArraysData) -> ArraySource | StreamSource:
             for index, pixels in chosen
         ]
 
-    stat = path.stat()
-    settings = f"{config.examples} {config.labels} {config.range}"
     return StreamSource(
         read,
         length=len(images),
         shape=config.stored_shape,
         class_names=names,
-        origin=Origin(f"arrays {path.resolve()} {settings}", f"{stat.st_size} {stat.st_mtime_ns}"),
+        origin=origin_of(config, path, files),
     )
 
 
 class ArrayFile(NamedTuple):
-    """The content of a file: unchanged examples, and int32 labels `[N]` or None without classes."""
+    """The content of a file: unchanged examples, and int32 labels `[N]` or None without classes.
+
+    `files` are all that was read: the labels may lie in a file of their own.
+    """
 
     path: Path
     examples: np.ndarray
     labels: np.ndarray | None
     class_names: tuple[str, ...]
+    files: tuple[Path, ...]
 
 
 def read_arrays(config: ArraysData) -> ArrayFile:
@@ -71,6 +73,7 @@ def read_arrays(config: ArraysData) -> ArrayFile:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"data.path: {path} {what}; give a .npz or .npy of arrays")
+    files = (path,)
     if path.suffix.lower() == ".npz" or zipfile.is_zipfile(path):
         examples, labels = _read_npz(path, config)
     else:
@@ -81,11 +84,12 @@ def read_arrays(config: ArraysData) -> ArrayFile:
         if config.labels is None:
             labels = None
         else:
-            labels = _read_npy(Path(config.labels).expanduser(), "data.labels")
+            files = (path, Path(config.labels).expanduser())
+            labels = _read_npy(files[1], "data.labels")
     if examples.ndim == 0 or examples.size == 0:
         advice = "give one array that holds all examples"
         raise UserError(f"data.path: {path} has no examples: it is {examples.shape}; {advice}")
-    return ArrayFile(path, examples, *_classes(path, labels, len(examples)))
+    return ArrayFile(path, examples, *_classes(path, labels, len(examples)), files)
 
 
 # --- files ----------------------------------------------------------------------------------------

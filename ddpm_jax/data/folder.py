@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ddpm_jax.config import FolderData
-from ddpm_jax.data.cache import Origin
+from ddpm_jax.data.cache import stated_origin
 from ddpm_jax.data.listing import list_pictures
 from ddpm_jax.data.pictures import decode_picture
 from ddpm_jax.data.source import StreamSource, Tolerance, Unreadable
@@ -55,7 +55,7 @@ def open_folder(config: FolderData) -> StreamSource:
         shape=config.stored_shape,
         class_names=classes,
         tolerance=Tolerance(f"pictures in {root}", check, config.strict),
-        origin=Origin(f"pictures {root.resolve()}", state),
+        origin=stated_origin(config, root, state),
     )
 
 

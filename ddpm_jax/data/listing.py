@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from ddpm_jax.data.cache import file_state
 from ddpm_jax.data.pictures import SUFFIXES
 from ddpm_jax.errors import UserError
 
@@ -83,7 +84,7 @@ def _state(entries: Iterable[tuple[object, ...]]) -> str:
 
 
 def _list_folder(root: Path) -> tuple[Listing, list[str]]:
-    found: dict[str, tuple[int, int]] = {}
+    found: dict[str, tuple[int, ...]] = {}
     others: list[str] = []
     seen: set[str] = set()
 
@@ -102,7 +103,7 @@ def _list_folder(root: Path) -> tuple[Listing, list[str]]:
             name = Path(folder, file).relative_to(root).as_posix()
             if _is_hidden(file):
                 continue
-            size = _size_and_time(Path(folder, file)) if _is_picture(file) else None
+            size = _state_of(Path(folder, file)) if _is_picture(file) else None
             if size is None:
                 others.append(name)
             else:
@@ -124,14 +125,13 @@ def _is_picture(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def _size_and_time(path: Path) -> tuple[int, int] | None:
-    """Returns a file's size and time of change; None for a pipe or a device."""
+def _state_of(path: Path) -> tuple[int, ...] | None:
+    """Returns the state of a file; None for a pipe or a device."""
     try:
-        found = path.stat()
+        return file_state(path) if stat.S_ISREG(path.stat().st_mode) else None
     # A broken link is listed, so that reading it reports its name.
     except OSError:
-        return (-1, 0)
-    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+        return (-1, 0, 0)
 
 
 # --- a zip ----------------------------------------------------------------------------------------
@@ -139,13 +139,13 @@ def _size_and_time(path: Path) -> tuple[int, int] | None:
 
 def _list_zip(root: Path) -> tuple[Listing, list[str]]:
     try:
-        size, time = root.stat().st_size, root.stat().st_mtime_ns
+        state = file_state(root)
         archive = zipfile.ZipFile(root)
     except Exception as error:
         advice = "copy or download it again"
         raise UserError(f"data.path: {root} can't be read as a zip ({error}); {advice}") from None
     entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-    _refuse_bomb(root, entries, size)
+    _refuse_bomb(root, entries, state[0])
     found: dict[str, zipfile.ZipInfo] = {}
     others, outside = [], []
     for entry in entries:
@@ -173,7 +173,7 @@ def _list_zip(root: Path) -> tuple[Listing, list[str]]:
         # zipfile unpacks no more than the stated bytes, and compares their checksum.
         return archive.read(entry)
 
-    return Listing(sorted(found), read, _state([(size, time)])), others
+    return Listing(sorted(found), read, _state([state])), others
 
 
 def _leads_out(name: str) -> bool:

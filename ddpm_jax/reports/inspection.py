@@ -255,7 +255,7 @@ def _stored(config: DataConfig) -> _StoredExamples:
 
         return _StoredExamples(f"{config.split} of {folder}", len(records), read, names)
     if isinstance(config, ArraysData):
-        path, examples, labels, names = read_arrays(config)
+        path, examples, labels, names, _ = read_arrays(config)
         are_points = examples.ndim == 2 and examples.shape[1] == 2
         examples = as_points(path, examples) if are_points else as_images(path, examples)
         numbers = np.zeros(len(examples), int) if labels is None else labels

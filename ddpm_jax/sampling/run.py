@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.config import Config, override
+from ddpm_jax.config.choices import choice_fields
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.files import StoragePath, storage_path
@@ -83,7 +84,10 @@ class Run:
         """
         options = override(self.config.sample, settings)
         chain = None if times is None else np.asarray(times)
-        key = options, None if chain is None else tuple(chain.tolist()), tuple(transforms)
+        # With the rows themselves: a notebook may put another one under the same name.
+        rows = tuple(field.row(options) for field in choice_fields(options).values())
+        times_key = None if chain is None else tuple(chain.tolist())
+        key = options, rows, times_key, tuple(transforms)
         if key not in self._programs:
             self._programs[key] = SampleProgram(
                 self.experiment, self.mesh, options, times=chain, transforms=transforms

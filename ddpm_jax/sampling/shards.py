@@ -7,11 +7,13 @@ One process draws each file, on its own devices, with one compiled shape. So the
 neither on the number of processes nor on kills in between.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from ddpm_jax.config import SampleConfig, override, to_dict
@@ -85,8 +87,16 @@ def _about(
 ) -> dict[str, Any]:
     settings = {name: value for name, value in to_dict(chosen).items() if name != "num"}
     given = None if labels is None else list(labels)
-    about = {"step": run.step, "params": run.name, "seed": seed, "num": num, "labels": given}
-    return {**about, **settings}
+    about = {"step": run.step, "params": run.name, "digest": _digest(run.params)}
+    return {**about, "seed": seed, "num": num, "labels": given, **settings}
+
+
+def _digest(params: Any) -> str:
+    """Returns a digest of the parameters: another run may have as many steps."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()[:16]
 
 
 def _claim(folder: StoragePath, about: dict[str, Any]) -> None:
