@@ -48,6 +48,8 @@ class Experiment:
     optimizer: optax.GradientTransformationExtraArgs
     """Its update takes the `step` of the run, and whether it is `good` (finite)."""
     timestep_sampler: TimestepSampler
+    class_names: tuple[str, ...] = ()
+    """The name of each label; empty if the data has no labels, or where nobody recorded them."""
 
     @property
     def num_classes(self) -> int:

@@ -1,7 +1,11 @@
-"""The settings of the data: one section for each kind of source."""
+"""The settings of the data: one section for each kind of source.
+
+`paths` names the settings that hold paths.
+"""
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from ddpm_jax.errors import UserError, require
@@ -12,6 +16,7 @@ class DigitsData:
     """The 1,797 handwritten digits of scikit-learn: 8×8, 17 grey levels, ten classes."""
 
     kind: ClassVar[str] = "digits"
+    paths: ClassVar[tuple[str, ...]] = ()
     example_shape: ClassVar[tuple[int, ...]] = (8, 8, 1)
     flip: bool = False
     """Mirror half of the images left to right, at random."""
@@ -22,6 +27,7 @@ class PointsData:
     """Points of a two-dimensional figure, in a table that does not depend on the run's seed."""
 
     kind: ClassVar[str] = "points"
+    paths: ClassVar[tuple[str, ...]] = ()
     flip: ClassVar[bool] = False
     shape: Literal["swiss_roll", "s_curve", "moons", "circles", "checkerboard"] = "swiss_roll"
     size: int = 10_000
@@ -84,6 +90,7 @@ class TfdsData(_Images):
     """An image data set of tensorflow-datasets, prepared on disk and read without TensorFlow."""
 
     kind: ClassVar[str] = "tfds"
+    paths: ClassVar[tuple[str, ...]] = ("data_dir",)
     name: str = "cifar10"
     """NAME or NAME/CONFIG, followed by :VERSION for another version than the newest."""
     split: str = "train"
@@ -97,6 +104,7 @@ class FolderData(_Images):
     """A folder or a zip of pictures; if all of them are in subfolders, these are the classes."""
 
     kind: ClassVar[str] = "folder"
+    paths: ClassVar[tuple[str, ...]] = ("path",)
     path: str = ""
     """The folder or the zip, which is read in place. Required."""
     strict: bool = False
@@ -119,6 +127,12 @@ class ArraysData(_Images):
     labels, if there is one."""
     range: tuple[float, float] | None = None
     """The values that are black and white; None for 0 and 255 of uint8."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The settings that name files: labels do so unless they name an array of an .npz."""
+        separate = Path(self.labels or "").suffix == ".npy"
+        return ("path", "labels") if separate else ("path",)
 
     @property
     def example_shape(self) -> tuple[int, ...]:
@@ -146,6 +160,7 @@ class PictureData:
     """One picture of any size: every example of a batch is this picture."""
 
     kind: ClassVar[str] = "picture"
+    paths: ClassVar[tuple[str, ...]] = ("path",)
     flip: ClassVar[bool] = False
     path: str | None = None
     """File of the picture; None for scikit-learn's flower.jpg."""

@@ -1,16 +1,18 @@
 """Data: a source for each kind of config, and batches as a function of the step."""
 
+import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from ddpm_jax.config import DataConfig
+from ddpm_jax.config import Config, DataConfig, PictureData
 from ddpm_jax.data.arrays import open_arrays
 from ddpm_jax.data.batches import Batches, batch_indices, epoch_order, local_batch
 from ddpm_jax.data.crops import CroppedSource
 from ddpm_jax.data.digits import open_digits
 from ddpm_jax.data.folder import open_folder
 from ddpm_jax.data.loading import materialize
-from ddpm_jax.data.picture import open_picture, resolve
+from ddpm_jax.data.picture import open_picture, own_size
 from ddpm_jax.data.pixels import random_flip, to_pixels, to_unit
 from ddpm_jax.data.points import open_points
 from ddpm_jax.data.source import Source, StreamSource
@@ -23,6 +25,7 @@ __all__ = [
     "Source",
     "batch_indices",
     "count_examples",
+    "describe_place",
     "epoch_order",
     "local_batch",
     "open_source",
@@ -63,6 +66,30 @@ def open_source(config: DataConfig) -> Source:
             f"{kind} gives examples {source.shape}, but its config says {config.example_shape}"
         )
     return source
+
+
+def resolve(config: Config) -> Config:
+    """Returns the config with everything that describes its data without where and when it was.
+
+    Relative paths become absolute, and a picture's size its own instead of None. Raises UserError
+    if the picture can't be read, or if the network can't take its size.
+    """
+    data = config.data
+    changes: dict[str, Any] = {}
+    for name in data.paths:
+        path = getattr(data, name)
+        if path and not Path(path).expanduser().is_absolute():
+            changes[name] = str(Path(path).absolute())
+    if isinstance(data, PictureData) and data.image_size is None:
+        changes["image_size"] = own_size(data)
+    if not changes:
+        return config
+    return dataclasses.replace(config, data=dataclasses.replace(data, **changes))
+
+
+def describe_place(config: DataConfig) -> str:
+    """Returns where the data is, or what it is, in a few words."""
+    return str(getattr(config, "path", None) or getattr(config, "name", None) or config.kind)
 
 
 def count_examples(config: DataConfig) -> int:

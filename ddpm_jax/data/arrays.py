@@ -10,6 +10,7 @@ import numpy as np
 from ddpm_jax.config import ArraysData
 from ddpm_jax.data import loading
 from ddpm_jax.data.cache import origin_of
+from ddpm_jax.data.classes import in_order
 from ddpm_jax.data.pictures import fit_pixels
 from ddpm_jax.data.source import ArraySource, StreamSource
 from ddpm_jax.errors import UserError
@@ -21,7 +22,7 @@ def open_arrays(config: ArraysData) -> ArraySource | StreamSource:
     """Returns the examples of a .npy or .npz, uint8 `[H, W, C]` or float32 points `[2]`.
 
     Images that are not uint8 are scaled from `config.range` to 0 … 255 and rounded. Labels may be
-    any whole numbers or words; the classes are their distinct values in order. Nothing is
+    any whole numbers or words; the classes are their distinct values in natural order. Nothing is
     unpickled. Raises UserError if the file is missing or damaged, holds neither images nor points,
     has another number of labels, or has values outside its range.
     """
@@ -191,12 +192,16 @@ def _classes(
     if labels.shape != (count,):
         what = f"data.labels: {path} has {count} examples and labels of shape {labels.shape}"
         raise UserError(f"{what}; give one label per example")
+    if labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels % 1 == 0).all():
+        labels = labels.astype(np.int64)  # some programs write whole numbers as floats
     if labels.dtype.kind not in "iubUS":
         advice = "give whole numbers or words"
         raise UserError(f"data.labels: {path} has labels of type {labels.dtype}; {advice}")
     words = labels.astype(np.str_) if labels.dtype.kind == "S" else labels
-    classes, numbers = np.unique(words, return_inverse=True)
-    return numbers.astype(np.int32), tuple(str(name) for name in classes)
+    values, places = np.unique(words, return_inverse=True)
+    found = [str(value) for value in values]
+    classes = in_order(found) if words.dtype.kind == "U" else tuple(found)
+    return np.array([classes.index(name) for name in found], np.int32)[places], classes
 
 
 def as_points(path: Path, points: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 
 from ddpm_jax.config import FolderData
 from ddpm_jax.data.cache import stated_origin
+from ddpm_jax.data.classes import in_order
 from ddpm_jax.data.listing import list_pictures
 from ddpm_jax.data.pictures import decode_picture
 from ddpm_jax.data.source import StreamSource, Tolerance, Unreadable
@@ -62,7 +63,8 @@ def open_folder(config: FolderData) -> StreamSource:
 def find_classes(names: list[str]) -> tuple[tuple[str, ...], np.ndarray | None]:
     """Returns the classes of sorted names and the label of each, int32; () and None without.
 
-    The names `pets/cat/1.png` and `pets/dog/2.png` have the classes cat and dog.
+    The names `pets/cat/1.png` and `pets/dog/2.png` have the classes cat and dog. Numbers in the
+    names count: class 2 comes before class 10.
     """
     paths = [name.split("/") for name in names]
     depth = 0
@@ -70,6 +72,6 @@ def find_classes(names: list[str]) -> tuple[tuple[str, ...], np.ndarray | None]:
         depth += 1
     if any(len(path) == depth + 1 for path in paths):
         return (), None
-    classes = sorted({path[depth] for path in paths})
+    classes = in_order(path[depth] for path in paths)
     number = {name: label for label, name in enumerate(classes)}
-    return tuple(classes), np.array([number[path[depth]] for path in paths], np.int32)
+    return classes, np.array([number[path[depth]] for path in paths], np.int32)

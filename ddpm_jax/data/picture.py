@@ -1,12 +1,11 @@
 """One picture as a data set of length 1; a batch holds several copies of it."""
 
-import dataclasses
 import io
 from pathlib import Path
 
 import numpy as np
 
-from ddpm_jax.config import Config, PictureData
+from ddpm_jax.config import PictureData
 from ddpm_jax.data.pictures import decode_picture, open_picture_file, upright
 from ddpm_jax.data.source import ArraySource
 from ddpm_jax.errors import UserError
@@ -16,7 +15,7 @@ def open_picture(config: PictureData) -> ArraySource:
     """Returns the picture as the only example, uint8 `[H, W, C]`, without labels.
 
     It is scaled and cropped if the config's size is not its own. Raises UserError if the picture is
-    missing or can't be read, or if the config has no size (see `resolve`).
+    missing or can't be read, or if the config has no size (see `data.resolve`).
     """
     shape = config.example_shape
     try:
@@ -27,19 +26,8 @@ def open_picture(config: PictureData) -> ArraySource:
     return ArraySource(pixels[None])
 
 
-def resolve(config: Config) -> Config:
-    """Returns the config with the picture's own size instead of None; other configs are unchanged.
-
-    The result describes the network's input without the picture. Raises UserError if the picture
-    can't be read, or if the network can't take its size.
-    """
-    data = config.data
-    if not isinstance(data, PictureData) or data.image_size is not None:
-        return config
-    return dataclasses.replace(config, data=dataclasses.replace(data, image_size=_own_size(data)))
-
-
-def _own_size(config: PictureData) -> tuple[int, int]:
+def own_size(config: PictureData) -> tuple[int, int]:
+    """Returns the picture's height and width; raises UserError if it can't be read."""
     try:
         with open_picture_file(read_picture(config)) as image:
             width, height = upright(image).size

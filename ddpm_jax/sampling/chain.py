@@ -161,9 +161,7 @@ class SampleProgram:
         num_trajectories: int = 0,
         progress: Progress = lambda done, total: None,
     ) -> Samples:
-        """Draws samples first … first+num-1 of a seed.
-
-        Every process of the mesh must call it, and gets all samples.
+        """Draws samples first … first+num-1 of a seed; every process of the mesh calls it alike.
 
         `labels` has one class for each sample; None takes the classes in turn. `conditioning` has
         what else the network takes, an array `[num, …]` for each part. A chain with a `start` takes
@@ -207,6 +205,7 @@ class SampleProgram:
             drawn_labels,
             np.stack(frames)[:, :num] if frames else None,
             times[[*range(0, steps, chunk), steps]] if frames else None,
+            () if drawn_labels is None else self.experiment.class_names,
         )
 
     def _shard(self, array: np.ndarray, places: np.ndarray) -> jax.Array:

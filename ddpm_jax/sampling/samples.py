@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ddpm_jax import plots
+from ddpm_jax.plots.style import PathLike
 
 
 class Samples(NamedTuple):
@@ -20,6 +21,8 @@ class Samples(NamedTuple):
     """`[F, n, …]`: the trajectories of the first n samples, if asked for."""
     times: np.ndarray | None
     """`[F]`: the times of the frames, from the chain's first to its last; None without frames."""
+    class_names: tuple[str, ...] = ()
+    """The name of each label; empty without labels, or if they are not known."""
 
     def __repr__(self) -> str:
         count, shape = len(self.samples), "×".join(map(str, self.samples.shape[1:]))
@@ -30,8 +33,19 @@ class Samples(NamedTuple):
     def _repr_png_(self) -> bytes:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "samples.png"
-            plots.grid(path, self.samples, columns=class_columns(self.labels))
+            draw_grid(path, self)
             return path.read_bytes()
+
+
+def draw_grid(path: PathLike, drawn: Samples, *, columns: int | None = None) -> None:
+    """Draws samples as a PNG, each with the name of its class if there are labels."""
+    plots.grid(
+        path,
+        drawn.samples,
+        labels=drawn.labels,
+        names=[*drawn.class_names, "no class"] if drawn.class_names else None,
+        columns=columns or class_columns(drawn.labels),
+    )
 
 
 def class_columns(labels: np.ndarray | None) -> int | None:
