@@ -99,7 +99,7 @@ class Experiment:
             return stream_key(config.seed, stream, step)
 
         x_0 = to_unit(jnp.asarray(batch.examples))
-        if config.data.flip:
+        if getattr(config.data, "flip", False):  # points have no such setting
             x_0 = random_flip(key("flip"), x_0)
         count = x_0.shape[0]
         t, weight = self.timestep_sampler.draw(timesteps, key("timestep"), count)

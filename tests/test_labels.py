@@ -58,9 +58,7 @@ def trained(folder: Path, names: tuple[str, ...]) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, one_device):
-    return {
-        names: trained(tmp_path_factory.mktemp("flat"), names) for names in (PETS, NUMBERED)
-    }
+    return {names: trained(tmp_path_factory.mktemp("flat"), names) for names in (PETS, NUMBERED)}
 
 
 def colours(samples: np.ndarray) -> list[int]:
@@ -95,7 +93,7 @@ def test_the_command_draws_the_classes_that_are_named(
 
 
 def test_a_folder_of_samples_takes_names_too(runs, tmp_path, capsys):
-    words = ["sample", str(runs[PETS]), "--labels", *"fox cat dog eel fox".split()]
+    words = ["sample", str(runs[PETS]), "--labels", *["fox", "cat", "dog", "eel", "fox"]]
     assert cli.main([*words, "--batch_size", "2", "--output", str(tmp_path / "many")]) == 0
     parts = [np.load(path) for path in sorted((tmp_path / "many").glob("*.npz"))]
     assert colours(np.concatenate([part["samples"] for part in parts])) == [3, 0, 1, 2, 3]

@@ -1,11 +1,17 @@
-"""Data: a source for each kind of config, and batches as a function of the step."""
+"""Data: a source for each kind of settings, and batches as a function of the step.
+
+A row of SOURCES is a function of its settings, whose class its annotation names; a file may hold
+both. To add one, write its file and add its row.
+"""
 
 import dataclasses
+import functools
+import operator
+import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ddpm_jax.config import Config, DataConfig, PictureData
 from ddpm_jax.data.arrays import open_arrays
 from ddpm_jax.data.batches import Batches, batch_indices, epoch_order, local_batch
 from ddpm_jax.data.crops import CroppedSource
@@ -15,6 +21,7 @@ from ddpm_jax.data.loading import materialize
 from ddpm_jax.data.picture import open_picture, own_size
 from ddpm_jax.data.pixels import random_flip, to_pixels, to_unit
 from ddpm_jax.data.points import open_points
+from ddpm_jax.data.settings import PictureData, SourceConfig
 from ddpm_jax.data.source import Source, StreamSource
 from ddpm_jax.data.tfds import open_tfds
 from ddpm_jax.errors import UserError
@@ -22,7 +29,9 @@ from ddpm_jax.errors import UserError
 __all__ = [
     "SOURCES",
     "Batches",
+    "DataConfig",
     "Source",
+    "SourceConfig",
     "batch_indices",
     "count_examples",
     "describe_place",
@@ -31,6 +40,7 @@ __all__ = [
     "open_source",
     "random_flip",
     "resolve",
+    "settings_of",
     "to_pixels",
     "to_unit",
 ]
@@ -43,6 +53,17 @@ SOURCES: dict[str, Callable[[Any], Source]] = {
     "arrays": open_arrays,
     "picture": open_picture,
 }
+
+
+def settings_of(row: Callable[[Any], Source]) -> type[SourceConfig]:
+    """Returns the class of a row's settings: the annotation of its argument."""
+    return next(iter(typing.get_type_hints(row).values()))
+
+
+if TYPE_CHECKING:
+    DataConfig = SourceConfig
+else:
+    DataConfig = functools.reduce(operator.or_, map(settings_of, SOURCES.values()))
 
 
 def open_source(config: DataConfig) -> Source:
@@ -68,6 +89,9 @@ def open_source(config: DataConfig) -> Source:
     return source
 
 
+Config = TypeVar("Config", bound=Any)
+
+
 def resolve(config: Config) -> Config:
     """Returns the config with everything that describes its data without where and when it was.
 
@@ -76,7 +100,7 @@ def resolve(config: Config) -> Config:
     """
     data = config.data
     changes: dict[str, Any] = {}
-    for name in data.paths:
+    for name in data.paths():
         path = getattr(data, name)
         if path and not Path(path).expanduser().is_absolute():
             changes[name] = str(Path(path).absolute())

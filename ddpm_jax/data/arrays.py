@@ -7,11 +7,11 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from ddpm_jax.config import ArraysData
 from ddpm_jax.data import loading
 from ddpm_jax.data.cache import origin_of
 from ddpm_jax.data.classes import in_order
 from ddpm_jax.data.pictures import fit_pixels
+from ddpm_jax.data.settings import ArraysData
 from ddpm_jax.data.source import ArraySource, StreamSource
 from ddpm_jax.errors import UserError
 

@@ -42,7 +42,7 @@ def _shortened(words: Sequence[str]) -> str:
 
 def describe_labels(labels: np.ndarray, names: Sequence[str]) -> str:
     """Returns the classes of some labels by name: `the classes named cat, dog`."""
-    chosen = [one_line(names[label]) for label in dict.fromkeys(labels.tolist())]
+    chosen = [one_line(names[label]) for label in dict.fromkeys(map(int, labels))]
     return f"the class{'es' if len(chosen) > 1 else ''} named {_shortened(chosen)}"
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpm_jax.config import FolderData
 from ddpm_jax.data.cache import stated_origin
 from ddpm_jax.data.classes import in_order
 from ddpm_jax.data.listing import list_pictures
 from ddpm_jax.data.pictures import decode_picture
+from ddpm_jax.data.settings import FolderData
 from ddpm_jax.data.source import StreamSource, Tolerance, Unreadable
 from ddpm_jax.errors import UserError
 

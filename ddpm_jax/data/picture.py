@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpm_jax.config import PictureData
 from ddpm_jax.data.pictures import decode_picture, open_picture_file, upright
+from ddpm_jax.data.settings import PictureData
 from ddpm_jax.data.source import ArraySource
 from ddpm_jax.errors import UserError
 

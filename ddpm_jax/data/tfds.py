@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddpm_jax.config import TfdsData
 from ddpm_jax.data.cache import origin_of
 from ddpm_jax.data.pictures import decode_picture
+from ddpm_jax.data.settings import TfdsData
 from ddpm_jax.data.source import StreamSource
 from ddpm_jax.errors import UserError, nearest
 

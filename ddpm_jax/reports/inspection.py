@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddpm_jax.config import ArraysData, DataConfig, DigitsData, FolderData, PictureData, TfdsData
+from ddpm_jax.config import ArraysData, DataConfig, FolderData, PictureData, TfdsData
+from ddpm_jax.data import SOURCES
 from ddpm_jax.data.arrays import as_images, as_points, read_arrays
-from ddpm_jax.data.digits import open_digits
 from ddpm_jax.data.folder import find_classes
 from ddpm_jax.data.listing import list_pictures
 from ddpm_jax.data.picture import read_picture
@@ -23,7 +23,6 @@ from ddpm_jax.data.pictures import (
     open_picture_file,
     upright,
 )
-from ddpm_jax.data.points import open_points
 from ddpm_jax.data.source import StreamSource, Unreadable
 from ddpm_jax.data.tfds import open_records
 from ddpm_jax.errors import UserError
@@ -266,7 +265,7 @@ def _stored(config: DataConfig) -> _StoredExamples:
         return _StoredExamples(
             f"picture {config.path or 'flower.jpg'}", 1, lambda _: (read_picture(config), 0), ()
         )
-    source = open_digits(config) if isinstance(config, DigitsData) else open_points(config)
+    source = SOURCES[config.kind](config)
 
     def gather(index: int) -> tuple[np.ndarray, int]:
         batch = source.gather(np.array([index]))

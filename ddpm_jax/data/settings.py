@@ -1,7 +1,4 @@
-"""The settings of the data: one section for each kind of source.
-
-`paths` names the settings that hold paths.
-"""
+"""The settings of the sources that ship: the section `data` of a config."""
 
 import math
 from dataclasses import dataclass
@@ -12,23 +9,40 @@ from ddpm_jax.errors import UserError, require
 
 
 @dataclass(frozen=True, kw_only=True)
-class DigitsData:
-    """The 1,797 handwritten digits of scikit-learn: 8×8, 17 grey levels, ten classes."""
+class SourceConfig:
+    """The base of each source's settings."""
 
-    kind: ClassVar[str] = "digits"
-    paths: ClassVar[tuple[str, ...]] = ()
-    example_shape: ClassVar[tuple[int, ...]] = (8, 8, 1)
-    flip: bool = False
-    """Mirror half of the images left to right, at random."""
+    kind: ClassVar[str]
+    """The source's name in `SOURCES`."""
+
+    def paths(self) -> tuple[str, ...]:
+        """Returns the names of the settings that hold paths."""
+        return ()
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
-class PointsData:
+class DigitsData(SourceConfig):
+    """The 1,797 handwritten digits of scikit-learn: 8×8, 17 grey levels, ten classes."""
+
+    kind: ClassVar[str] = "digits"
+    flip: bool = False
+    """Mirror half of the images left to right, at random."""
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        return (8, 8, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointsData(SourceConfig):
     """Points of a two-dimensional figure, in a table that does not depend on the run's seed."""
 
     kind: ClassVar[str] = "points"
-    paths: ClassVar[tuple[str, ...]] = ()
-    flip: ClassVar[bool] = False
     shape: Literal["swiss_roll", "s_curve", "moons", "circles", "checkerboard"] = "swiss_roll"
     size: int = 10_000
     """Number of points in the table."""
@@ -48,7 +62,7 @@ class PointsData:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Images:
+class _Images(SourceConfig):
     image_size: tuple[int, int] = (32, 32)
     """Height and width of an example; pictures of another size are resized and cropped."""
     channels: Literal[1, 3, 4] = 3
@@ -90,7 +104,6 @@ class TfdsData(_Images):
     """An image data set of tensorflow-datasets, prepared on disk and read without TensorFlow."""
 
     kind: ClassVar[str] = "tfds"
-    paths: ClassVar[tuple[str, ...]] = ("data_dir",)
     name: str = "cifar10"
     """NAME or NAME/CONFIG, followed by :VERSION for another version than the newest."""
     split: str = "train"
@@ -98,17 +111,22 @@ class TfdsData(_Images):
     data_dir: str | None = None
     """Where TFDS keeps its data; None for $TFDS_DATA_DIR, then ~/tensorflow_datasets."""
 
+    def paths(self) -> tuple[str, ...]:
+        return ("data_dir",)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FolderData(_Images):
     """A folder or a zip of pictures; if all of them are in subfolders, these are the classes."""
 
     kind: ClassVar[str] = "folder"
-    paths: ClassVar[tuple[str, ...]] = ("path",)
     path: str = ""
     """The folder or the zip, which is read in place. Required."""
     strict: bool = False
     """Whether a picture that can't be read is an error; otherwise it is left out."""
+
+    def paths(self) -> tuple[str, ...]:
+        return ("path",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,9 +146,8 @@ class ArraysData(_Images):
     range: tuple[float, float] | None = None
     """The values that are black and white; None for 0 and 255 of uint8."""
 
-    @property
     def paths(self) -> tuple[str, ...]:
-        """The settings that name files: labels do so unless they name an array of an .npz."""
+        # Labels in a file of their own, and not in an array of an .npz.
         separate = Path(self.labels or "").suffix == ".npy"
         return ("path", "labels") if separate else ("path",)
 
@@ -156,18 +173,19 @@ class ArraysData(_Images):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureData:
+class PictureData(SourceConfig):
     """One picture of any size: every example of a batch is this picture."""
 
     kind: ClassVar[str] = "picture"
-    paths: ClassVar[tuple[str, ...]] = ("path",)
-    flip: ClassVar[bool] = False
     path: str | None = None
     """File of the picture; None for scikit-learn's flower.jpg."""
     image_size: tuple[int, int] | None = None
     """Height and width to scale and crop it to; None for its own size."""
     channels: Literal[1, 3, 4] = 3
     """1 grey, 3 red-green-blue, 4 with transparency."""
+
+    def paths(self) -> tuple[str, ...]:
+        return ("path",)
 
     @property
     def example_shape(self) -> tuple[int, ...]:
@@ -181,6 +199,3 @@ class PictureData:
         size = self.image_size
         good = size is None or min(size) >= 1
         require(good, "data.image_size", size, "at least 1 1, or None for the picture's own")
-
-
-DataConfig = DigitsData | PointsData | TfdsData | FolderData | ArraysData | PictureData
