@@ -97,7 +97,7 @@ def _draw(target: str, output: StoragePath, options: Options, settings: dict[str
         if is_first():
             write_samples(output, drawn)
     if is_first():
-        names = run.experiment.class_names
-        classes = f": {describe_labels(labels, names)}" if labels is not None and names else ""
+        named = labels is not None and run.class_names
+        classes = f": {describe_labels(labels, run.class_names)}" if named else ""
         print(f"{count} samples of step {run.step} in {output}{classes}")
     return 0

@@ -54,8 +54,8 @@ def evaluate(
             f"data: the examples are {source.shape}, and the run was trained on "
             f"{run.config.data.example_shape}; name data of that shape"
         )
-    if run.experiment.num_classes and run.experiment.class_names:
-        source = with_classes(source, run.experiment.class_names)
+    if run.class_names:
+        source = with_classes(source, run.class_names)
     facts = RealData(source.shape, len(source), _labels(source), run.config.model.num_classes)
     names = _chosen(metrics, facts)
     requests = {name: METRICS[name].request(facts) for name in names}

@@ -220,8 +220,7 @@ def _x0(
 ) -> None:
     """x_t, and the x_0 that the network predicts from it."""
     run = subject.run()
-    names = run.experiment.class_names if run.experiment.num_classes else ()
-    x_0, labels = subject.examples(subject.num_shown(num, 1), split, names)
+    x_0, labels = subject.examples(subject.num_shown(num, 1), split, run.class_names)
     shown = subject.times(times)
     x_t = noised_directly(run.experiment.schedule, x_0, shown, stream_key(subject.seed, "noise"))
     predicted = predicted_x_0(run, x_t, shown, labels)

@@ -55,6 +55,11 @@ class Run:
         """The config that the checkpoint was trained with."""
         return self.experiment.config
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each label that the network takes; empty if it takes none, or unknown."""
+        return self.experiment.class_names if self.experiment.num_classes else ()
+
     def labels(self, chosen: Any) -> Any:
         """Returns the labels int32 `[N]` of classes, given by name or number; None for None.
 
