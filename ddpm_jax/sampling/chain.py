@@ -208,9 +208,8 @@ class SampleProgram:
         shown = shown_channels(self.experiment.config.data)
         names = () if drawn_labels is None else self.experiment.class_names
         kept = times[[*range(0, steps, chunk), steps]] if frames else None
-        trajectories = np.stack(frames)[:, :num] if frames else None
-        whole = np.concatenate(samples)[:num]
-        return Samples(whole, drawn_labels, trajectories, kept, names, shown)
+        stack = np.stack(frames)[:, :num] if frames else None
+        return Samples(np.concatenate(samples)[:num], drawn_labels, stack, kept, names, shown)
 
     def _shard(self, array: np.ndarray, places: np.ndarray) -> jax.Array:
         return shard_rows(array[places], self.mesh)
