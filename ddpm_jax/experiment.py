@@ -49,6 +49,8 @@ class Experiment:
     optimizer: optax.GradientTransformationExtraArgs
     """Its update takes the `step` of the run, and whether it is `good` (finite)."""
     timestep_sampler: TimestepSampler
+    class_names: tuple[str, ...] = ()
+    """The name of each label; empty if the data has no labels, or where nobody recorded them."""
 
     @property
     def num_classes(self) -> int:
@@ -101,7 +103,7 @@ class Experiment:
             return stream_key(config.seed, stream, step)
 
         x_0 = to_unit(jnp.asarray(batch.examples))
-        if config.data.flip:
+        if getattr(config.data, "flip", False):  # points have no such setting
             x_0 = random_flip(key("flip"), x_0)
         count = x_0.shape[0]
         t, weight = self.timestep_sampler.draw(timesteps, key("timestep"), count)

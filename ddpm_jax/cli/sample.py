@@ -4,12 +4,15 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ddpm_jax import config as configs
 from ddpm_jax import plots
 from ddpm_jax.cli.arguments import Shared, built, settings_of, target_of
 from ddpm_jax.cli.console import bar, warn
 from ddpm_jax.cli.flags import HELP, read
 from ddpm_jax.config import SampleConfig, Setting
+from ddpm_jax.data.classes import describe_labels
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import StoragePath, storage_path
 from ddpm_jax.runtime.distributed import is_first
@@ -26,8 +29,9 @@ class Options:
 
     seed: int = 0
     """Sample i depends only on the seed and on i."""
-    labels: tuple[int, ...] | None = None
-    """One class for each sample, or one class for all; if left out, each class in turn."""
+    labels: tuple[str, ...] | None = None
+    """One class for each sample, or one class for all, by name or number; if left out, each class
+    in turn. If a class has a number as its name, numbers mean names."""
     checkpoint: int | None = None
     """Step of the checkpoint; if left out, the newest good one."""
     params: str | None = None
@@ -79,9 +83,9 @@ def _draw(target: str, output: StoragePath, options: Options, settings: dict[str
         local=to_folder,
         report=warn,
     )
-    num, labels = settings.pop("num", None), options.labels
+    num, labels = settings.pop("num", None), run.labels(options.labels)
     if labels is not None and len(labels) == 1 and num is not None:
-        labels = labels * num
+        labels = np.repeat(labels, num)
     shared = {"seed": options.seed, "labels": labels, "progress": bar("sampling"), **settings}
     if to_folder:
         count = sample_shards(run, output, num, **shared)
@@ -93,7 +97,9 @@ def _draw(target: str, output: StoragePath, options: Options, settings: dict[str
         if is_first():
             write_samples(output, drawn)
     if is_first():
-        print(f"{count} samples of step {run.step} in {output}")
+        named = labels is not None and run.class_names
+        classes = f": {describe_labels(labels, run.class_names)}" if named else ""
+        print(f"{count} samples of step {run.step} in {output}{classes}")
         shown = configs.describe_shown(run.config.data)
         if shown and output.suffix in (".png", ".gif"):
             print(shown)

@@ -4,7 +4,8 @@ A config file has `get_config() -> Config`, which states only what differs from 
 command line replaces any setting by its dotted name (`--train.steps 200`). An impossible setting or
 combination raises `UserError` here, before anything is read or compiled.
 
-    run.py, data.py                 the sections and their checks; models/ has the networks' own
+    run.py                          the sections and their checks; the rooms of networks and of
+                                    sources have their own
     choices.py                      a setting that chooses a row of a table, with the row's options
     plain.py, reading.py            plain values both ways; override, differences, breaking
     files.py                        JSON text, config files, the shipped configs by name
@@ -14,17 +15,6 @@ combination raises `UserError` here, before anything is read or compiled.
 
 from ddpm_jax.config.checks import (
     check_seed,
-)
-from ddpm_jax.config.data import (
-    ArraysData,
-    DataConfig,
-    DigitsData,
-    FolderData,
-    PictureData,
-    PointsData,
-    TfdsData,
-    describe_shown,
-    shown_channels,
 )
 from ddpm_jax.config.files import (
     dumps,
@@ -53,6 +43,17 @@ from ddpm_jax.config.run import (
     check_variance,
 )
 from ddpm_jax.config.settings import Setting, canonical, option_settings, settings
+from ddpm_jax.data import DataConfig
+from ddpm_jax.data.settings import (
+    ArraysData,
+    DigitsData,
+    FolderData,
+    PictureData,
+    PointsData,
+    TfdsData,
+    describe_shown,
+    shown_channels,
+)
 from ddpm_jax.models import (
     AnnotatedUNetConfig,
     MlpConfig,

@@ -48,6 +48,10 @@ class ChoiceField:
             self._make(choice.name, **choice.options)
         return choice
 
+    def row(self, section: Any) -> Any:
+        """Returns the row of the table that a section's choice names."""
+        return self.table[self.__get__(section, type(section)).name]
+
     def complete(self, value: Choice | str) -> Choice:
         """Returns the choice with the row's defaults for the options that are left out.
 

@@ -14,6 +14,8 @@ from ddpm_jax.config.run import Config
 from ddpm_jax.config.settings import canonical
 from ddpm_jax.config.settings import settings as settings_of
 from ddpm_jax.config.values import members, typed
+from ddpm_jax.data import SOURCES, DataConfig
+from ddpm_jax.data import settings_of as source_settings
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.models import MODELS, ModelConfig
 from ddpm_jax.models import settings_of as network_settings
@@ -44,8 +46,11 @@ def _section(hint: Any, plain: Any, where: str) -> Any:
     if not isinstance(plain, dict):
         raise UserError(f"{where or 'config'} is {plain!r}; it must be a table of settings")
     classes = members(hint)
-    if hint == ModelConfig:  # The table as it is now: it may have got rows since the import.
+    # The tables as they are now: they may have got rows since the import.
+    if hint == ModelConfig:
         classes = (*classes, *map(network_settings, MODELS.values()))
+    if hint == DataConfig:
+        classes = (*classes, *map(source_settings, SOURCES.values()))
     kinds = {cls.kind: cls for cls in classes if hasattr(cls, "kind")}
     if kinds:
         kind = plain.get("kind", next(iter(kinds)))

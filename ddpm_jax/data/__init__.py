@@ -1,18 +1,27 @@
-"""Data: a source for each kind of config, and batches as a function of the step."""
+"""Data: a source for each kind of settings, and batches as a function of the step.
 
+A row of SOURCES is a function of its settings, whose class its annotation names; a file may hold
+both. To add one, write its file and add its row.
+"""
+
+import dataclasses
+import functools
+import operator
+import typing
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ddpm_jax.config import DataConfig
 from ddpm_jax.data.arrays import open_arrays
 from ddpm_jax.data.batches import Batches, batch_indices, epoch_order, local_batch
 from ddpm_jax.data.crops import CroppedSource
 from ddpm_jax.data.digits import open_digits
 from ddpm_jax.data.folder import open_folder
 from ddpm_jax.data.loading import materialize
-from ddpm_jax.data.picture import open_picture, resolve
+from ddpm_jax.data.picture import open_picture, own_size
 from ddpm_jax.data.pixels import random_flip, to_pixels, to_unit
 from ddpm_jax.data.points import open_points
+from ddpm_jax.data.settings import PictureData, SourceConfig
 from ddpm_jax.data.source import Source, StreamSource
 from ddpm_jax.data.tfds import open_tfds
 from ddpm_jax.errors import UserError
@@ -20,14 +29,18 @@ from ddpm_jax.errors import UserError
 __all__ = [
     "SOURCES",
     "Batches",
+    "DataConfig",
     "Source",
+    "SourceConfig",
     "batch_indices",
     "count_examples",
+    "describe_place",
     "epoch_order",
     "local_batch",
     "open_source",
     "random_flip",
     "resolve",
+    "settings_of",
     "to_pixels",
     "to_unit",
 ]
@@ -40,6 +53,17 @@ SOURCES: dict[str, Callable[[Any], Source]] = {
     "arrays": open_arrays,
     "picture": open_picture,
 }
+
+
+def settings_of(row: Callable[[Any], Source]) -> type[SourceConfig]:
+    """Returns the class of a row's settings: the annotation of its argument."""
+    return next(iter(typing.get_type_hints(row).values()))
+
+
+if TYPE_CHECKING:
+    DataConfig = SourceConfig
+else:
+    DataConfig = functools.reduce(operator.or_, map(settings_of, SOURCES.values()))
 
 
 def open_source(config: DataConfig) -> Source:
@@ -63,6 +87,33 @@ def open_source(config: DataConfig) -> Source:
             f"{kind} gives examples {source.shape}, but its config says {config.example_shape}"
         )
     return source
+
+
+Config = TypeVar("Config", bound=Any)
+
+
+def resolve(config: Config) -> Config:
+    """Returns the config with everything that describes its data without where and when it was.
+
+    Relative paths become absolute, and a picture's size its own instead of None. Raises UserError
+    if the picture can't be read, or if the network can't take its size.
+    """
+    data = config.data
+    changes: dict[str, Any] = {}
+    for name in data.paths():
+        path = getattr(data, name)
+        if path and not Path(path).expanduser().is_absolute():
+            changes[name] = str(Path(path).absolute())
+    if isinstance(data, PictureData) and data.image_size is None:
+        changes["image_size"] = own_size(data)
+    if not changes:
+        return config
+    return dataclasses.replace(config, data=dataclasses.replace(data, **changes))
+
+
+def describe_place(config: DataConfig) -> str:
+    """Returns where the data is, or what it is, in a few words."""
+    return str(getattr(config, "path", None) or getattr(config, "name", None) or config.kind)
 
 
 def count_examples(config: DataConfig) -> int:

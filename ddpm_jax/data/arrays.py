@@ -9,11 +9,12 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from ddpm_jax.config import ArraysData
 from ddpm_jax.data import loading
-from ddpm_jax.data.cache import Origin
+from ddpm_jax.data.cache import origin_of
+from ddpm_jax.data.classes import in_order
 from ddpm_jax.data.findings import check_levels, scaling
 from ddpm_jax.data.pictures import FEWER_LEVELS, ON_WHITE, TO_GREY, fit_pixels
+from ddpm_jax.data.settings import ArraysData
 from ddpm_jax.data.source import ArraySource, StreamSource
 from ddpm_jax.errors import UserError
 
@@ -27,14 +28,15 @@ def open_arrays(config: ArraysData) -> ArraySource | StreamSource:
 
     C may be any number. Images that are not uint8 are scaled from `config.range` to 0 … 255 and
     rounded. Labels may be any whole numbers or words; the classes are their distinct values in
-    order. Nothing is unpickled. Raises UserError if the file is missing or damaged, holds neither
-    images nor points, has another number of labels, has values outside its range, or if its axes
-    or its range are in doubt.
+    natural order. Nothing is unpickled. Raises UserError if the file is missing or damaged, holds
+    neither images nor points, has another number of labels, has values outside its range, or if
+    its axes or its range are in doubt.
     """
-    path, examples, labels, names = read_arrays(config)
+    path, examples, labels, names, files = read_arrays(config)
     if config.holds == "points":
         return ArraySource(as_points(path, examples), labels, names)
-    images = as_images(path, examples, config.axes, config.channels)
+    labelled = labels is not None
+    images = as_images(path, examples, config.axes, config.channels, labelled=labelled)
     _check_channels(path, images, config)
     span = _check_values(path, images, config.range)
     _report(path, images, span, config)
@@ -52,24 +54,26 @@ def open_arrays(config: ArraysData) -> ArraySource | StreamSource:
             for index, pixels in chosen
         ]
 
-    stat = path.stat()
-    settings = f"{config.examples} {config.labels} {span} {config.axes} {config.show_channels}"
     return StreamSource(
         read,
         length=len(images),
         shape=config.stored_shape,
         class_names=names,
-        origin=Origin(f"arrays {path.resolve()} {settings}", f"{stat.st_size} {stat.st_mtime_ns}"),
+        origin=origin_of(config, path, files),
     )
 
 
 class ArrayFile(NamedTuple):
-    """The content of a file: unchanged examples, and int32 labels `[N]` or None without classes."""
+    """The content of a file: unchanged examples, and int32 labels `[N]` or None without classes.
+
+    `files` are all that was read: the labels may lie in a file of their own.
+    """
 
     path: Path
     examples: np.ndarray
     labels: np.ndarray | None
     class_names: tuple[str, ...]
+    files: tuple[Path, ...]
 
 
 def read_arrays(config: ArraysData) -> ArrayFile:
@@ -83,6 +87,7 @@ def read_arrays(config: ArraysData) -> ArrayFile:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"data.path: {path} {what}; give a .npz or .npy of arrays")
+    files = (path,)
     if path.suffix.lower() == ".npz" or zipfile.is_zipfile(path):
         examples, labels = _read_npz(path, config)
     else:
@@ -93,13 +98,14 @@ def read_arrays(config: ArraysData) -> ArrayFile:
         if config.labels is None:
             labels = None
         else:
-            labels = _read_npy(Path(config.labels).expanduser(), "data.labels")
+            files = (path, Path(config.labels).expanduser())
+            labels = _read_npy(files[1], "data.labels")
     if examples.ndim == 0 or examples.size == 0:
         advice = "give one array that holds all examples"
         raise UserError(f"data.path: {path} has no examples: it is {examples.shape}; {advice}")
     # A single image has no axis of examples.
     count = 1 if config.axes is not None and "N" not in config.axes else len(examples)
-    return ArrayFile(path, examples, *_classes(path, labels, count))
+    return ArrayFile(path, examples, *_classes(path, labels, count), files)
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -201,12 +207,16 @@ def _classes(
     if labels.shape != (count,):
         what = f"data.labels: {path} has {count} examples and labels of shape {labels.shape}"
         raise UserError(f"{what}; give one label per example")
+    if labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels % 1 == 0).all():
+        labels = labels.astype(np.int64)  # some programs write whole numbers as floats
     if labels.dtype.kind not in "iubUS":
         advice = "give whole numbers or words"
         raise UserError(f"data.labels: {path} has labels of type {labels.dtype}; {advice}")
     words = labels.astype(np.str_) if labels.dtype.kind == "S" else labels
-    classes, numbers = np.unique(words, return_inverse=True)
-    return numbers.astype(np.int32), tuple(str(name) for name in classes)
+    values, places = np.unique(words, return_inverse=True)
+    found = [str(value) for value in values]
+    classes = in_order(found) if words.dtype.kind == "U" else tuple(found)
+    return np.array([classes.index(name) for name in found], np.int32)[places], classes
 
 
 def as_points(path: Path, points: np.ndarray) -> np.ndarray:
@@ -220,17 +230,24 @@ def as_points(path: Path, points: np.ndarray) -> np.ndarray:
 
 
 def as_images(
-    path: Path, images: np.ndarray, axes: str | None = None, channels: int | None = None
+    path: Path,
+    images: np.ndarray,
+    axes: str | None = None,
+    channels: int | None = None,
+    *,
+    labelled: bool = False,
 ) -> np.ndarray:
     """Returns `[N, H, W, C]`; raises UserError for other arrays, and if the axes are in doubt.
 
-    `channels` is the number that is expected; None if any may be right.
+    `channels` is the number that is expected; None if any may be right. `labelled` arrays have a
+    label for each index of their first axis.
     """
     if images.dtype.kind not in "fiub":
         what = "of Python objects" if images.dtype.hasobject else f"of {images.dtype}"
         raise UserError(f"data.path: {path} holds an array {what}; images must be numbers")
     if axes is None:
-        axes = _find_axes(path, images.shape, channels)
+        known = labelled and images.ndim == 3
+        axes = "NHW" if known else _find_axes(path, images.shape, channels)
     if len(axes) != images.ndim:
         raise UserError(f"data.axes is {axes}, but {path} holds {_by(images.shape)}; name its axes")
     images = images.transpose([axes.index(axis) for axis in "NHWC" if axis in axes])

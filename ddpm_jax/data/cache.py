@@ -1,13 +1,17 @@
 """Decoded arrays on disk: one file per source, used only if it is intact and up to date.
 
 A file records the state of its source, and the checksums of the zip format cover each array. If the
-source has changed, or the file is cut short or has a flipped bit, the source is decoded again.
+source or the decoder has changed, or the file is cut short or has a flipped bit, the source is
+decoded again.
 """
 
+import dataclasses
+import functools
 import hashlib
 import logging
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,8 +21,8 @@ from ddpm_jax.files import cache_folder, replacing
 _log = logging.getLogger(__name__)
 
 _STATE = "state"
-# Increase this when a change of the decoder changes the pixels of a picture.
-_DECODER = 2
+# Settings of data that change no decoded pixel.
+_AFTER_DECODING = ("flip", "strict")
 
 
 class Origin(NamedTuple):
@@ -26,6 +30,33 @@ class Origin(NamedTuple):
 
     source: str
     state: str
+
+
+def origin_of(config: Any, root: Path, files: Iterable[Path]) -> Origin:
+    """Returns the origin of what a data config decodes from `files`: all that it is made from.
+
+    The name has every setting of the config, and the absolute path of `root`.
+    """
+    return stated_origin(config, root, [(str(path), *file_state(path)) for path in files])
+
+
+def stated_origin(config: Any, root: Path, state: object) -> Origin:
+    """Returns the origin with a state that the source knows itself."""
+    settings = [
+        (item.name, getattr(config, item.name))
+        for item in dataclasses.fields(config)
+        if item.name not in _AFTER_DECODING
+    ]
+    return Origin(f"{type(config).__name__} {settings} in {root.resolve()}", repr(state))
+
+
+def file_state(path: Path) -> tuple[int, int, int]:
+    """Returns a file's size and its times of change; raises OSError if it is not there.
+
+    The time of the inode differs even if a copy kept the other one.
+    """
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def read_cache(origin: Origin) -> dict[str, np.ndarray] | None:
@@ -71,4 +102,13 @@ def _path(origin: Origin) -> Path | None:
 def _state(origin: Origin) -> str:
     import PIL
 
-    return f"{origin.source} {origin.state} decoder {_DECODER}, Pillow {PIL.__version__}"
+    return f"{origin.source} {origin.state} decoder {_decoder()}, Pillow {PIL.__version__}"
+
+
+@functools.cache
+def _decoder() -> str:
+    """Returns a digest of this room's source: what an older version decoded is not read."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_jax.config import DigitsData
+from ddpm_jax.data.settings import DigitsData
 from ddpm_jax.data.source import ArraySource
 
 

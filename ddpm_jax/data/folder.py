@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ddpm_jax.config import FolderData
-from ddpm_jax.data.cache import Origin
+from ddpm_jax.data.cache import stated_origin
+from ddpm_jax.data.classes import in_order
 from ddpm_jax.data.findings import Findings, range_error
 from ddpm_jax.data.formats import count_pages, open_picture_file
 from ddpm_jax.data.listing import Listing, list_pictures
 from ddpm_jax.data.pictures import RangeError
 from ddpm_jax.data.pictures import decode as decode_picture
+from ddpm_jax.data.settings import FolderData
 from ddpm_jax.data.source import StreamSource, Tolerance, Unreadable
 from ddpm_jax.errors import UserError
 
@@ -77,7 +78,7 @@ def open_folder(config: FolderData) -> StreamSource:
         shape=config.stored_shape,
         class_names=classes,
         tolerance=Tolerance(findings.what, check, config.strict),
-        origin=Origin(f"pictures {root.resolve()} {config.range} {config.pages}", listing.state),
+        origin=stated_origin(config, root, listing.state),
         findings=findings,
     )
 
@@ -118,7 +119,8 @@ def find_pages(listing: Listing, wanted: str) -> list[Page]:
 def find_classes(names: list[str]) -> tuple[tuple[str, ...], np.ndarray | None]:
     """Returns the classes of sorted names and the label of each, int32; () and None without.
 
-    The names `pets/cat/1.png` and `pets/dog/2.png` have the classes cat and dog.
+    The names `pets/cat/1.png` and `pets/dog/2.png` have the classes cat and dog. Numbers in the
+    names count: class 2 comes before class 10.
     """
     paths = [name.split("/") for name in names]
     depth = 0
@@ -126,6 +128,6 @@ def find_classes(names: list[str]) -> tuple[tuple[str, ...], np.ndarray | None]:
         depth += 1
     if any(len(path) == depth + 1 for path in paths):
         return (), None
-    classes = sorted({path[depth] for path in paths})
+    classes = in_order(path[depth] for path in paths)
     number = {name: label for label, name in enumerate(classes)}
-    return tuple(classes), np.array([number[path[depth]] for path in paths], np.int32)
+    return classes, np.array([number[path[depth]] for path in paths], np.int32)

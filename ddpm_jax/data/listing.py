@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from ddpm_jax.data.cache import file_state
 from ddpm_jax.data.findings import listed
 from ddpm_jax.data.formats import has_picture, suffixes
 from ddpm_jax.errors import UserError
@@ -122,7 +123,7 @@ def _state(entries: Iterable[tuple[object, ...]]) -> str:
 
 
 def _list_folder(root: Path, endings: frozenset[str]) -> Listing:
-    found: dict[str, tuple[int, int]] = {}
+    found: dict[str, tuple[int, ...]] = {}
     left_out: Counter[str] = Counter()
     seen: set[str] = set()
 
@@ -145,7 +146,7 @@ def _list_folder(root: Path, endings: frozenset[str]) -> Listing:
         for file in files:
             path = Path(folder, file)
             name = path.relative_to(root).as_posix()
-            size = _size_and_time(path)
+            size = _state_of(path)
             if size is None:
                 left_out["pipe or device"] += 1
                 continue
@@ -173,14 +174,13 @@ def _head(path: Path) -> bytes:
         return file.read(_HEAD)
 
 
-def _size_and_time(path: Path) -> tuple[int, int] | None:
-    """Returns a file's size and time of change; None for a pipe or a device."""
+def _state_of(path: Path) -> tuple[int, ...] | None:
+    """Returns the state of a file; None for a pipe or a device."""
     try:
-        found = path.stat()
+        return file_state(path) if stat.S_ISREG(path.stat().st_mode) else None
     # A broken link is listed, so that reading it reports its name.
     except OSError:
-        return (-1, 0)
-    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+        return (-1, 0, 0)
 
 
 # --- a zip ----------------------------------------------------------------------------------------
@@ -188,13 +188,13 @@ def _size_and_time(path: Path) -> tuple[int, int] | None:
 
 def _list_zip(root: Path, endings: frozenset[str]) -> Listing:
     try:
-        size, time = root.stat().st_size, root.stat().st_mtime_ns
+        state = file_state(root)
         archive = zipfile.ZipFile(root)
     except Exception as error:
         advice = "copy or download it again"
         raise UserError(f"data.path: {root} can't be read as a zip ({error}); {advice}") from None
     entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-    _refuse_bomb(root, entries, size)
+    _refuse_bomb(root, entries, state[0])
     found: dict[str, zipfile.ZipInfo] = {}
     left_out: Counter[str] = Counter()
 
@@ -227,7 +227,7 @@ def _list_zip(root: Path, endings: frozenset[str]) -> Listing:
         # zipfile unpacks no more than the stated bytes, and compares their checksum.
         return archive.read(entry)
 
-    return Listing(sorted(found), read, _state([(size, time)]), dict(left_out))
+    return Listing(sorted(found), read, _state([state]), dict(left_out))
 
 
 def _leads_out(name: str) -> bool:

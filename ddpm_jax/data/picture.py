@@ -1,16 +1,15 @@
 """One picture as a data set of length 1; a batch holds several copies of it."""
 
-import dataclasses
 import io
 import logging
 from pathlib import Path
 
 import numpy as np
 
-from ddpm_jax.config import Config, PictureData
 from ddpm_jax.data.findings import Findings, range_error
 from ddpm_jax.data.formats import open_picture_file, upright
 from ddpm_jax.data.pictures import RangeError, decode
+from ddpm_jax.data.settings import PictureData
 from ddpm_jax.data.source import ArraySource
 from ddpm_jax.errors import UserError
 
@@ -21,7 +20,7 @@ def open_picture(config: PictureData) -> ArraySource:
     """Returns the picture as the only example, uint8 `[H, W, C]`, without labels.
 
     It is scaled and cropped if the config's size is not its own. Raises UserError if the picture is
-    missing or can't be read, or if the config has no size (see `resolve`).
+    missing or can't be read, or if the config has no size (see `data.resolve`).
     """
     shape, name = config.example_shape, config.path or "flower.jpg"
     findings = Findings(name, shape, 1, span=config.range)
@@ -39,19 +38,8 @@ def open_picture(config: PictureData) -> ArraySource:
     return ArraySource(decoded.pixels[None])
 
 
-def resolve(config: Config) -> Config:
-    """Returns the config with the picture's own size instead of None; other configs are unchanged.
-
-    The result describes the network's input without the picture. Raises UserError if the picture
-    can't be read, or if the network can't take its size.
-    """
-    data = config.data
-    if not isinstance(data, PictureData) or data.image_size is not None:
-        return config
-    return dataclasses.replace(config, data=dataclasses.replace(data, image_size=_own_size(data)))
-
-
-def _own_size(config: PictureData) -> tuple[int, int]:
+def own_size(config: PictureData) -> tuple[int, int]:
+    """Returns the picture's height and width; raises UserError if it can't be read."""
     try:
         with open_picture_file(read_picture(config), config.path or "") as image:
             width, height = upright(image).size

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ddpm_jax.config import PointsData
+from ddpm_jax.data.settings import PointsData
 from ddpm_jax.data.source import ArraySource
 
 PointSet = tuple[np.ndarray, np.ndarray | None]

@@ -76,12 +76,12 @@ class Unreadable(Exception):
 
     def __init__(self, name: str, reason: object):
         text = isinstance(reason, OSError) and reason.strerror  # without the path
-        self.name = _line(name)
-        self.reason = _line(text or str(reason)) or type(reason).__name__
+        self.name = one_line(name)
+        self.reason = one_line(text or str(reason)) or type(reason).__name__
         super().__init__(f"{self.name}: {self.reason}")
 
 
-def _line(text: str) -> str:
+def one_line(text: str) -> str:
     """Returns one line of printable text: names and errors may contain control characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 

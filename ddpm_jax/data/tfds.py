@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddpm_jax.config import TfdsData
-from ddpm_jax.data.cache import Origin
+from ddpm_jax.data.cache import origin_of
 from ddpm_jax.data.findings import Findings, range_error
 from ddpm_jax.data.pictures import RangeError, decode
+from ddpm_jax.data.settings import TfdsData
 from ddpm_jax.data.source import StreamSource
 from ddpm_jax.errors import UserError, nearest
 
@@ -92,7 +92,7 @@ def open_tfds(config: TfdsData) -> StreamSource:
         length=len(records),
         shape=config.stored_shape,
         class_names=names,
-        origin=Origin(f"tfds {folder.resolve()} {config.split} {config.range}", _state(folder)),
+        origin=origin_of(config, folder, sorted(folder.iterdir())),
         findings=findings,
     )
 
@@ -174,11 +174,6 @@ def _versions(folder: Path) -> list[Path]:
 
 def _command(name: str, root: Path) -> str:
     return f"ddpm data prepare {name} --data_dir {root}"
-
-
-def _state(folder: Path) -> str:
-    found = ((path.name, path.stat()) for path in sorted(folder.iterdir()))
-    return repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in found])
 
 
 def _features(builder: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ddpm_jax.config import DataConfig
 from ddpm_jax.data import Source, open_source
+from ddpm_jax.data.classes import with_classes
 from ddpm_jax.data.pixels import to_unit
 from ddpm_jax.data.source import ArraySource
 from ddpm_jax.errors import UserError, nearest
@@ -47,7 +48,7 @@ def evaluate(
     the real examples; its shape must be the same. The samples are drawn once for all metrics (see
     `evaluation.draw`). `progress` is called with a title and returns a function that
     receives the work done and the work in all. Raises UserError for a metric that does not exist or
-    does not apply, and for data that are missing or of another shape.
+    does not apply, and for data that are missing, of another shape or of other classes.
     """
     source = open_source(run.config.data if data is None else data)
     if source.shape != run.config.data.example_shape:
@@ -55,6 +56,8 @@ def evaluate(
             f"data: the examples are {source.shape}, and the run was trained on "
             f"{run.config.data.example_shape}; name data of that shape"
         )
+    if run.class_names:
+        source = with_classes(source, run.class_names)
     facts = RealData(source.shape, len(source), _labels(source), run.config.model.num_classes)
     names = _chosen(metrics, facts)
     requests = {name: METRICS[name].request(facts) for name in names}
@@ -117,7 +120,7 @@ def _sample_batches(
             size,
             first=k * size,
             seed=seed,
-            labels=None if labels is None else labels[np.minimum(places, num - 1)].tolist(),
+            labels=None if labels is None else labels[np.minimum(places, num - 1)],
             progress=lambda done, total, k=k: progress(k * total + done, count * total),
         )
         kept = min(size, num - k * size)

@@ -15,6 +15,7 @@ import numpy as np
 from ddpm_jax import plots, tables
 from ddpm_jax.config import Config, override, shown_channels
 from ddpm_jax.data import open_source, resolve
+from ddpm_jax.data.classes import with_classes
 from ddpm_jax.data.pixels import to_unit
 from ddpm_jax.diffusion import SCHEDULES, make_schedule, time_steps
 from ddpm_jax.errors import UserError, nearest, require
@@ -31,7 +32,7 @@ from ddpm_jax.runtime.random import stream_key
 from ddpm_jax.runtime.switches import pinned
 from ddpm_jax.sampling.files import write_samples
 from ddpm_jax.sampling.run import Run, load
-from ddpm_jax.sampling.samples import Samples, class_columns, visible
+from ddpm_jax.sampling.samples import Samples, draw_grid, visible
 from ddpm_jax.training.logging.run_logger import read_rows
 from ddpm_jax.typing import Examples, is_image
 
@@ -87,11 +88,17 @@ class Subject(NamedTuple):
         batch: dict[str, Any] = {"num_trajectories": num, "batch_size": num} if trajectories else {}
         return self.run().sample(num, seed=self.seed, progress=self.progress, **batch)
 
-    def examples(self, num: int, split: str | None) -> tuple[Examples, jax.Array | None]:
-        """Returns random examples of the data on the network's scale, and their labels or None."""
+    def examples(
+        self, num: int, split: str | None, class_names: tuple[str, ...] = ()
+    ) -> tuple[Examples, jax.Array | None]:
+        """Returns random examples of the data on the network's scale, and their labels or None.
+
+        Labels count in `class_names` if these are given.
+        """
         config = self.config if split is None else override(self.config, {"data.split": split})
         all_devices()
         source = open_source(config.data)
+        source = with_classes(source, class_names) if class_names else source
         random = np.random.default_rng(self.seed)
         chosen = source.gather(random.choice(len(source), min(num, len(source)), replace=False))
         labels = None if chosen.labels is None else jnp.asarray(chosen.labels)
@@ -140,8 +147,7 @@ def _samples(
 ) -> None:
     """A grid of samples; if the network has classes, one column per class."""
     drawn = subject.sample(num or subject.config.sample.num)
-    shown = visible(drawn.samples, drawn.shown)
-    plots.grid(path, shown, columns=columns or class_columns(drawn.labels))
+    draw_grid(path, drawn, columns=columns)
 
 
 def _animation(subject: Subject, path: StoragePath, *, num: Num = None) -> None:
@@ -222,7 +228,7 @@ def _x0(
 ) -> None:
     """x_t, and the x_0 that the network predicts from it."""
     run = subject.run()
-    x_0, labels = subject.examples(subject.num_shown(num, 1), split)
+    x_0, labels = subject.examples(subject.num_shown(num, 1), split, run.class_names)
     shown = subject.times(times)
     x_t = noised_directly(run.experiment.schedule, x_0, shown, stream_key(subject.seed, "noise"))
     predicted = predicted_x_0(run, x_t, shown, labels)

@@ -14,21 +14,19 @@ import numpy as np
 from ddpm_jax.config import (
     ArraysData,
     DataConfig,
-    DigitsData,
     FolderData,
     PictureData,
     TfdsData,
     describe_shown,
     shown_channels,
 )
+from ddpm_jax.data import SOURCES
 from ddpm_jax.data.arrays import as_images, as_points, read_arrays
-from ddpm_jax.data.digits import open_digits
 from ddpm_jax.data.folder import Page, find_classes, find_pages
 from ddpm_jax.data.formats import count_pages, open_picture_file, suffixes, upright
 from ddpm_jax.data.listing import list_pictures
 from ddpm_jax.data.picture import read_picture
 from ddpm_jax.data.pictures import RangeError, decode, fit_pixels
-from ddpm_jax.data.points import open_points
 from ddpm_jax.data.source import StreamSource, Unreadable
 from ddpm_jax.data.tfds import open_records
 from ddpm_jax.errors import UserError
@@ -308,12 +306,12 @@ def _stored(config: DataConfig) -> _StoredExamples:
 
         return _StoredExamples(f"{config.split} of {folder}", len(records), read, names)
     if isinstance(config, ArraysData):
-        path, examples, labels, names = read_arrays(config)
+        path, examples, labels, names, _ = read_arrays(config)
         are_points = examples.ndim == 2 and examples.shape[1] == 2
         if are_points:
             examples = as_points(path, examples)
         else:
-            examples = as_images(path, examples, config.axes)
+            examples = as_images(path, examples, config.axes, labelled=labels is not None)
             config = dataclasses.replace(config, channels=examples.shape[3])
         numbers = np.zeros(len(examples), int) if labels is None else labels
         return _StoredExamples(
@@ -332,7 +330,7 @@ def _stored(config: DataConfig) -> _StoredExamples:
             (),
             page=lambda _: Page(name, None),
         )
-    source = open_digits(config) if isinstance(config, DigitsData) else open_points(config)
+    source = SOURCES[config.kind](config)
 
     def gather(index: int) -> tuple[np.ndarray, int]:
         batch = source.gather(np.array([index]))

@@ -4,6 +4,7 @@ The noise of sample i depends only on the seed and on i. So the first ten of a t
 equal a draw of ten samples, on any number of devices and in batches of any size.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -172,18 +173,16 @@ class SampleProgram:
         num_trajectories: int = 0,
         progress: Progress = lambda done, total: None,
     ) -> Samples:
-        """Draws samples first … first+num-1 of a seed.
-
-        Every process of the mesh must call it, and gets all samples.
+        """Draws samples first … first+num-1 of a seed; every process of the mesh calls it alike.
 
         `labels` has one class for each sample; None takes the classes in turn. `conditioning` has
         what else the network takes, an array `[num, …]` for each part. `operands` has the data of
-        each operator, a tree of arrays `[num, …]`. A chain with a `start` takes
-        the times of the grid below it. The first `num_trajectories` samples (within one batch)
-        leave their trajectory, at about 50 times. `progress` gets the intervals done and their
-        total. Raises UserError for a label that does not exist, for labels, starting points or
-        conditioning that are not `num` many, for conditioning that the network does not take or
-        that it lacks, and for a number, seed or starting time out of range.
+        each operator, a tree of arrays `[num, …]`. A chain with a `start` takes the times of the
+        grid below it. The first `num_trajectories` samples (within one batch) leave their
+        trajectory, at about 50 times. `progress` gets the intervals done and their total. Raises
+        UserError for a label that does not exist, for labels, starting points or conditioning that
+        are not `num` many, for conditioning that the network does not take or that it lacks, and
+        for a number, seed or starting time out of range.
         """
         check_seed(seed)
         if num < 1:
@@ -198,17 +197,15 @@ class SampleProgram:
         for batch in range(batches):
             indices = np.arange(batch * size, (batch + 1) * size, dtype=np.uint32)
             # The last batch is padded, so that one compiled shape serves all.
-            places = np.minimum(indices, num - 1)
+            shard = functools.partial(self._shard, places=np.minimum(indices, num - 1))
             chain = self._run(
                 params,
                 rows,
                 chunk,
                 key=np.uint32(seed),
                 indices=shard_rows(indices + np.uint32(first), self.mesh),
-                x=None if start is None else self._shard(start.x.astype(np.float32), places),
-                given=jax.tree.map(
-                    lambda x, places=places: self._shard(x, places), (given, operands)
-                ),
+                x=None if start is None else shard(start.x.astype(np.float32)),
+                given=jax.tree.map(shard, (given, operands)),
             )
             for done, carry in chain:
                 if batch == 0 and num_trajectories:
@@ -217,13 +214,11 @@ class SampleProgram:
                     samples.append(fetch(carry.x))
                 if done:
                     progress(batch * steps + done, batches * steps)
-        return Samples(
-            np.concatenate(samples)[:num],
-            drawn_labels,
-            np.stack(frames)[:, :num] if frames else None,
-            times[[*range(0, steps, chunk), steps]] if frames else None,
-            shown_channels(self.experiment.config.data),
-        )
+        shown = shown_channels(self.experiment.config.data)
+        names = () if drawn_labels is None else self.experiment.class_names
+        kept = times[[*range(0, steps, chunk), steps]] if frames else None
+        stack = np.stack(frames)[:, :num] if frames else None
+        return Samples(np.concatenate(samples)[:num], drawn_labels, stack, kept, names, shown)
 
     def _shard(self, array: np.ndarray, places: np.ndarray) -> jax.Array:
         return shard_rows(array[places], self.mesh)

@@ -4,20 +4,22 @@ import numpy as np
 
 from ddpm_jax import plots
 from ddpm_jax.files import StoragePath, replacing
-from ddpm_jax.sampling.samples import Samples, class_columns, visible
+from ddpm_jax.sampling.samples import Samples, draw_grid, visible
 from ddpm_jax.typing import is_image
 
 
 def write_samples(path: StoragePath, drawn: Samples) -> None:
     """Writes samples as .png (a grid), .gif (an animation of their trajectories) or .npz.
 
-    Pictures show the channels `drawn.shown`. The .npz holds the whole `samples`, and `labels` where
-    there are any. Raises ValueError for an animation of samples without trajectories.
+    Pictures show the channels `drawn.shown`. The .npz holds the whole `samples`, and `labels` and
+    `class_names` if there are labels. Raises ValueError for an animation of samples without
+    trajectories.
     """
     if path.suffix == ".npz":
         arrays = {"samples": drawn.samples}
         if drawn.labels is not None:
             arrays["labels"] = drawn.labels
+            arrays["class_names"] = np.array(drawn.class_names, np.str_)
         with replacing(path) as beside, beside.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
     elif path.suffix == ".gif":
@@ -25,8 +27,7 @@ def write_samples(path: StoragePath, drawn: Samples) -> None:
             raise ValueError("an animation needs samples drawn with num_trajectories")
         plots.animation(path, visible(drawn.frames, drawn.shown))
     else:
-        shown = visible(drawn.samples, drawn.shown)
-        plots.grid(path, shown, columns=class_columns(drawn.labels))
+        draw_grid(path, drawn)
 
 
 def animation_size(shape: tuple[int, ...]) -> int:

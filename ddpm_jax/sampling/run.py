@@ -6,6 +6,7 @@ pictures = run.sample(num=16, seed=0, labels=[3] * 16).samples
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -14,6 +15,8 @@ from jax.sharding import Mesh
 
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.config import Config, SampleConfig, override
+from ddpm_jax.config.choices import choice_fields
+from ddpm_jax.data.classes import find_labels
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.files import StoragePath, storage_path
@@ -60,13 +63,29 @@ class Run:
         """The config that the checkpoint was trained with."""
         return self.experiment.config
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each label that the network takes; empty if it takes none, or unknown."""
+        return self.experiment.class_names if self.experiment.num_classes else ()
+
+    def labels(self, chosen: Any) -> Any:
+        """Returns the labels int32 `[N]` of classes, given by name or number; None for None.
+
+        A name, or a number that is one, means its class: `["cat", 3]`. Raises UserError for a class
+        that does not exist.
+        """
+        classes = self.experiment.num_classes
+        if chosen is None or not classes:  # A network without labels refuses them later.
+            return chosen
+        return find_labels(chosen, self.experiment.class_names, classes)
+
     def sample(
         self,
         num: int | None = None,
         *,
         seed: int = 0,
         first: int = 0,
-        labels: Sequence[int] | None = None,
+        labels: Any = None,
         conditioning: Conditioning = NO_CONDITIONING,
         start: Start | None = None,
         times: Sequence[int] | np.ndarray | None = None,
@@ -79,16 +98,19 @@ class Run:
 
         `settings` replace those of the config's `sample` section, and options of its sampler:
         `run.sample(16, sampler="ddim", eta=0.5, steps=50)`. `conditioning` is what the network
-        takes besides labels, an array `[num, …]` each. `start` is where the chains start if not
-        from noise. `times` are those of the chain, which may go up and down; None for the grid of
-        the settings. `transforms` of the denoiser come after clipping; one that has data for each
-        sample is an Operator. The same functions share one compiled program, whatever their data.
+        takes besides labels, an array `[num, …]` each. `labels` has a class for each sample, by
+        name or number; an int array, as `Samples.labels` is, holds labels. `start` is where the
+        chains start if not from noise. `times` are those of the chain, which may go up and down;
+        None for the grid of the settings. `transforms` of the denoiser come after clipping; one
+        that has data for each sample is an Operator. The same functions share one compiled
+        program, whatever their data.
 
         Returns float32 samples `[num, …]` on the data's scale ([-1, 1] for pictures), their
         labels, and the trajectories of the first `num_trajectories` samples. Raises UserError for
         settings that do not exist or do not go together, and ValueError for times that are no
         chain.
         """
+        labels = self.labels(labels)
         program = self._program(override(self.config.sample, settings), times, transforms)
         if start is None:
             self._report_once(program.cautions)
@@ -117,7 +139,9 @@ class Run:
         """Returns the program of these options, times and functions; made once."""
         chain = None if times is None else np.asarray(times)
         functions = tuple(it.apply if isinstance(it, Operator) else it for it in transforms)
-        key = options, None if chain is None else tuple(chain.tolist()), functions
+        # With the rows themselves: a notebook may put another one under the same name.
+        rows = tuple(field.row(options) for field in choice_fields(options).values())
+        key = options, rows, None if chain is None else tuple(chain.tolist()), functions
         if key not in self._programs:
             operators = [
                 it.apply if isinstance(it, Operator) else _ignoring_data(it) for it in transforms
@@ -171,7 +195,8 @@ def load(
         raise UserError(f"{folder} {what}; train first: ddpm train CONFIG --workdir {folder}")
     config = checkpoints.config(step)
     mesh = fitting_mesh(config.mesh.fsdp, all_devices(local=local))
-    experiment = build(config, devices=mesh.size)
+    names = tuple((checkpoints.data(step) or {}).get("classes", ()))
+    experiment = replace(build(config, devices=mesh.size), class_names=names)
     params = config.train.first_average if params is None else params
     if params not in (*config.train.averages, "raw"):
         have = ", ".join(config.train.averages)

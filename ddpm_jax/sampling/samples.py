@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ddpm_jax import plots
+from ddpm_jax.plots.style import PathLike
 
 
 class Samples(NamedTuple):
@@ -20,6 +21,8 @@ class Samples(NamedTuple):
     """`[F, n, …]`: the trajectories of the first n samples, if asked for."""
     times: np.ndarray | None
     """`[F]`: the times of the frames, from the chain's first to its last; None without frames."""
+    class_names: tuple[str, ...] = ()
+    """The name of each label; empty without labels, or if they are not known."""
     shown: tuple[int, ...] | None = None
     """The channels that pictures show; None for samples that are drawn as they are."""
 
@@ -32,13 +35,24 @@ class Samples(NamedTuple):
     def _repr_png_(self) -> bytes:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "samples.png"
-            plots.grid(path, visible(self.samples, self.shown), columns=class_columns(self.labels))
+            draw_grid(path, self)
             return path.read_bytes()
 
 
 def visible(examples: np.ndarray, channels: tuple[int, ...] | None) -> np.ndarray:
     """Returns `[…, C]` with these channels only, as pictures show them; None for all."""
     return examples if channels is None else np.asarray(examples)[..., list(channels)]
+
+
+def draw_grid(path: PathLike, drawn: Samples, *, columns: int | None = None) -> None:
+    """Draws samples as a PNG, each with the name of its class if there are labels."""
+    plots.grid(
+        path,
+        visible(drawn.samples, drawn.shown),
+        labels=drawn.labels,
+        names=[*drawn.class_names, "no class"] if drawn.class_names else None,
+        columns=columns or class_columns(drawn.labels),
+    )
 
 
 def class_columns(labels: np.ndarray | None) -> int | None:

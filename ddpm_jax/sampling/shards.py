@@ -7,11 +7,12 @@ One process draws each file, on its own devices, with one compiled shape. So the
 neither on the number of processes nor on kills in between.
 """
 
+import hashlib
 import json
 import math
-from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from ddpm_jax.config import SampleConfig, override, to_dict
@@ -21,7 +22,6 @@ from ddpm_jax.runtime import distributed
 from ddpm_jax.sampling.chain import Progress
 from ddpm_jax.sampling.files import write_samples
 from ddpm_jax.sampling.run import Run
-from ddpm_jax.sampling.samples import Samples
 
 _ABOUT = "samples.json"
 
@@ -32,7 +32,7 @@ def sample_shards(
     num: int | None = None,
     *,
     seed: int = 0,
-    labels: Sequence[int] | None = None,
+    labels: Any = None,
     progress: Progress = lambda done, total: None,
     **options: Any,
 ) -> int:
@@ -42,6 +42,7 @@ def sample_shards(
     `progress` gets the files that this process has done, and their total. Returns how many samples
     the folder then holds. Raises UserError, on every process, if it holds other samples.
     """
+    labels = run.labels(labels)
     chosen = override(run.config.sample, options)
     if num is None:
         num = chosen.num if labels is None else len(labels)
@@ -65,12 +66,13 @@ def sample_shards(
             size,
             first=k * size,
             seed=seed,
-            labels=None if labels is None else [labels[i] for i in np.minimum(places, num - 1)],
+            labels=None if labels is None else labels[np.minimum(places, num - 1)],
             **options,
         )
         kept = min(size, num - k * size)
         drawn_labels = None if drawn.labels is None else drawn.labels[:kept]
-        write_samples(_path(folder, k), Samples(drawn.samples[:kept], drawn_labels, None, None))
+        part = drawn._replace(samples=drawn.samples[:kept], labels=drawn_labels)
+        write_samples(_path(folder, k), part)
         progress(done + 1, len(own))
     distributed.allgather("sampled", len(own))
     return num
@@ -81,12 +83,20 @@ def _path(folder: StoragePath, k: int) -> StoragePath:
 
 
 def _about(
-    run: Run, chosen: SampleConfig, num: int, seed: int, labels: Sequence[int] | None
+    run: Run, chosen: SampleConfig, num: int, seed: int, labels: np.ndarray | None
 ) -> dict[str, Any]:
     settings = {name: value for name, value in to_dict(chosen).items() if name != "num"}
-    given = None if labels is None else list(labels)
-    about = {"step": run.step, "params": run.name, "seed": seed, "num": num, "labels": given}
-    return {**about, **settings}
+    given = None if labels is None else labels.tolist()
+    about = {"step": run.step, "params": run.name, "digest": _digest(run.params)}
+    return {**about, "seed": seed, "num": num, "labels": given, **settings}
+
+
+def _digest(params: Any) -> str:
+    """Returns a digest of the parameters: another run may have as many steps."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()[:16]
 
 
 def _claim(folder: StoragePath, about: dict[str, Any]) -> None:

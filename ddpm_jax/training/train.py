@@ -1,6 +1,7 @@
 """Training from the first step, or from where it stopped, to the last one and its pictures."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,8 @@ from jax.sharding import Mesh
 from ddpm_jax import config as configs
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.config import Config
-from ddpm_jax.data import identity, open_source, resolve
+from ddpm_jax.data import describe_place, identity, open_source, resolve
+from ddpm_jax.data.classes import describe_classes, with_classes
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build, learning_rate_of
@@ -65,28 +67,30 @@ def train(
     _check_rows(config)
     if run.exists() and not run.is_dir():
         raise UserError(f"the run folder {run} is a file; name a folder")
-    source = open_source(config.data) if source is None else source
-    _check_source(config, source)
+    source, place = _opened(config, source)
     experiment = build(config, devices=mesh.size)
     report = report if distributed.is_first() else None
-    # Previews and the last pictures share one size, and thus one compiled program.
-    program = SampleProgram(experiment, mesh, config.sample)
     checkpoints = Checkpoints(run, report=report or _ignore)
-    distributed.compare(_what_must_agree(config, run, source))
+    described = identity.describe_source(source)
+    distributed.compare(_what_must_agree(config, run, described))
     step = distributed.broadcast_from_first(lambda: checkpoints.newest_good() or 0)
     data_changes = {}
     if step:
         _check_shared(checkpoints, step)
         _check_resume(config, checkpoints, step)
         _check_state(experiment, mesh, checkpoints, step)
-        data_changes = _check_data(config, checkpoints, step, source)
+        source, data_changes = _check_data(config, checkpoints, step, source, described)
     _check_labels(config, source)
+    experiment = replace(experiment, class_names=tuple(source.class_names))
+    # Previews and the last pictures share one size, and thus one compiled program.
+    program = SampleProgram(experiment, mesh, config.sample)
     with exclusive(run, needed=distributed.is_first()):
         logger = _start_log(config, run, step, data_changes, report)
         try:
+            logger.say(f"data: {place}{_describe_labels(config, source)}")
             _say_cautions(logger, config, checkpoints, program, step)
             should_stop = preemption.reached if preemption is not None else lambda: False
-            trainer = Trainer(program, source, checkpoints, logger, should_stop=should_stop)
+            trainer = Trainer(program, source, described, checkpoints, logger, should_stop)
             state, step = trainer.train(trainer.begin(step), step)
             if not should_stop():
                 trainer.finish(state)
@@ -105,13 +109,17 @@ def _ignore(line: str) -> None:
     del line
 
 
-def _check_source(config: Config, source: Source) -> None:
+def _opened(config: Config, source: Source | None) -> tuple[Source, str]:
+    """Returns the source to train on, and where it is; raises UserError if it does not fit."""
+    place = "a source in memory" if source is not None else describe_place(config.data)
+    source = open_source(config.data) if source is None else source
     found, expected = tuple(source.shape), tuple(config.data.example_shape)
     if found != expected:
         raise UserError(
             f"the source has examples of shape {found}, and config.data says {expected}; "
             "change one of them"
         )
+    return source, place
 
 
 def _start_log(
@@ -134,13 +142,31 @@ def _start_log(
         silent=not writes,
     )
     for name, (before, after) in {**changes, **data_changes}.items():
-        others = f": each epoch has another order from step {step:,} on"
-        logger.say(f"{name}: {before!r} -> {after!r}{others if name == 'data.examples' else ''}")
+        logger.say(f"{name}: {before!r} -> {after!r}{_consequence(name, step)}")
     if changes:
         logger.event(step, "config", changes=changes)
     if data_changes:
         logger.event(step, "data", changes=data_changes)
     return logger
+
+
+def _consequence(name: str, step: int) -> str:
+    """Returns what a change of the data means for the run, to be added to its line."""
+    if name == "data.examples":
+        return f": each epoch has another order from step {step:,} on"
+    if name == "data.content":
+        return f": the run goes on with other examples from step {step:,} on"
+    return ""
+
+
+def _describe_labels(config: Config, source: Source) -> str:
+    """Returns what the labels mean, to be added to the line about the data."""
+    names = source.class_names
+    if not names:
+        return ""
+    if config.model.num_classes:
+        return f"; labels {describe_classes(names)}"
+    return f"; its {len(names)} classes are not used (model.num_classes is 0)"
 
 
 def _write_config(config: Config, run: StoragePath) -> dict[str, tuple[Any, Any]]:
@@ -154,9 +180,9 @@ def _write_config(config: Config, run: StoragePath) -> dict[str, tuple[Any, Any]
     return changes
 
 
-def _what_must_agree(config: Config, run: StoragePath, source: Source) -> dict[str, Any]:
+def _what_must_agree(config: Config, run: StoragePath, described: dict[str, Any]) -> dict[str, Any]:
     """Returns what must be equal on all processes, so that they train the same network."""
-    data = {f"data.{name}": value for name, value in identity.describe_source(source).items()}
+    data = {f"data.{name}": value for name, value in described.items()}
     ops = from_environment()
     programs = {"DDPM_JAX_OPS": ops.choice, "JAX_DEFAULT_MATMUL_PRECISION": ops.precision}
     run_facts = {"workdir": str(run), **programs, **distributed.versions(), **data}
@@ -259,17 +285,34 @@ def _rate_jump(config: Config, checkpoints: Checkpoints, step: int) -> list[str]
 
 
 def _check_data(
-    config: Config, checkpoints: Checkpoints, step: int, source: Source
-) -> dict[str, tuple[Any, Any]]:
-    """Returns how the data differ from a checkpoint's; raises UserError if its labels do."""
-    before = checkpoints.data(step)
-    if before is None:  # It is older than this entry.
-        return {}
-    changes = identity.source_changes(before, identity.describe_source(source))
+    config: Config,
+    checkpoints: Checkpoints,
+    step: int,
+    source: Source,
+    described: dict[str, Any],
+) -> tuple[Source, dict[str, tuple[Any, Any]]]:
+    """Returns the source with a checkpoint's labels, and how the data differ from its own.
+
+    The order of the classes today does not matter: `described` gets the checkpoint's too. Raises
+    UserError if the labels of the network would mean something else.
+    """
+    before = checkpoints.data(step) or _unrecorded(config, described)
+    if set(before["classes"]) == set(source.class_names):
+        source = with_classes(source, before["classes"])
+        described["classes"] = before["classes"]
+    changes = identity.source_changes(before, described)
     for name, (old, new) in changes.items():
-        if config.model.num_classes and name != "data.examples":
+        if config.model.num_classes and name.startswith("data.classes"):
             raise UserError(
                 f"{checkpoints.run} holds a run with {name} = {old!r}, and the data has {new!r}: "
                 "its labels mean something else; put the data back, or choose another folder"
             )
-    return changes
+    return source, changes
+
+
+def _unrecorded(config: Config, described: dict[str, Any]) -> dict[str, Any]:
+    """Returns what the data of a checkpoint was that is older than the record of it."""
+    classes = described["classes"]
+    # That version took the folders of classes in the order of words.
+    classes = sorted(classes) if config.data.kind == "folder" else classes
+    return {"examples": described["examples"], "classes": classes}

@@ -21,7 +21,6 @@ import numpy as np
 from ddpm_jax import plots
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.config import describe_shown
-from ddpm_jax.data.identity import describe_source
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.distributed import broadcast_from_first, is_first
@@ -42,19 +41,20 @@ class Trainer:
         self,
         program: SampleProgram,
         source: Source,
+        described: dict[str, Any],
         checkpoints: Checkpoints,
         logger: RunLogger,
-        *,
         should_stop: Callable[[], bool],
     ):
         """`program` draws the previews, and holds the experiment and the devices.
 
+        `described` is what each checkpoint records about the data.
         `should_stop` is asked after every dispatch, and must answer the same on every process.
         """
         self.program, self.experiment, self.mesh = program, program.experiment, program.mesh
         self.source, self.checkpoints, self.logger = source, checkpoints, logger
         self.config, self.run = self.experiment.config, checkpoints.run
-        self.should_stop = should_stop
+        self.described, self.should_stop = described, should_stop
         self._saved: int | None = None
         self._skipped: dict[int, int] = {}
         """The first step of each interval that a rollback leaves out, and its end."""
@@ -226,7 +226,7 @@ class Trainer:
                 self.config,
                 keep=keep,
                 keep_every=train.keep_every,
-                data=describe_source(self.source),
+                data=self.described,
                 before_commit=self.logger.put,
             )
         self._saved = step

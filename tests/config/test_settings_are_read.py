@@ -6,7 +6,6 @@ network reads its settings in its module.
 
 import dataclasses
 import inspect
-import os
 import sys
 import typing
 from collections import defaultdict
@@ -14,20 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import pytest
-from PIL import Image
 
 import ddpm_jax
 from ddpm_jax import cli
 from ddpm_jax import config as configs
 from ddpm_jax.config import (
-    ArraysData,
     Config,
-    DataConfig,
     DiffusionConfig,
-    DigitsData,
-    FolderData,
     MeshConfig,
     MlpConfig,
     ModelConfig,
@@ -35,11 +28,11 @@ from ddpm_jax.config import (
     PictureData,
     PointsData,
     SampleConfig,
-    SmallUNetConfig,
     TfdsData,
     TrainConfig,
+    UNetConfig,
 )
-from ddpm_jax.data import open_source, resolve
+from ddpm_jax.data import SOURCES, SourceConfig, open_source, resolve, settings_of
 from ddpm_jax.data import tfds as tfds_module
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
@@ -48,12 +41,13 @@ from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.training.state import init_state
 from ddpm_jax.training.step import batch_layout, make_train_step
 from ddpm_jax.training.train import train
-from ddpm_jax.typing import Conditioning
+from ddpm_jax.typing import Conditioning, is_image
+from tests.data.examples import example_config, is_there
 from tests.models.test_models import LABELS, TINY, T, X, make
 
 PACKAGE = str(Path(ddpm_jax.__file__).parent)
 CONFIG = str(Path(configs.__file__).parent)
-DATA = typing.get_args(DataConfig)
+DATA = tuple(map(settings_of, SOURCES.values()))
 SECTIONS = (
     *DATA,
     DiffusionConfig,
@@ -108,19 +102,8 @@ def _is_property(cls: type, frame: Any) -> bool:
 
 @pytest.fixture(scope="module")
 def read(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    Image.new("L", (4, 4), 200).save(folder / "a.png")
-    np.save(folder / "b.npy", np.full((9, 5, 6), 200, np.uint8))
-    image = {"image_size": (4, 4), "channels": 1}
-    datas = [
-        DigitsData(),
-        PointsData(size=50),
-        TfdsData(name="mnist", image_size=(28, 28), channels=1, split="train[:8]"),
-        FolderData(path=str(folder), **image),
-        ArraysData(path=str(folder / "b.npy"), **image),
-        PictureData(path=str(folder / "a.png"), channels=1),
-    ]
-    assert {type(data) for data in datas} == set(DATA)
+    folder = tmp_path_factory.mktemp("data")
+    datas = [example_config(kind, folder) for kind in SOURCES]
     run = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
         reads = Reads(patch, SECTIONS)
@@ -133,17 +116,18 @@ def read(tmp_path_factory):
         yield reads.found
 
 
-def _feed(data: DataConfig) -> None:
+def _feed(data: SourceConfig) -> None:
     """Opens the data, and traces a training step on them."""
-    points, classes = isinstance(data, PointsData), 10 if isinstance(data, DigitsData) else 0
-    network = MlpConfig() if points else SmallUNetConfig(channels=(2, 2), num_classes=classes)
+    image = isinstance(data, PictureData) or is_image(data.example_shape)
+    plain_unet = UNetConfig(channels=8, multipliers=(1,), blocks=1, attention=())
+    network = plain_unet if image else MlpConfig()
     train = dataclasses.replace(POINTS.train, label_dropout=0.0)
     sample = dataclasses.replace(POINTS.sample, guidance=0.0)
     plain = dataclasses.replace(POINTS, train=train, sample=sample)
     config = resolve(dataclasses.replace(plain, data=data, model=network))
-    if isinstance(data, TfdsData) and not _prepared(data):
+    if not is_there(data):
         with pytest.raises(UserError, match="not prepared"):
-            open_source(dataclasses.replace(data, data_dir="/nowhere"))
+            open_source(dataclasses.replace(data, data_dir="/nowhere"))  # type: ignore
     else:
         open_source(config.data)
     experiment = build(config)
@@ -151,15 +135,11 @@ def _feed(data: DataConfig) -> None:
     jax.eval_shape(make_train_step(experiment), state, batch_layout(experiment, make_mesh(1)))
 
 
-def _prepared(data: TfdsData) -> bool:
-    return Path(os.environ.get("TFDS_DATA_DIR", "/nowhere"), data.name).is_dir()
-
-
 @pytest.mark.parametrize("section", SECTIONS)
 def test_every_setting_is_read(section, read):
     names = {item.name for item in dataclasses.fields(section)}
     unread = names - read[section]
-    if section is TfdsData and not _prepared(TfdsData(name="mnist")):
+    if section is TfdsData and not is_there(TfdsData(name="mnist")):
         # Without a prepared set nobody gets as far as its splits; then the source must say so.
         source = inspect.getsource(tfds_module)
         unread = {name for name in unread if f"config.{name}" not in source}

@@ -165,6 +165,13 @@ def test_a_shape_of_two_meanings_names_the_setting_that_answers(tmp_path, shape,
     assert "\n" not in str(caught.value)
 
 
+def test_labels_say_what_the_first_axis_is(tmp_path):
+    images = np.full((9, 4, 3), 200, np.uint8)
+    np.savez(tmp_path / "x.npz", images=images, labels=np.arange(9))
+    source = opened(tmp_path / "x.npz", channels=1)
+    assert (len(source), len(source.class_names)) == (9, 9)
+
+
 def test_yes_and_no_are_white_and_black(tmp_path):
     masks = np.random.default_rng(0).integers(2, size=(9, 4, 5)).astype(bool)
     found = whole(opened(saved(tmp_path, masks), channels=1)).examples

@@ -64,8 +64,8 @@ def test_tables_keep_all_digits(name):
         )
 
 
-@every_schedule
-def test_x_T_is_nearly_noise(name):
+@pytest.mark.parametrize("name", ["linear", "quadratic", "sigmoid", "cosine"])
+def test_x_T_of_the_published_ones_is_nearly_noise(name):
     assert make_schedule(name, 1000).log_snr[-1] < np.log(1e-3)
 
 

@@ -37,7 +37,7 @@ def run_that_draws(data, *, trained_on=TABLE, num_classes=0, batch_size=256) -> 
         model=MlpConfig(num_classes=num_classes),
         sample=SampleConfig(clipping="none", batch_size=batch_size),
     )
-    return SimpleNamespace(config=config, sample=sample, calls=calls)
+    return SimpleNamespace(config=config, class_names=(), sample=sample, calls=calls)
 
 
 @pytest.mark.parametrize("drawn", [TABLE, FRESH])
@@ -67,14 +67,34 @@ def test_all_metrics_share_one_draw_and_each_gets_its_labels():
     def progress(title):
         return lambda done, total: told.setdefault(title, []).append((done, total))
 
-    values = evaluate(run, progress=progress)
-    assert {"accuracy", "coverage", "sliced_wasserstein"} <= values.keys()
+    names = ["accuracy", "coverage", "sliced_wasserstein"]
+    assert set(names) <= evaluate(run, names, progress=progress).keys()
     # Accuracy wants 50 of each class, more than the 30 there are: the others are content with that.
     assert [first for first, _ in run.calls] == [0, 32, 64, 96]
     labels = np.concatenate([labels for _, labels in run.calls])
     np.testing.assert_array_equal(np.bincount(labels[:100]), [50, 50])
     assert told["sampling"] == [(10, 40), (20, 40), (30, 40), (40, 40)]
     assert told["reading the data"][-1] == (60, 60)
+
+
+def test_labels_of_the_data_count_in_the_runs_classes(monkeypatch):
+    """The data have their classes in another order today, or are others."""
+    seen = []
+
+    def look(real):
+        seen.append(real.labels)
+        return "it only looks"
+
+    monkeypatch.setitem(METRICS, "look", METRICS["coverage"]._replace(obstacle=look))
+    run = run_that_draws(MOONS, trained_on=MOONS, num_classes=2)
+    own = open_source(MOONS).gather(np.arange(60)).labels
+    for names, expected in ((("upper", "lower"), own), (("lower", "upper"), 1 - np.array(own))):
+        run.class_names = names
+        with pytest.raises(UserError, match="it only looks"):
+            evaluate(run, ["look"])
+        np.testing.assert_array_equal(seen[-1], expected)
+    with pytest.raises(UserError, match="a class outer, and the run was trained on lower, upper"):
+        evaluate(run, data=dataclasses.replace(MOONS, shape="circles"))
 
 
 def test_features_and_labels_of_a_batch_belong_together(monkeypatch):
@@ -168,7 +188,7 @@ def test_batches_of_the_data_do_not_matter(at_once, monkeypatch):
     run = run_that_draws(FRESH)
     whole = evaluate(run)
     monkeypatch.setattr(module, "_NUMBERS_AT_ONCE", at_once)
-    assert evaluate(run) == whole
+    assert evaluate(run) == pytest.approx(whole, rel=1e-9)
 
 
 def test_the_data_are_never_held_whole_as_floats(monkeypatch):
@@ -187,7 +207,7 @@ def test_the_data_are_never_held_whole_as_floats(monkeypatch):
         images = rng.uniform(-1, 1, (num, 8, 8, 1)).astype(np.float32)
         return SimpleNamespace(samples=images, labels=None)
 
-    assert evaluate(SimpleNamespace(config=config, sample=sample), ["coverage"])  # type: ignore
+    assert evaluate(SimpleNamespace(config=config, class_names=(), sample=sample), ["coverage"])  # type: ignore
     assert max(sizes) == 100
     assert sum(sizes) == 1797
 

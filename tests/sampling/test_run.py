@@ -5,12 +5,13 @@ import jax
 import numpy as np
 import pytest
 
-from ddpm_jax.diffusion import make_schedule
+from ddpm_jax.diffusion import SAMPLERS, make_schedule
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import storage_path
 from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.sampling.chain import SampleProgram, Start
 from ddpm_jax.sampling.run import Run
+from ddpm_jax.sampling.shards import sample_shards
 from ddpm_jax.typing import Operator
 from tests.sampling.programs import program
 
@@ -108,3 +109,33 @@ def test_operators_with_other_data_share_one_program(run):
         drawn = run.sample(3, steps=2, transforms=[Operator(put, rows)])
         np.testing.assert_allclose(drawn.samples, value, rtol=1e-6)
     assert len(run._programs) == before + 1
+
+
+def test_another_row_under_the_same_name_is_compiled_anew(run, monkeypatch):
+    def stays_at(level):
+        def step(denoiser, carry, row, keys):
+            found = denoiser(carry.x, row.t)
+            return carry._replace(x=0 * found.x_0 + level)
+
+        return lambda schedule: SAMPLERS["ddim"](schedule)._replace(step=step)
+
+    for level in (0.25, 0.5):
+        monkeypatch.setitem(SAMPLERS, "mine", stays_at(level))
+        np.testing.assert_array_equal(run.sample(2, sampler="mine", steps=1).samples, level)
+
+
+def test_a_folder_of_samples_belongs_to_its_parameters(run, tmp_path):
+    """Two runs may have the same settings and as many steps."""
+    sample_shards(run, tmp_path, 3, steps=2, batch_size=2)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    other = Run(
+        run.folder,
+        run.step,
+        run.experiment,
+        jax.tree.map(lambda leaf: leaf + 1, run.params),
+        name=run.name,
+        mesh=run.mesh,
+    )
+    with pytest.raises(UserError, match="holds samples with digest = "):
+        sample_shards(other, tmp_path, 3, steps=2, batch_size=2)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files

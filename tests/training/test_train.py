@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 
 import jax
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 
 import ddpm_jax
+from ddpm_jax import config as configs
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.checkpoints.commit import commit_in
 from ddpm_jax.config import (
@@ -17,13 +20,16 @@ from ddpm_jax.config import (
     Choice,
     Config,
     DiffusionConfig,
+    FolderData,
     MlpConfig,
     PointsData,
     SampleConfig,
+    SmallUNetConfig,
     TrainConfig,
 )
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.mesh import make_mesh
+from ddpm_jax.training.feed import Feed
 from ddpm_jax.training.logging.run_logger import read_events
 from ddpm_jax.training.preemption import PreemptionHandler
 from ddpm_jax.training.train import train
@@ -174,7 +180,7 @@ def test_a_checkpoint_that_says_nothing_of_its_data_is_gone_on_from(tmp_path):
     meta = folder / "4.tmp" / "meta.json"
     (folder / "4").rename(meta.parent)
     said = json.loads(meta.read_text())
-    assert said.pop("data") == {"examples": 50, "classes": []}
+    assert said.pop("data")["examples"] == 50
     meta.write_text(json.dumps(said))
     commit_in(folder).end(4)
     lines = []
@@ -203,3 +209,145 @@ def test_a_schedule_that_leaves_data_in_x_T_is_told_at_the_start(tmp_path):
     config = changed(POINTS, diffusion={"schedule": "linear"}, train={"steps": 4, "save_every": 4})
     train(config, tmp_path, report=lines.append)
     assert sum(line.startswith("x_T is not noise: it keeps 0.95 of") for line in lines) == 1
+
+
+def folder_of(root, classes, *, shift=0):
+    """Four pictures of each class, in the grey that belongs to its name."""
+    for k, name in enumerate(sorted(classes)):
+        (root / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("L", (4, 4), 20 * k + shift).save(root / name / f"{i}.png")
+
+
+FOLDER = changed(
+    dataclasses.replace(
+        POINTS,
+        data=FolderData(image_size=(4, 4), channels=1),
+        model=SmallUNetConfig(channels=(2, 2), num_classes=4),
+    ),
+    train={"steps": 2, "batch_size": 4, "save_every": 2, "label_dropout": 0.1},
+)
+
+
+def rewritten(run, step, change):
+    """Changes a checkpoint's meta.json, as another version would have written it."""
+    folder = run / "checkpoints"
+    meta = folder / f"{step}.tmp" / "meta.json"
+    (folder / str(step)).rename(meta.parent)
+    said = json.loads(meta.read_text())
+    change(said)
+    meta.write_text(json.dumps(said))
+    commit_in(folder).end(step)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_run_that_was_trained_on_folders_in_another_order_keeps_its_labels(tmp_path, recorded):
+    """An older version took numbered folders in the order of words."""
+    folder_of(tmp_path / "p", ["0", "1", "2", "10"])
+    config = changed(FOLDER, data={"path": str(tmp_path / "p")})
+    lines = []
+    train(config, tmp_path / "run", report=lines.append)
+    natural = "labels 0 = 0, 1 = 1, 2 = 2, 3 = 10; a number is a class's name"
+    assert f"data: {tmp_path}/p; {natural}" in lines
+    words = ["0", "1", "10", "2"]
+
+    def older(said):
+        if recorded:
+            said["data"]["classes"] = words
+        else:
+            del said["data"]
+
+    rewritten(tmp_path / "run", 2, older)
+    lines.clear()
+    result = train(changed(config, train={"steps": 4}), tmp_path / "run", report=lines.append)
+    assert any("labels 0 = 0, 1 = 1, 2 = 10, 3 = 2" in line for line in lines)
+    assert not any(line.startswith("data.") for line in lines)
+    assert result.run.experiment.class_names == tuple(words)
+    meta = json.loads((tmp_path / "run/checkpoints/4/meta.json").read_text())
+    assert meta["data"]["classes"] == words
+    assert result.run.labels(["10", "2"]).tolist() == [2, 3]
+    assert ddpm_jax.load(tmp_path / "run").labels([10]).tolist() == [2]
+
+
+def test_labels_reach_the_step_in_the_order_of_the_checkpoint(tmp_path, monkeypatch):
+    folder_of(tmp_path / "p", ["0", "1", "2", "10"])
+    config = changed(FOLDER, data={"path": str(tmp_path / "p")})
+    train(config, tmp_path / "run")
+    words = ["0", "1", "10", "2"]
+    rewritten(tmp_path / "run", 2, lambda said: said["data"].update(classes=words))
+    batches = []
+    plain = Feed.__call__
+
+    def watched(self, step):
+        batches.append(plain(self, step))
+        return batches[-1]
+
+    monkeypatch.setattr(Feed, "__call__", watched)
+    train(changed(config, train={"steps": 6}), tmp_path / "run")
+    pairs = {
+        (words[label], int(picture[0, 0, 0]))
+        for batch in batches
+        for label, picture in zip(
+            np.asarray(batch.labels).ravel(),
+            np.asarray(batch.examples).reshape(-1, 4, 4, 1),
+            strict=True,
+        )
+    }
+    # folder_of takes the greys in the order of words.
+    assert pairs <= {("0", 0), ("1", 20), ("10", 40), ("2", 60)}
+    assert len(pairs) > 2
+
+
+def test_other_pictures_in_the_same_number_are_told(tmp_path):
+    folder_of(tmp_path / "p", "ab")
+    folder_of(tmp_path / "q", "ab", shift=7)
+    config = changed(FOLDER, data={"path": str(tmp_path / "p")}, model={"num_classes": 2})
+    train(config, tmp_path / "run")
+    # The same pictures elsewhere are the same data.
+    shutil.move(tmp_path / "p", tmp_path / "moved")
+    lines = []
+    moved = changed(config, data={"path": str(tmp_path / "moved")}, train={"steps": 4})
+    train(moved, tmp_path / "run", report=lines.append)
+    assert not any(line.startswith(("data.content", "data.examples")) for line in lines)
+    lines.clear()
+    other = changed(config, data={"path": str(tmp_path / "q")}, train={"steps": 6})
+    train(other, tmp_path / "run", report=lines.append)
+    (line,) = [line for line in lines if line.startswith("data.content")]
+    assert line.endswith("the run goes on with other examples from step 4 on")
+    (event,) = [row for row in read_events(tmp_path / "run/events.jsonl") if row["event"] == "data"]
+    assert list(event["changes"]) == ["data.content"]
+
+
+def test_a_relative_path_means_the_same_data_from_every_folder(tmp_path, monkeypatch):
+    folder_of(tmp_path / "here/p", "ab")
+    folder_of(tmp_path / "there/p", "ab", shift=7)
+    monkeypatch.chdir(tmp_path / "here")
+    config = changed(FOLDER, data={"path": "p"}, model={"num_classes": 2})
+    train(config, tmp_path / "run")
+    kept = configs.loads((tmp_path / "run/config.json").read_text())
+    assert kept.data.path == str(tmp_path / "here/p")
+    monkeypatch.chdir(tmp_path / "there")
+    lines = []
+    train(changed(kept, train={"steps": 4}), tmp_path / "run", report=lines.append)
+    assert not any(line.startswith("data.") for line in lines)
+    # The checkpoint finds the data from there, too.
+    assert ddpm_jax.load(tmp_path / "run").config.data.path == str(tmp_path / "here/p")
+    shutil.move(tmp_path / "here", tmp_path / "gone")
+    with pytest.raises(UserError, match=f"data.path: {tmp_path}/here/p does not exist"):
+        train(changed(kept, train={"steps": 6}), tmp_path / "run")
+    again = changed(kept, data={"path": "../gone/p"}, train={"steps": 6})
+    assert train(again, tmp_path / "run").step == 6
+
+
+def test_classes_that_the_network_does_not_use_are_told(tmp_path):
+    folder_of(tmp_path / "p", "ab")
+    config = changed(
+        FOLDER,
+        data={"path": str(tmp_path / "p")},
+        model={"num_classes": 0},
+        train={"label_dropout": 0.0},
+    )
+    lines = []
+    train(config, tmp_path / "run", report=lines.append)
+    said = f"data: {tmp_path}/p; its 2 classes are not used (model.num_classes is 0)"
+    assert said in lines

@@ -46,7 +46,8 @@ class Metric(NamedTuple):
 
     Real examples and samples have a state each. `obstacle` says in a few words why the metric does
     not apply to some data, or None if it does; `request` says what it compares; `features` is a row
-    of FEATURES; `result` gives each number a name.
+    of FEATURES; `result` gives each number a name. Neither the order of the examples nor their
+    batches may matter.
     """
 
     obstacle: Callable[[RealData], str | None]

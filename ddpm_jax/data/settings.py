@@ -1,28 +1,48 @@
-"""The settings of the data: one section for each kind of source."""
+"""The settings of the sources that ship: the section `data` of a config."""
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from ddpm_jax.errors import UserError, require
 
 
 @dataclass(frozen=True, kw_only=True)
-class DigitsData:
-    """The 1,797 handwritten digits of scikit-learn: 8×8, 17 grey levels, ten classes."""
+class SourceConfig:
+    """The base of each source's settings."""
 
-    kind: ClassVar[str] = "digits"
-    example_shape: ClassVar[tuple[int, ...]] = (8, 8, 1)
-    flip: bool = False
-    """Mirror half of the images left to right, at random."""
+    kind: ClassVar[str]
+    """The source's name in `SOURCES`."""
+
+    def paths(self) -> tuple[str, ...]:
+        """Returns the names of the settings that hold paths."""
+        return ()
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
-class PointsData:
+class DigitsData(SourceConfig):
+    """The 1,797 handwritten digits of scikit-learn: 8×8, 17 grey levels, ten classes."""
+
+    kind: ClassVar[str] = "digits"
+    flip: bool = False
+    """Mirror half of the images left to right, at random."""
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        return (8, 8, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointsData(SourceConfig):
     """Points of a two-dimensional figure, in a table that does not depend on the run's seed."""
 
     kind: ClassVar[str] = "points"
-    flip: ClassVar[bool] = False
     shape: Literal["swiss_roll", "s_curve", "moons", "circles", "checkerboard"] = "swiss_roll"
     size: int = 10_000
     """Number of points in the table."""
@@ -42,7 +62,7 @@ class PointsData:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Images:
+class _Images(SourceConfig):
     image_size: tuple[int, int] = (32, 32)
     """Height and width of an example; pictures of another size are resized and cropped."""
     channels: int = 3
@@ -102,6 +122,9 @@ class TfdsData(_Images):
     channels: Literal[1, 3, 4] = 3
     """1 grey, 3 red-green-blue, 4 with transparency."""
 
+    def paths(self) -> tuple[str, ...]:
+        return ("data_dir",)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FolderData(_Images):
@@ -116,6 +139,9 @@ class FolderData(_Images):
     """1 grey, 3 red-green-blue, 4 with transparency."""
     pages: Literal["first", "all"] = "first"
     """Of a file with several pages or frames, the first alone, or all, each as an example."""
+
+    def paths(self) -> tuple[str, ...]:
+        return ("path",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +170,11 @@ class ArraysData(_Images):
     """The channels that pictures of samples show, from 0: one as grey, or three as red, green and
     blue. None for all of 1, 3 or 4, otherwise the first three, and the first of 2."""
 
+    def paths(self) -> tuple[str, ...]:
+        # Labels in a file of their own, and not in an array of an .npz.
+        separate = Path(self.labels or "").suffix == ".npy"
+        return ("path", "labels") if separate else ("path",)
+
     @property
     def example_shape(self) -> tuple[int, ...]:
         return super().example_shape if self.holds == "images" else (2,)
@@ -166,11 +197,10 @@ class ArraysData(_Images):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureData:
+class PictureData(SourceConfig):
     """One picture of any size: every example of a batch is this picture."""
 
     kind: ClassVar[str] = "picture"
-    flip: ClassVar[bool] = False
     path: str | None = None
     """File of the picture; None for scikit-learn's flower.jpg."""
     image_size: tuple[int, int] | None = None
@@ -179,6 +209,9 @@ class PictureData:
     """1 grey, 3 red-green-blue, 4 with transparency."""
     range: tuple[float, float] | None = None
     """The levels that are black and white; None for the ends of unsigned 8 or 16 bits."""
+
+    def paths(self) -> tuple[str, ...]:
+        return ("path",)
 
     @property
     def example_shape(self) -> tuple[int, ...]:
@@ -195,7 +228,7 @@ class PictureData:
         _require_range(self.range)
 
 
-def shown_channels(data: "DataConfig") -> tuple[int, ...] | None:
+def shown_channels(data: SourceConfig) -> tuple[int, ...] | None:
     """Returns the channels that pictures show; None if they show the examples as they are."""
     if not isinstance(data, ArraysData) or data.holds == "points":
         return None
@@ -204,7 +237,7 @@ def shown_channels(data: "DataConfig") -> tuple[int, ...] | None:
     return (0, 1, 2) if data.channels > 2 else (0,)
 
 
-def describe_shown(data: "DataConfig") -> str | None:
+def describe_shown(data: SourceConfig) -> str | None:
     """Returns what pictures show, if that is not all of an example."""
     shown = shown_channels(data)
     if shown is None or not isinstance(data, ArraysData):
@@ -214,6 +247,3 @@ def describe_shown(data: "DataConfig") -> str | None:
         named = ", ".join(map(str, shown))
         what = f"channels {named} of 0 … {data.channels - 1} as red, green and blue"
     return f"pictures show {what}; data.show_channels chooses others"
-
-
-DataConfig = DigitsData | PointsData | TfdsData | FolderData | ArraysData | PictureData
