@@ -16,7 +16,7 @@ LAYERS = (
     ("diffusion", "plots"),
     ("runtime",),
     ("ops",),
-    ("models", "optimizers", "data"),
+    ("models", "optimizers", "averages", "data"),
     ("config",),
     ("experiment",),
     ("checkpoints",),

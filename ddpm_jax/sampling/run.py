@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.config import Config, override
-from ddpm_jax.config.choices import choice_fields
+from ddpm_jax.config.choices import rows_of
 from ddpm_jax.data.classes import find_labels
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
@@ -25,7 +25,7 @@ from ddpm_jax.runtime.distributed import broadcast_from_first
 from ddpm_jax.runtime.mesh import fitting_mesh, with_shardings
 from ddpm_jax.sampling.chain import Progress, SampleProgram, Start
 from ddpm_jax.sampling.samples import Samples
-from ddpm_jax.typing import Conditioning, DenoiserTransform
+from ddpm_jax.typing import Conditioning, DenoiserTransform, Operator
 
 
 class Run:
@@ -81,7 +81,7 @@ class Run:
         conditioning: Conditioning = NO_CONDITIONING,
         start: Start | None = None,
         times: Sequence[int] | np.ndarray | None = None,
-        transforms: Sequence[DenoiserTransform] = (),
+        transforms: Sequence[DenoiserTransform | Operator] = (),
         num_trajectories: int = 0,
         progress: Progress = lambda done, total: None,
         **settings: Any,
@@ -93,8 +93,8 @@ class Run:
         takes besides labels, an array `[num, …]` each. `labels` has a class for each sample, by
         name or number; an int array, as `Samples.labels` is, holds labels. `start` is where the
         chains start if not from noise. `times` are those of the chain, which may go up and down;
-        None for the grid of the settings. `transforms` of the denoiser come after clipping. The
-        same functions share one compiled program.
+        None for the grid of the settings. `transforms` of the denoiser come after clipping; one
+        with data for each sample is an Operator. The same functions share one compiled program.
 
         Returns float32 samples `[num, …]` on the data's scale ([-1, 1] for pictures), their
         labels, and the trajectories of the first `num_trajectories` samples. Raises UserError for
@@ -104,14 +104,18 @@ class Run:
         labels = self.labels(labels)
         options = override(self.config.sample, settings)
         chain = None if times is None else np.asarray(times)
-        # With the rows themselves: a notebook may put another one under the same name.
-        rows = tuple(field.row(options) for field in choice_fields(options).values())
-        times_key = None if chain is None else tuple(chain.tolist())
-        key = options, rows, times_key, tuple(transforms)
+        key = (
+            options,
+            # The rows themselves: a notebook may put another one under the same name.
+            rows_of(options),
+            None if chain is None else tuple(chain.tolist()),
+            tuple(it.apply if isinstance(it, Operator) else it for it in transforms),
+        )
+        operators = [it if isinstance(it, Operator) else _without_data(it) for it in transforms]
         if key not in self._programs:
-            self._programs[key] = SampleProgram(
-                self.experiment, self.mesh, options, times=chain, transforms=transforms
-            )
+            setup = self.experiment, self.mesh, options
+            functions = [operator.apply for operator in operators]
+            self._programs[key] = SampleProgram(*setup, times=chain, operators=functions)
         if num is None:
             given = labels if start is None else start.x
             num = options.num if given is None else len(given)
@@ -122,10 +126,15 @@ class Run:
             first=first,
             labels=labels,
             conditioning=conditioning,
+            operands=[operator.data for operator in operators],
             start=start,
             num_trajectories=num_trajectories,
             progress=progress,
         )
+
+
+def _without_data(transform: DenoiserTransform) -> Operator:
+    return Operator(lambda denoiser, data: transform(denoiser), None)
 
 
 def _warn(line: str) -> None:
@@ -161,10 +170,9 @@ def load(
     mesh = fitting_mesh(config.mesh.fsdp, jax.local_devices() if local else None)
     names = tuple((checkpoints.data(step) or {}).get("classes", ()))
     experiment = replace(build(config, devices=mesh.size), class_names=names)
-    averages = config.train.averages
-    params = averages[0] if params is None else params
-    if params not in (*averages, "raw"):
-        have = ", ".join(averages)
+    params = config.train.first_average if params is None else params
+    if params not in (*config.train.averages, "raw"):
+        have = ", ".join(config.train.averages)
         raise UserError(f"params is {params!r}; {folder} has {have}, and raw parameters")
     name = "params" if params == "raw" else f"ema.{params}"
     shapes = checkpoints.shapes(step, name)
