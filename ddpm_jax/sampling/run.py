@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.config import Config, SampleConfig, override
-from ddpm_jax.config.choices import choice_fields
+from ddpm_jax.config.choices import rows_of
 from ddpm_jax.data.classes import find_labels
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
@@ -102,8 +102,7 @@ class Run:
         name or number; an int array, as `Samples.labels` is, holds labels. `start` is where the
         chains start if not from noise. `times` are those of the chain, which may go up and down;
         None for the grid of the settings. `transforms` of the denoiser come after clipping; one
-        that has data for each sample is an Operator. The same functions share one compiled
-        program, whatever their data.
+        with data for each sample is an Operator. The same functions share one compiled program.
 
         Returns float32 samples `[num, …]` on the data's scale ([-1, 1] for pictures), their
         labels, and the trajectories of the first `num_trajectories` samples. Raises UserError for
@@ -140,8 +139,7 @@ class Run:
         chain = None if times is None else np.asarray(times)
         functions = tuple(it.apply if isinstance(it, Operator) else it for it in transforms)
         # With the rows themselves: a notebook may put another one under the same name.
-        rows = tuple(field.row(options) for field in choice_fields(options).values())
-        key = options, rows, None if chain is None else tuple(chain.tolist()), functions
+        key = options, rows_of(options), None if chain is None else tuple(chain.tolist()), functions
         if key not in self._programs:
             operators = [
                 it.apply if isinstance(it, Operator) else _ignoring_data(it) for it in transforms
