@@ -118,6 +118,17 @@ class Experiment:
         return self.objective(output, drawn)
 
 
+def learning_rate_of(config: Config) -> optax.Schedule:
+    """Returns the learning rate as a function of the run's step."""
+    optimizer = config.optimizer
+    return make_learning_rate(
+        optimizer.learning_rate,
+        config.train.steps,
+        warmup=optimizer.warmup,
+        decay=optimizer.decay,
+    )
+
+
 def build(config: Config, *, devices: int = 1) -> Experiment:
     """Builds the experiment of a config; touches no data, no device and no file.
 
@@ -130,12 +141,7 @@ def build(config: Config, *, devices: int = 1) -> Experiment:
     schedule = make_schedule(
         diffusion.schedule.name, diffusion.timesteps, **diffusion.schedule.options
     )
-    learning_rate = make_learning_rate(
-        optimizer.learning_rate,
-        config.train.steps,
-        warmup=optimizer.warmup,
-        decay=optimizer.decay,
-    )
+    learning_rate = learning_rate_of(config)
     objective = make_objective(
         diffusion.objective.name,
         schedule,

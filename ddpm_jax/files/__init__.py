@@ -6,6 +6,7 @@ operations differ, because a bucket can neither rename a folder (`checkpoints.co
 a file (`Spool`).
 """
 
+from ddpm_jax.files.foreign import is_foreign
 from ddpm_jax.files.remote import Remote, StoreError
 from ddpm_jax.files.spool import Spool
 from ddpm_jax.files.storage_path import (
@@ -13,6 +14,9 @@ from ddpm_jax.files.storage_path import (
     cache_folder,
     exclusive,
     files_below,
+    local_path,
+    mend,
+    reason,
     remove,
     replacing,
     storage_path,
@@ -26,6 +30,10 @@ __all__ = [
     "cache_folder",
     "exclusive",
     "files_below",
+    "is_foreign",
+    "local_path",
+    "mend",
+    "reason",
     "remove",
     "replacing",
     "storage_path",

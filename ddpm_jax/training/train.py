@@ -1,6 +1,7 @@
 """Training from the first step, or from where it stopped, to the last one and its pictures."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
@@ -11,7 +12,7 @@ from ddpm_jax.config import Config
 from ddpm_jax.data import identity, open_source, resolve
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
-from ddpm_jax.experiment import Experiment, build
+from ddpm_jax.experiment import Experiment, build, learning_rate_of
 from ddpm_jax.files import StoragePath, exclusive, replacing, storage_path
 from ddpm_jax.runtime import distributed
 from ddpm_jax.runtime.mesh import make_mesh
@@ -22,7 +23,7 @@ from ddpm_jax.training.logging.run_logger import LOGGERS, RunLogger
 from ddpm_jax.training.preemption import PreemptionHandler
 from ddpm_jax.training.state import averages_of
 from ddpm_jax.training.step import check_batch, state_layout
-from ddpm_jax.training.trainer import Trainer
+from ddpm_jax.training.trainer import Trainer, has_pictures
 
 
 class TrainResult(NamedTuple):
@@ -34,6 +35,8 @@ class TrainResult(NamedTuple):
     """How many steps have been made."""
     signal: int | None
     """The signal at which it saved and stopped; None if all steps are done."""
+    start: int
+    """The step that it went on from; `step` itself if the run was finished before."""
 
 
 def train(
@@ -50,9 +53,10 @@ def train(
     `source` is trained on in place of the one that `config.data` names, whose shape it must have.
     `mesh` has the axes data and fsdp; the default holds all devices. `report` gets the lines that
     people want to read, and nothing is printed without it. `preemption` says when to save and stop;
-    no signal handler is installed here. Raises UserError, before anything is written, if the config
-    can't be trained here or the folder holds a run of another network; later, if too many steps in
-    a row are not finite or the last state can't be saved.
+    no signal handler is installed here. A run that is finished, pictures included, is left as it
+    is. Raises UserError, before anything is written, if the config can't be trained here or the
+    folder holds a run of another network or seed, or of more steps; later, if too many steps in a
+    row are not finite or the last state can't be saved.
     """
     run = storage_path(workdir)
     config = resolve(config)
@@ -69,31 +73,52 @@ def train(
     program = SampleProgram(experiment, mesh, config.sample)
     checkpoints = Checkpoints(run, report=report or _ignore)
     distributed.compare(_what_must_agree(config, run, source))
-    step = distributed.broadcast_from_first(lambda: checkpoints.newest_good() or 0)
+    start = distributed.broadcast_from_first(lambda: checkpoints.newest_good() or 0)
     data_changes = {}
-    if step:
-        _check_shared(checkpoints, step)
-        _check_resume(config, checkpoints, step)
-        _check_state(experiment, mesh, checkpoints, step)
-        data_changes = _check_data(config, checkpoints, step, source)
+    if start:
+        _check_shared(checkpoints, start)
+        _check_resume(config, checkpoints, start)
+        _check_state(experiment, mesh, checkpoints, start)
+        data_changes = _check_data(config, checkpoints, start, source)
     _check_labels(config, source)
-    with exclusive(run, needed=distributed.is_first()):
-        logger = _start_log(config, run, step, data_changes, report)
-        try:
-            should_stop = preemption.reached if preemption is not None else lambda: False
-            trainer = Trainer(program, source, checkpoints, logger, should_stop=should_stop)
-            state, step = trainer.train(trainer.begin(step), step)
-            if not should_stop():
-                trainer.finish(state)
-            stopped = should_stop()
-            if stopped:
-                logger.say(f"stopped at step {step}; run the same command again to go on")
-        finally:
-            logger.close()
-            checkpoints.close()
-    name = config.train.averages[0]
-    trained = Run(run, step, experiment, state.ema[name], name=name, mesh=mesh)
-    return TrainResult(trained, step, preemption.signal if preemption and stopped else None)
+    changes = distributed.broadcast_from_first(
+        lambda: _changes(config, checkpoints, start, report or _ignore)
+    )
+    if start == config.train.steps and distributed.broadcast_from_first(lambda: has_pictures(run)):
+        if report is not None:
+            report(_finished(run, start, changes))
+        name = config.train.averages[0]
+        field = f"ema.{name}"
+        layout = {field: state_layout(experiment, mesh).ema[name]}
+        params = checkpoints.restore(start, layout)[field]
+        done = Run(run, start, experiment, params, name=name, mesh=mesh)
+        return TrainResult(done, start, None, start)
+    with exclusive(run, report=report or _ignore, needed=distributed.is_first()):
+        logger = _start_log(config, run, start, changes, data_changes, report)
+        if start:
+            _tell_rates(checkpoints.config(start), config, start, logger)
+        trainer = Trainer(program, source, checkpoints, logger, preemption=preemption)
+        return _run(trainer, start)
+
+
+def _run(trainer: Trainer, start: int) -> TrainResult:
+    """Trains from step `start` on, and draws the pictures."""
+    logger, preemption = trainer.logger, trainer.preemption
+    try:
+        state, step = trainer.train(trainer.begin(start), start)
+        if not trainer.should_stop():
+            trainer.finish(state)
+        stopped = trainer.should_stop()
+        if stopped:
+            logger.say(f"stopped at step {step}; run the same command again to go on")
+    finally:
+        logger.close()
+        trainer.checkpoints.close()
+    name = trainer.config.train.averages[0]
+    trained = Run(
+        trainer.run, step, trainer.experiment, state.ema[name], name=name, mesh=trainer.mesh
+    )
+    return TrainResult(trained, step, preemption.signal if preemption and stopped else None, start)
 
 
 def _ignore(line: str) -> None:
@@ -109,20 +134,42 @@ def _check_source(config: Config, source: Source) -> None:
         )
 
 
+def _changes(
+    config: Config, checkpoints: Checkpoints, step: int, report: Callable[[str], None]
+) -> dict[str, tuple[Any, Any]]:
+    """Returns what changed since the run's last start; raises UserError for a newer config.json."""
+    path = checkpoints.run / "config.json"
+    before = checkpoints.config(step) if step else config
+    try:
+        if path.is_file():
+            before = configs.loads(path.read_bytes(), str(path))
+    except configs.UnreadableConfig as error:
+        report(f"{error}; it is not used")
+    return configs.differences(before, config)
+
+
+def _finished(run: StoragePath, step: int, changes: Mapping[str, Any]) -> str:
+    without = f"; without effect: {', '.join(changes)}" if changes else ""
+    return f"{run} is finished, with all its {step:,} steps; to go on, raise train.steps{without}"
+
+
 def _start_log(
     config: Config,
     run: StoragePath,
     step: int,
-    data_changes: dict[str, tuple[Any, Any]],
+    changes: Mapping[str, tuple[Any, Any]],
+    data_changes: Mapping[str, tuple[Any, Any]],
     report: Callable[[str], None] | None,
 ) -> RunLogger:
     """Writes config.json, opens the loggers, and logs what changed since the run was last here."""
     writes = distributed.is_first()
-    changes = _write_config(config, run) if writes else {}
+    if writes:
+        with replacing(run / "config.json") as beside:
+            beside.write_text(configs.dumps(config))
     logger = RunLogger(
         run,
         start=step,
-        total=max(step, config.train.steps),
+        total=config.train.steps,
         loggers=config.train.loggers,
         settings=configs.flatten(config),
         report=report,
@@ -138,15 +185,16 @@ def _start_log(
     return logger
 
 
-def _write_config(config: Config, run: StoragePath) -> dict[str, tuple[Any, Any]]:
-    """Writes config.json, and returns what changed since it was last written."""
-    path = run / "config.json"
-    changes = {}
-    if path.is_file():
-        changes = configs.differences(configs.loads(path.read_text(), str(path)), config)
-    with replacing(path) as beside:
-        beside.write_text(configs.dumps(config))
-    return changes
+def _tell_rates(old: Config, new: Config, step: int, logger: RunLogger) -> None:
+    """Tells both learning rates, if the next step's is not what it would have been."""
+    course, changed = learning_rate_of(old), learning_rate_of(new)
+    rates: Any = course(step - 1), course(step), changed(step)
+    last, due, now = map(float, rates)
+    if step < new.train.steps and not math.isclose(now, due, rel_tol=1e-3):
+        logger.say(
+            f"the learning rate goes from {last:.3g} to {now:.3g} at step {step:,}: "
+            f"its course depends on train.steps and the optimizer's settings, which have changed"
+        )
 
 
 def _what_must_agree(config: Config, run: StoragePath, source: Source) -> dict[str, Any]:
@@ -196,6 +244,11 @@ def _check_resume(config: Config, checkpoints: Checkpoints, step: int) -> None:
         raise UserError(
             f"{run} holds a run with {name} = {old!r}, and this config has {new!r}{more}; "
             "choose another folder, or put the setting back"
+        )
+    if step > config.train.steps:
+        raise UserError(
+            f"{run} has made {step} steps, and train.steps is {config.train.steps}; "
+            f"set it to {step} or more, or choose another folder"
         )
     if step % each:
         raise UserError(

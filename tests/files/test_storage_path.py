@@ -74,7 +74,7 @@ def test_a_path_that_can_not_be_written_is_one_line(tmp_path):
 HOLDER = """
 import sys, time
 from ddpm_jax.files import exclusive
-with exclusive(__import__("pathlib").Path(sys.argv[1])):
+with exclusive(__import__("pathlib").Path(sys.argv[1]), report=print):
     print("locked", flush=True)
     time.sleep(60)
 """
@@ -87,14 +87,19 @@ def test_a_folder_is_locked_until_its_process_ends_in_any_way(tmp_path):
     )
     assert holder.stdout is not None
     assert holder.stdout.readline() == "locked\n"
-    with pytest.raises(UserError, match="another process is training in"), exclusive(folder):
+    with (
+        pytest.raises(UserError, match="another process is training in"),
+        exclusive(folder, report=print),
+    ):
         pass
-    with exclusive(folder, needed=False):  # The other processes of a run need no lock.
+    with exclusive(
+        folder, report=print, needed=False
+    ):  # The other processes of a run need no lock.
         pass
     holder.kill()
     holder.communicate()
     for _ in range(2):
-        with exclusive(folder):
+        with exclusive(folder, report=print):
             assert folder.is_dir()
 
 
@@ -102,7 +107,7 @@ def test_a_folder_that_can_not_be_made_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     with (
         pytest.raises(UserError, match=r"the run folder .*/file/run can't be written \(Not a dir"),
-        exclusive(tmp_path / "file" / "run"),
+        exclusive(tmp_path / "file" / "run", report=print),
     ):
         pass
 

@@ -91,7 +91,9 @@ def test_several_damaged_lines_are_one_line(tmp_path):
     path, said = tmp_path / "metrics.jsonl", []
     path.write_bytes(b'{"step": 1}\nx\n\0\0\n{"step": 2}\n{"st')
     JsonLines(path, said.append).keep(lambda row: True)
-    assert said == [f"{path}: 3 lines, from 2 on, can't be read and are left out; the others are kept"]
+    assert said == [
+        f"{path}: 3 lines, from 2 on, can't be read and are left out; the others are kept"
+    ]
     assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
 
 

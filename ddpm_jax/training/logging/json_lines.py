@@ -130,8 +130,8 @@ def _lines(path: StoragePath) -> list[tuple[bytes, dict[str, Any] | None]]:
         return []
     # Lost power leaves blocks of NULs, and some editors a byte order mark and \r before each \n.
     texts = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
-    stripped = [text.strip(b"\0 \t\r") for text in texts]
-    return [(text, _row(text)) for text, whole in zip(stripped, texts, strict=True) if whole.strip()]
+    stripped = (text.strip(b"\0 \t\r") for text in texts if text.strip())
+    return [(text, _row(text)) for text in stripped]
 
 
 def _row(text: bytes) -> dict[str, Any] | None:
