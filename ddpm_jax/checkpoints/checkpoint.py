@@ -45,7 +45,7 @@ from ddpm_jax.checkpoints.quiet import Quiet
 from ddpm_jax.checkpoints.writer import Writer
 from ddpm_jax.config import Config
 from ddpm_jax.errors import UserError
-from ddpm_jax.files import Remote, StoragePath, StoreError, storage_path
+from ddpm_jax.files import Remote, StoragePath, StoreError, as_text, storage_path
 from ddpm_jax.runtime.distributed import BarrierAborted, allgather, is_alone, is_first, versions
 from ddpm_jax.runtime.mesh import with_shardings
 
@@ -61,9 +61,9 @@ class Checkpoints:
         """
         self.run = storage_path(run)
         self.folder = self.run.absolute() / "checkpoints"
-        if _is_no_text(str(self.folder)):
+        if as_text(str(self.folder)) != str(self.folder):
             raise UserError(
-                f"{self.folder}: checkpoints can't be in a folder whose name is not UTF-8; "
+                f"{as_text(str(self.folder))}: checkpoints need a path whose bytes are UTF-8; "
                 "rename it, or choose another"
             )
         self._commit = commit_in(self.folder)
@@ -376,11 +376,6 @@ class Checkpoints:
         writer = found.get("ddpm_jax") if isinstance(found, dict) else None
         by = f" of ddpm_jax {writer}" if writer else ""
         return UserError(f"checkpoint {self.folder / str(step)}{by}: {error}")
-
-
-def _is_no_text(name: str) -> bool:
-    """Whether a name has bytes that are not UTF-8, which Python keeps as surrogates."""
-    return any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _fields(state: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ddpm_jax.data.cache import Origin
 from ddpm_jax.data.pictures import fit_pixels
 from ddpm_jax.data.source import ArraySource, StreamSource
 from ddpm_jax.errors import UserError
+from ddpm_jax.files import local_path
 
 _CHUNK_BYTES = 2**26
 
@@ -67,7 +68,7 @@ def read_arrays(config: ArraysData) -> ArrayFile:
     """
     if not config.path:
         raise UserError("data.path is not set; it must be a .npz or .npy of arrays")
-    path = Path(config.path).expanduser()
+    path = local_path(config.path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"data.path: {path} {what}; give a .npz or .npy of arrays")
@@ -81,7 +82,7 @@ def read_arrays(config: ArraysData) -> ArrayFile:
         if config.labels is None:
             labels = None
         else:
-            labels = _read_npy(Path(config.labels).expanduser(), "data.labels")
+            labels = _read_npy(local_path(config.labels), "data.labels")
     if examples.ndim == 0 or examples.size == 0:
         advice = "give one array that holds all examples"
         raise UserError(f"data.path: {path} has no examples: it is {examples.shape}; {advice}")

@@ -1,7 +1,6 @@
 """A folder or a zip of pictures as a data set."""
 
 import logging
-from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from ddpm_jax.data.listing import list_pictures
 from ddpm_jax.data.pictures import decode_picture
 from ddpm_jax.data.source import StreamSource, Tolerance, Unreadable
 from ddpm_jax.errors import UserError
+from ddpm_jax.files import as_text, local_path
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def open_folder(config: FolderData) -> StreamSource:
     """
     if not config.path:
         raise UserError("data.path is not set; it must be a folder of pictures")
-    root = Path(config.path).expanduser()
+    root = local_path(config.path)
     names, read_bytes, state = list_pictures(root)
     classes, labels = find_classes(names)
     if labels is None and any("/" in name for name in names):
@@ -64,7 +64,7 @@ def find_classes(names: list[str]) -> tuple[tuple[str, ...], np.ndarray | None]:
 
     The names `pets/cat/1.png` and `pets/dog/2.png` have the classes cat and dog.
     """
-    paths = [name.split("/") for name in names]
+    paths = [as_text(name).split("/") for name in names]
     depth = 0
     while all(len(path) > depth + 1 and path[depth] == paths[0][depth] for path in paths):
         depth += 1

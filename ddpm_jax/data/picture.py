@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-from pathlib import Path
 
 import numpy as np
 
@@ -10,6 +9,7 @@ from ddpm_jax.config import Config, PictureData
 from ddpm_jax.data.pictures import decode_picture, open_picture_file, upright
 from ddpm_jax.data.source import ArraySource
 from ddpm_jax.errors import UserError
+from ddpm_jax.files import local_path
 
 
 def open_picture(config: PictureData) -> ArraySource:
@@ -52,7 +52,7 @@ def read_picture(config: PictureData) -> bytes:
     """Returns the encoded picture; raises UserError if the file is missing."""
     if config.path is None:
         return _flower()
-    path = Path(config.path).expanduser()
+    path = local_path(config.path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"data.path: {path} {what}; give a picture's file")

@@ -11,6 +11,7 @@ from ddpm_jax.files.remote import Remote, StoreError
 from ddpm_jax.files.spool import Spool
 from ddpm_jax.files.storage_path import (
     StoragePath,
+    as_text,
     cache_folder,
     exclusive,
     files_below,
@@ -27,6 +28,7 @@ __all__ = [
     "Spool",
     "StoragePath",
     "StoreError",
+    "as_text",
     "cache_folder",
     "exclusive",
     "files_below",

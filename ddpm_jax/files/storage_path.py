@@ -23,12 +23,17 @@ def storage_path(given: str | StoragePath) -> StoragePath:
     return Remote(given) if isinstance(given, str) and "://" in given else local_path(given)
 
 
-def local_path(given: str | Path) -> Path:
+def local_path(given: str | os.PathLike[str]) -> Path:
     """Returns a local path with its `~` expanded; raises UserError if there is no such home."""
     try:
-        return (Path(given) if isinstance(given, str) else given).expanduser()
+        return (given if isinstance(given, Path) else Path(given)).expanduser()
     except RuntimeError:
         raise UserError(f"{given}: its ~ names no user's home; write the folder out") from None
+
+
+def as_text(name: str) -> str:
+    """Returns a file's name with each byte that is not UTF-8 written out, as in `caf\\xe9`."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def files_below(folder: StoragePath) -> list[StoragePath]:

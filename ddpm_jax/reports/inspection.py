@@ -5,7 +5,6 @@ import hashlib
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +26,7 @@ from ddpm_jax.data.points import open_points
 from ddpm_jax.data.source import StreamSource, Unreadable
 from ddpm_jax.data.tfds import open_records
 from ddpm_jax.errors import UserError
+from ddpm_jax.files import local_path
 
 Progress = Callable[[int, int], None]
 
@@ -113,7 +113,7 @@ def recognize(source: str, split: str = "train", data_dir: str | None = None) ->
 
     Raises UserError if `source` looks like a path and does not exist.
     """
-    path = Path(source).expanduser()
+    path = local_path(source)
     if not path.exists():
         endings = (*SUFFIXES, ".zip", ".npz", ".npy", ".py")
         if source.endswith(endings) or path.is_absolute() or source.startswith((".", "~")):
@@ -277,7 +277,7 @@ def _stored(config: DataConfig) -> _StoredExamples:
 
 
 def _stored_folder(config: FolderData) -> _StoredExamples:
-    root = Path(config.path).expanduser()
+    root = local_path(config.path)
     names, read_bytes, _ = list_pictures(root)
     classes, labels = find_classes(names)
 
