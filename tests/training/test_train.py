@@ -269,10 +269,9 @@ def test_a_damaged_config_json_costs_a_line_and_is_written_anew(damage, tmp_path
     path.unlink() if spoil is None else path.write_bytes(spoil(path.read_bytes()))
     longer = changed(SHORT, train={"steps": 8})
     train(longer, tmp_path, report=lines.append)
-    assert [line for line in lines if "config.json" in line and (says or "?") in line] == (
-        [line for line in lines if line.startswith(f"{path} ")] if says else []
-    )
-    assert sum(str(path) in line for line in lines) == (says is not None)
+    told = [line for line in lines if str(path) in line]
+    assert len(told) == (says is not None)
+    assert says is None or says in told[0]
     assert "train.steps: 4 -> 8" in lines
     assert ddpm_jax.config.loads(path.read_bytes()) == longer
 
