@@ -21,7 +21,6 @@ from ddpm_jax.sampling.run import Run
 from ddpm_jax.tables import choose
 from ddpm_jax.training.logging.run_logger import LOGGERS, RunLogger
 from ddpm_jax.training.preemption import PreemptionHandler
-from ddpm_jax.training.state import averages_of
 from ddpm_jax.training.step import check_batch, state_layout
 from ddpm_jax.training.trainer import Trainer, has_pictures
 
@@ -87,7 +86,7 @@ def train(
     if start == config.train.steps and distributed.broadcast_from_first(lambda: has_pictures(run)):
         if report is not None:
             report(_finished(run, start, changes))
-        name = config.train.averages[0]
+        name = config.train.first_average
         field = f"ema.{name}"
         layout = {field: state_layout(experiment, mesh).ema[name]}
         params = checkpoints.restore(start, layout)[field]
@@ -114,7 +113,7 @@ def _run(trainer: Trainer, start: int) -> TrainResult:
     finally:
         logger.close()
         trainer.checkpoints.close()
-    name = trainer.config.train.averages[0]
+    name = trainer.config.train.first_average
     trained = Run(
         trainer.run, step, trainer.experiment, state.ema[name], name=name, mesh=trainer.mesh
     )
@@ -206,7 +205,6 @@ def _what_must_agree(config: Config, run: StoragePath, source: Source) -> dict[s
 def _check_rows(config: Config) -> None:
     """Raises UserError for names that the tables of this room do not have."""
     try:
-        averages_of(config.train)
         for name in config.train.loggers:
             choose("logger", LOGGERS, name)
     except ValueError as error:
