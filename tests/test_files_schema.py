@@ -120,5 +120,5 @@ def test_samples_of_another_name_do_not_claim_a_folder(folder, tmp_path):
     (tmp_path / "samples-best.npz").write_bytes(b"not ours")
     sample_shards(load(folder), tmp_path, 4, batch_size=16)
     (tmp_path / "samples.json").unlink()
-    with pytest.raises(UserError, match="has samples without samples.json"):
+    with pytest.raises(UserError, match=r"has samples without samples\.json"):
         sample_shards(load(folder), tmp_path, 4, batch_size=16)
