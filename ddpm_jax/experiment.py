@@ -126,7 +126,7 @@ class Experiment:
 
 
 def learning_rate_of(config: Config) -> optax.Schedule:
-    """Returns the learning rate of a config as a function of the step."""
+    """Returns the learning rate of a config as a function of the run's step."""
     optimizer = config.optimizer
     return make_learning_rate(
         optimizer.learning_rate,

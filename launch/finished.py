@@ -33,8 +33,8 @@ def workdir(words: list[str]) -> str | None:
 
 def finished(folder: str) -> bool | None:
     """Whether the run's newest checkpoint is its last; None if the folder can't tell."""
-    path: Any = Path(folder)
     try:
+        path: Any = Path(folder).expanduser()
         if "://" in folder:
             # Imported here, because a local folder needs no installation.
             from ddpm_jax.files import storage_path
@@ -42,8 +42,8 @@ def finished(folder: str) -> bool | None:
             path = storage_path(folder)
         steps = json.loads((path / "config.json").read_text())["train"]["steps"]
         numbers = [item for item in (path / "checkpoints").iterdir() if item.name.isdecimal()]
-        if "://" in folder:  # In a bucket, a checkpoint is complete when it has checksums.
-            numbers = [item for item in numbers if (item / "checksums.json").is_file()]
+        # Without checksums it is unfinished, damaged or another program's folder.
+        numbers = [item for item in numbers if (item / "checksums.json").is_file()]
     except Exception:  # A broken installation or bucket is not an answer.
         return None
     return max([int(item.name) for item in numbers], default=0) >= steps

@@ -49,7 +49,7 @@ elif [[ $detach ]]; then
   say "running; stop with: kill $!; follow with: tail -F $(quote "$log")"
 elif [[ $log ]]; then
   # With a process substitution instead of a pipe, signals still reach the supervisor.
-  exec "${words[@]}" > >(trap '' INT TERM; exec tee -a -- "$log") 2>&1
+  exec "${words[@]}" > >(trap '' INT TERM HUP USR1 USR2; exec tee -a -- "$log") 2>&1
 else
   exec "${words[@]}"
 fi

@@ -9,7 +9,7 @@
 #   --dry-run   print the N commands instead of running them
 #
 # It appends --distributed.coordinator, .num_processes and .process_id to each command, and begins
-# each line of output with the process's number. It passes SIGINT and SIGTERM on to all processes.
+# each line of output with the process's number. It passes signals on to all processes.
 # The exit code is that of the first process that failed, or 0.
 set -euo pipefail
 
@@ -67,15 +67,17 @@ pass_on() { # SIGNAL
   local pid
   for pid in "${!index[@]}"; do kill -s "$1" "$pid" 2>/dev/null || true; done
 }
-trap 'pass_on TERM' TERM
-trap 'pass_on INT' INT
+for name in TERM INT HUP USR1 USR2; do
+  # shellcheck disable=SC2064  # The name is that of this turn.
+  trap "pass_on $name" "$name"
+done
 
 # Each process has its own process group, so that a Ctrl-C reaches it once, from here. The labelling
 # ignores signals, so that it shows the last lines of the processes.
 set -m
 for ((i = 0; i < count; i++)); do
   ranked "$i"
-  exec {pipe}> >(trap '' INT TERM; while IFS= read -r line || [[ $line ]]; do printf '[%s] %s\n' "$i" "$line"; done)
+  exec {pipe}> >(trap '' INT TERM HUP USR1 USR2; while IFS= read -r line || [[ $line ]]; do printf '[%s] %s\n' "$i" "$line"; done)
   labels+=($!)
   "${words[@]}" </dev/null >&"$pipe" 2>&1 &
   pids+=($!)
@@ -98,7 +100,7 @@ while ((${#index[@]})); do
   if ((failed != 0 && ${#index[@]} != 0)) && [[ ! $reaper ]]; then
     # The package ends the other processes itself; this is for processes that hang.
     (
-      trap - TERM INT
+      trap - TERM INT HUP USR1 USR2
       sleep "$grace"
       kill -s TERM "${!index[@]}" 2>/dev/null
       sleep 10

@@ -10,8 +10,8 @@
 #   --dry-run      print the command instead of running it
 #
 # It does not restart after exit code 0 of a finished run, 2 (a mistake of the user, which would
-# happen again) and 130 (Ctrl-C). It passes SIGTERM and SIGINT on. The command then saves and ends,
-# and the exit code is 143 or 130 unless the run is finished.
+# happen again) and 130 (Ctrl-C). It passes SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 on. The
+# command then saves and ends, and the exit code is 128 + the signal unless the run is finished.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -44,6 +44,9 @@ pass_on() { # SIGNAL CODE
 }
 trap 'pass_on TERM 143' TERM
 trap 'pass_on INT 130' INT
+trap 'pass_on HUP 129' HUP
+trap 'pass_on USR1 138' USR1
+trap 'pass_on USR2 140' USR2
 
 # Job control gives the command its own process group. Otherwise a Ctrl-C would reach it twice, from
 # the terminal and from here, and the second one would end it without a save.

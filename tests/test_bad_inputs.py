@@ -7,6 +7,7 @@ is wrong with words alone is in test_cli.py.
 import dataclasses
 import hashlib
 import io
+import json
 import os
 import pickle
 import shutil
@@ -584,6 +585,22 @@ def empty(folder: Path) -> None:
     folder.mkdir()
 
 
+def rewritten(name: str, **values: Any) -> Callable[[Path], object]:
+    """Replaces values of a JSON file of the run's copy, with a checkpoint's checksum of it."""
+
+    def make(here: Path) -> None:
+        path = here / "run" / name
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+        sums = path.parent / "checksums.json"
+        if sums.is_file():
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            sums.write_text(json.dumps({**json.loads(sums.read_text()), path.name: digest}))
+
+    return make
+
+
+NEWER = rewritten("checkpoints/2/meta.json", format=99, versions={"ddpm_jax": "9.1"})
+AGAIN = "train {here}/run"
 LEFT = "no good checkpoint is left in {here}/run/checkpoints"
 CHECKPOINTS = {
     "a flipped bit": Row(checkpoint(flip), SAMPLE, LEFT),
@@ -603,6 +620,42 @@ CHECKPOINTS = {
     "going on from a flipped bit": Row(
         checkpoint(flip), f"train {CONFIGS}/swiss_roll.py --workdir {{here}}/run", LEFT
     ),
+    "another seed": Row(nothing, f"{AGAIN} --seed 1", "holds a run with seed = 0, and this config"),
+    "fewer steps than made": Row(
+        nothing, f"{AGAIN} --train.steps 1", "{here}/run has made 2 steps, and train.steps is 1"
+    ),
+    "a checkpoint of a newer version": Row(
+        NEWER, SAMPLE, "checkpoints/2 of ddpm_jax 9.1: format is 99, and ddpm_jax "
+    ),
+    "training on from a newer version": Row(NEWER, AGAIN, "of ddpm_jax 9.1: format is 99, and ddp"),
+    "a config.json of a newer version": Row(
+        rewritten("config.json", format=99), AGAIN, "run/config.json: format is 99, and ddpm_jax "
+    ),
+    "a config.json of NULs": Row(
+        lambda here: (here / "run/config.json").write_bytes(b"\0" * 99), AGAIN, "is not valid JSON"
+    ),
+    "a config.json that is not UTF-8": Row(
+        lambda here: (here / "run/config.json").write_bytes(b'{"\xff'), AGAIN, "is not valid JSON"
+    ),
+    "samples of a list": Row(
+        put("s/samples.json", "[]"),
+        "sample {here}/run --output {here}/s",
+        "samples.json can't be read; choose another folder",
+    ),
+    "samples of NULs": Row(
+        put("s/samples.json", b"\0\0\0"),
+        "sample {here}/run --output {here}/s",
+        "samples.json can't be read; choose another folder",
+    ),
+    "a folder that is not UTF-8": Row(
+        nothing,
+        f"train {CONFIGS}/swiss_roll.py --workdir {{here}}/caf\udce9",
+        "path whose bytes are",
+    ),
+    "the home of nobody": Row(
+        nothing, "sample ~nobody-at-all/run", "its ~ names no user's home; write the folder out"
+    ),
+    "a name that is too long": Row(nothing, f"sample {'x' * 300}", "File name too long; choose a"),
     "labels for a run without": Row(
         nothing, f"{SAMPLE} --num 1 --labels 0", "was trained without labels; leave them out"
     ),

@@ -277,7 +277,7 @@ def test_mistakes_in_a_config_file_are_told_with_their_line(told, tmp_path):
 
 
 def test_one_folder_is_trained_in_by_one_process(told, tmp_path):
-    with exclusive(tmp_path / "run"):
+    with exclusive(tmp_path / "run", report=print):
         words = ("train", DIGITS, "--smoke", "--train.batch_size", 16)
         assert "another process is training in" in told(*words, "--workdir", tmp_path / "run")
 

@@ -1,6 +1,7 @@
 """Files have exactly the keys that the README of the package documents, and so have events."""
 
 import dataclasses
+import io
 import json
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 import ddpm_jax
 from ddpm_jax.config import SampleConfig
+from ddpm_jax.errors import UserError
 from ddpm_jax.sampling.run import load
 from ddpm_jax.sampling.shards import sample_shards
 from ddpm_jax.training.train import train
@@ -95,3 +97,28 @@ def test_samples_in_a_folder(folder, tmp_path):
             assert arrays["samples"].dtype == np.float32
             assert arrays["labels"].dtype == np.int32
     assert sizes == [16, 4]
+
+
+def test_a_folder_of_samples_gets_what_is_torn_and_keeps_what_others_put_there(folder, tmp_path):
+    run, many = load(folder), tmp_path / "many"
+    sample_shards(run, many, 40, batch_size=16)
+    whole = {path.name: path.read_bytes() for path in many.glob("samples-*.npz")}
+    (many / "samples-00000.npz").write_bytes(b"\0" * 999)
+    (many / "samples-00002.npz").write_bytes(whole["samples-00002.npz"][:-9])
+    (many / ".samples-00001.77.npz").write_bytes(b"half")
+    foreign = ["._samples-00000.npz", ".samples-of-mine.npz", "samples-best.npz", "@eaDir"]
+    for name in foreign:
+        (many / name).write_bytes(b"not ours")
+    sample_shards(run, many, 40, batch_size=16)
+    for name in whole:
+        with np.load(many / name) as found, np.load(io.BytesIO(whole[name])) as expected:
+            np.testing.assert_array_equal(found["samples"], expected["samples"])
+    assert {path.name for path in many.iterdir()} == {*whole, *foreign, "samples.json"}
+
+
+def test_samples_of_another_name_do_not_claim_a_folder(folder, tmp_path):
+    (tmp_path / "samples-best.npz").write_bytes(b"not ours")
+    sample_shards(load(folder), tmp_path, 4, batch_size=16)
+    (tmp_path / "samples.json").unlink()
+    with pytest.raises(UserError, match=r"has samples without samples\.json"):
+        sample_shards(load(folder), tmp_path, 4, batch_size=16)

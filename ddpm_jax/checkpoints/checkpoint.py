@@ -45,7 +45,7 @@ from ddpm_jax.checkpoints.quiet import Quiet
 from ddpm_jax.checkpoints.writer import Writer
 from ddpm_jax.config import Config
 from ddpm_jax.errors import UserError
-from ddpm_jax.files import Remote, StoragePath, StoreError, storage_path
+from ddpm_jax.files import Remote, StoragePath, StoreError, as_text, storage_path
 from ddpm_jax.runtime.distributed import BarrierAborted, allgather, is_alone, is_first, versions
 from ddpm_jax.runtime.mesh import with_shardings
 
@@ -56,9 +56,16 @@ class Checkpoints:
     """The checkpoints of one run folder; saving goes on in the background."""
 
     def __init__(self, run: str | StoragePath, *, report: Callable[[str], None] | None = None):
-        """`report` is called with a line for each damaged checkpoint that is passed over."""
+        """`report` gets a line for each damaged checkpoint that is passed over, and for each that
+        can't be removed. Raises UserError for a folder whose name Orbax can't take.
+        """
         self.run = storage_path(run)
         self.folder = self.run.absolute() / "checkpoints"
+        if as_text(str(self.folder)) != str(self.folder):
+            raise UserError(
+                f"{as_text(str(self.folder))}: checkpoints need a path whose bytes are UTF-8; "
+                "rename it, or choose another"
+            )
         self._commit = commit_in(self.folder)
         self._report = report or (lambda line: None)
         self._writer: Writer | None = None
@@ -183,9 +190,13 @@ class Checkpoints:
 
     def _prune(self, newest: int, keep: int, keep_every: int | None) -> None:
         # Later ones are damaged, or the run would have gone on from them: they must not count.
-        for step in [step for step in self.steps() if step <= newest][:-keep]:
+        for step in self._commit.old(newest)[:-keep]:
             if keep_every is None or step % keep_every:
-                self._commit.remove(step)
+                try:
+                    self._commit.remove(step)
+                except OSError as error:  # The new one counts all the same.
+                    why = _reason(error, self.folder)
+                    self._report(f"checkpoint {self.folder / str(step)} can't be removed ({why})")
 
     def problem(self) -> str | None:
         """Returns, only once and without waiting, why the last save failed; None if it did not."""
@@ -246,7 +257,10 @@ class Checkpoints:
     def config(self, step: int) -> Config:
         """Returns the whole config that a checkpoint was trained with."""
         meta = self._meta(step)
-        return configs.from_saved({**meta["config"], "format": meta.get("format", 0)})
+        try:
+            return configs.from_saved({**meta["config"], "format": meta["format"]})
+        except UserError as error:
+            raise self._unreadable(step, meta, error) from None
 
     def data(self, step: int) -> dict[str, Any] | None:
         """Returns the description of the data that a checkpoint was saved with, if any."""
@@ -348,12 +362,20 @@ class Checkpoints:
     def _meta(self, step: int) -> dict[str, Any]:
         """Returns meta.json; raises UserError if the format is newer than this code."""
         meta = {"format": 0, **json.loads((self.folder / str(step) / META).read_text())}
-        if meta["format"] > configs.FORMAT:
-            raise UserError(
-                f"checkpoint {self.folder / str(step)} has format {meta['format']}, and this "
-                f"version of ddpm_jax reads formats up to {configs.FORMAT}; install a newer one"
-            )
+        try:
+            configs.check_format(meta["format"])
+        except UserError as error:
+            raise self._unreadable(step, meta, error) from None
+        if not isinstance(meta.get("config"), dict):
+            raise self._foreign(step, f"no config in its {META}")
         return meta
+
+    def _unreadable(self, step: int, meta: dict[str, Any], error: UserError) -> UserError:
+        """Returns an error about a checkpoint's settings that names the version of its writer."""
+        found = meta.get("versions")
+        writer = found.get("ddpm_jax") if isinstance(found, dict) else None
+        by = f" of ddpm_jax {writer}" if writer else ""
+        return UserError(f"checkpoint {self.folder / str(step)}{by}: {error}")
 
 
 def _fields(state: Any) -> dict[str, Any]:

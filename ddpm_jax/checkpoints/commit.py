@@ -9,11 +9,12 @@ checksums was altered in either.
 
 import hashlib
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from ddpm_jax.files import Remote, StoragePath, StoreError, files_below, remove
+from ddpm_jax.files import Remote, StoragePath, StoreError, files_below, is_foreign, remove
 
 SUMS, META = "checksums.json", "meta.json"
 
@@ -41,6 +42,10 @@ class Commit(Protocol):
         """Removes, if possible, the unfinished checkpoint of a step."""
         ...
 
+    def old(self, newest: int) -> list[int]:
+        """Returns the complete steps up to `newest`, in rising order; reads no content."""
+        ...
+
     def remove(self, step: int) -> None:
         """Removes a committed step; an interrupted removal does not look like damage."""
         ...
@@ -60,12 +65,15 @@ class Renamed:
     def steps(self) -> list[int]:
         if not self._folder.is_dir():
             return []
-        return sorted(int(item.name) for item in self._folder.iterdir() if item.name.isdecimal())
+        folders = [item for item in self._folder.iterdir() if item.is_dir()]
+        return sorted(int(item.name) for item in folders if _is_number(item.name))
 
     def begin(self, step: int) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        for torn in self._folder.glob("*.tmp*"):
-            remove(torn)
+        for item in list(self._folder.iterdir()):
+            if re.fullmatch(r"[0-9]+\.tmp(-old)?", item.name):
+                with suppress(OSError):  # A file in it may still be open on another machine.
+                    remove(item)
 
     def written(self, step: int) -> Path:
         return self._folder / f"{step}.tmp"
@@ -81,6 +89,10 @@ class Renamed:
         with suppress(OSError):
             remove(self.written(step))
 
+    def old(self, newest: int) -> list[int]:
+        found = [step for step in self.steps() if step <= newest]
+        return [step for step in found if (self._folder / str(step) / SUMS).is_file()]
+
     def remove(self, step: int) -> None:
         remove((self._folder / str(step)).rename(self._folder / f"{step}.tmp-old"))
 
@@ -95,7 +107,7 @@ class Marked:
         return sorted(step for step in self._numbers() if self._mark(step).is_file())
 
     def _numbers(self) -> list[int]:
-        return [int(item.name) for item in self._folder.glob("*") if item.name.isdecimal()]
+        return [int(item.name) for item in self._folder.glob("*") if _is_number(item.name)]
 
     def _mark(self, step: int) -> Remote:
         return self.written(step) / SUMS
@@ -118,6 +130,9 @@ class Marked:
             if not self._mark(step).is_file():  # Perhaps only removing older ones failed.
                 self.remove(step)
 
+    def old(self, newest: int) -> list[int]:
+        return [step for step in self.steps() if step <= newest]
+
     def remove(self, step: int) -> None:
         self._mark(step).unlink(missing_ok=True)
         remove(self.written(step))
@@ -128,13 +143,14 @@ def _put_checksums(folder: StoragePath) -> None:
     (folder / SUMS).write_text(json.dumps(_checksums(folder), indent=2) + "\n")
 
 
+def _is_number(name: str) -> bool:
+    return re.fullmatch("0|[1-9][0-9]*", name) is not None
+
+
 def _checksums(folder: StoragePath) -> dict[str, str]:
-    named = {_name(item, folder): item for item in files_below(folder)}
-    return {name: _sha256(named[name]) for name in sorted(named.keys() - {SUMS})}
-
-
-def _name(item: StoragePath, folder: StoragePath) -> str:
-    return item.relative_to(folder).as_posix()  # type: ignore[arg-type]
+    found = {item.relative_to(folder).as_posix(): item for item in files_below(folder)}  # type: ignore[arg-type]
+    own = sorted(name for name in found if name != SUMS and not is_foreign(name))
+    return {name: _sha256(found[name]) for name in own}
 
 
 def _sha256(path: StoragePath) -> str:
@@ -149,19 +165,24 @@ def damage(folder: StoragePath) -> str | None:
     """
     try:
         expected = json.loads((folder / SUMS).read_text())
-        found = _checksums(folder)
     except StoreError:
         raise
     except (OSError, ValueError) as error:
         return f"{SUMS} can't be read ({first_line(error)})"
     if not isinstance(expected, dict) or not expected:
         return f"{SUMS} lists no files"
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
+    for name, checksum in sorted(expected.items()):
+        if is_foreign(name):  # Other versions listed what others had left there.
+            continue
+        try:
+            found = _sha256(folder / name)
+        except FileNotFoundError:
             return f"{name} is missing"
-        if name not in expected:
-            return f"{name} does not belong to it"
-        if expected[name] != found[name]:
+        except StoreError:
+            raise
+        except (OSError, ValueError) as error:
+            return f"{name} can't be read ({first_line(error)})"
+        if found != checksum:
             return f"{name} differs from its checksum"
     try:  # A complete checkpoint under another number matches its checksums, too.
         said = json.loads((folder / META).read_text())["step"]

@@ -96,7 +96,7 @@ def config_of(target: str, *, smoke: bool = False) -> Config:
         described = path / "config.json"
         if not described.is_file():
             raise UserError(f"{path} has no config.json: it is not the folder of a run")
-        return configs.loads(described.read_text(), str(described))
+        return configs.loads(described.read_bytes(), str(described))
     if isinstance(path, Remote):
         raise UserError(f"{path} does not exist; it must be the folder of a run")
     return configs.load_file(target, smoke=smoke)

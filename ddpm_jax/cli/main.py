@@ -5,11 +5,14 @@ import gc
 import importlib
 import importlib.metadata
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from ddpm_jax.cli import streams
 from ddpm_jax.errors import UserError, nearest
+from ddpm_jax.files import mend, reason
 from ddpm_jax.runtime.compilation import enable_compilation_cache
 from ddpm_jax.runtime.distributed import find_process, joined
 
@@ -53,15 +56,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         # garbage took a tenth of a short command's time, and another tenth when Python ended.
         gc.set_threshold(10_000, 10, 10)
         atexit.register(gc.freeze)
+        streams.prepare()
     try:
         code = _answer(list(sys.argv[1:] if argv is None else argv))
         # If the reader has left, this must fail here: later, Python itself would print an error.
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
-    except BrokenPipeError:
-        # `head` leaves early, for example. Python must not try to flush again when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # `head` leaves early, for example.
+        streams.discard_stdout()
         return 141
+    except OSError as error:
+        if error.errno is None:  # A library's own error, not an answer of the system.
+            raise
+        streams.discard_stdout()
+        where = os.fsdecode(error.filename) if error.filename else "the output can't be written"
+        return _refused(f"{where}: {reason(error)}; {mend(error)}")
+
+
+def _refused(line: str) -> int:
+    # Names of files may hold line breaks; the message must stay one line.
+    print(f"ddpm: {' '.join(line.splitlines())}", file=sys.stderr)
+    return 2
 
 
 def _answer(words: list[str]) -> int:
@@ -83,17 +99,14 @@ def _answer(words: list[str]) -> int:
             return command.run(words[1:])
         return _run_shared(command, words[1:], f"ddpm {words[0]}")
     except UserError as error:
-        # Names of files may hold line breaks; the message must stay one line.
-        print(f"ddpm: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        return 2
+        return _refused(str(error))
     except FloatingPointError as error:
         line = str(error).splitlines()[0]
-        print(f"ddpm: {line}; JAX_DEBUG_NANS or JAX_DEBUG_INFS stopped here", file=sys.stderr)
-        return 2
+        return _refused(f"{line}; JAX_DEBUG_NANS or JAX_DEBUG_INFS stopped here")
     except SystemExit:  # tyro has printed its help.
         return 0
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as stop:  # Training raises it for other signals too.
+        return 128 + int(stop.args[0] if stop.args else signal.SIGINT)
 
 
 def _import_jax() -> None:

@@ -10,6 +10,7 @@ from ddpm_jax.cli.arguments import CommandInput, Shared, read_command
 from ddpm_jax.cli.plot import Figure, draw, own_figures
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import StoragePath, storage_path
+from ddpm_jax.reports.figures import path_of
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ def run(words: list[str]) -> int:
         result = train(asked.config, workdir, report=report, preemption=preemption)
     if result.signal == signal.SIGINT:
         return 130
-    if figures:
+    if result.step >= asked.config.train.steps:
+        if result.start == result.step:  # Nothing was trained: what is drawn stays as it is.
+            figures = [each for each in figures if not path_of(each[0], workdir).is_file()]
         _draw_at_the_end(asked.config, workdir, figures)
     return 0
 
@@ -54,18 +57,14 @@ def _default_workdir(asked: CommandInput) -> str:
 
 
 def _draw_at_the_end(config: configs.Config, run: StoragePath, figures: list[Figure]) -> None:
-    """Draws a config's own figures once all steps are done.
+    """Draws a config's own figures.
 
     The run is complete without them: a figure that can't be drawn only prints a line.
     """
     import jax
 
-    from ddpm_jax.checkpoints.checkpoint import Checkpoints
-
     # Several processes would have to draw together.
     if jax.process_count() > 1:
-        return
-    if (Checkpoints(run).newest_good() or 0) < config.train.steps:
         return
     for figure in figures:
         try:

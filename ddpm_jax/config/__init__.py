@@ -17,11 +17,12 @@ from ddpm_jax.config.checks import (
     check_seed,
 )
 from ddpm_jax.config.files import (
+    UnreadableConfig,
     dumps,
     load_file,
     loads,
 )
-from ddpm_jax.config.migrations import FORMAT, lift_arrays
+from ddpm_jax.config.migrations import FORMAT, check_format, lift_arrays
 from ddpm_jax.config.plain import (
     flatten,
     to_dict,
@@ -87,8 +88,10 @@ __all__ = [
     "TfdsData",
     "TrainConfig",
     "UNetConfig",
+    "UnreadableConfig",
     "breaking",
     "canonical",
+    "check_format",
     "check_seed",
     "check_variance",
     "describe_shown",

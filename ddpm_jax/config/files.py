@@ -13,6 +13,7 @@ from ddpm_jax.config.plain import to_dict
 from ddpm_jax.config.reading import from_saved, override
 from ddpm_jax.config.run import Config
 from ddpm_jax.errors import UserError, nearest
+from ddpm_jax.files import local_path
 
 SHIPPED = Path(ddpm_jax.__file__).parent / "shipped_configs"
 """The folder `configs/` of the repository, which every installation carries."""
@@ -24,15 +25,20 @@ def dumps(config: Config) -> str:
     return json.dumps(plain, indent=2, allow_nan=False) + "\n"
 
 
-def loads(text: str, where: str = "config.json") -> Config:
+class UnreadableConfig(UserError):
+    """A config.json that is not JSON: it was cut short, or lost power left it empty."""
+
+
+def loads(text: str | bytes, where: str = "config.json") -> Config:
     """Reads the text of `dumps`, of this version or an older one.
 
-    Raises UserError, naming `where`, when it isn't one.
+    Raises UserError, naming `where`, when it isn't one; UnreadableConfig when it isn't even JSON.
     """
     try:
+        text = text if isinstance(text, str) else text.decode("utf-8-sig")
         plain = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where} is not valid JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UnreadableConfig(f"{where} is not valid JSON: {error}") from None
     try:
         return from_saved(plain)
     except UserError as error:
@@ -44,7 +50,7 @@ def find_file(name: str | Path) -> Path:
 
     A path that exists comes first. Raises UserError, with the names there are, if there is none.
     """
-    path = Path(name)
+    path = local_path(name)
     if path.is_file():
         return path
     if path.suffix == "" and path.name == str(name):

@@ -6,6 +6,7 @@ the step from format N, and its row to MIGRATIONS. A step must not depend on tod
 tables, because they may change later.
 """
 
+import importlib.metadata
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -59,11 +60,18 @@ def lift_arrays(arrays: Arrays, config: Plain, saved: Any) -> Arrays:
 
 
 def steps_from(saved: Any) -> tuple[Migration, ...]:
-    """Returns the migrations from a format to today's; raises UserError for one of the future."""
+    """Returns the migrations from a format to today's; raises UserError as `check_format` does."""
+    check_format(saved)
+    return MIGRATIONS[saved:]
+
+
+def check_format(saved: Any) -> None:
+    """Raises UserError for a format that this version does not know, naming both versions."""
     if type(saved) is not int or saved < 0:
         raise UserError(f"format is {saved!r}; it must be a whole number")
     if saved > FORMAT:
+        own = importlib.metadata.version("ddpm_jax")
         raise UserError(
-            f"format is {saved}, and this ddpm_jax knows formats up to {FORMAT}; update ddpm_jax"
+            f"format is {saved}, and ddpm_jax {own}, installed here, reads formats up to {FORMAT}; "
+            "install a newer one"
         )
-    return MIGRATIONS[saved:]

@@ -115,8 +115,9 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     return {name: (a, b) for name, (a, b) in pairs.items() if a != b}
 
 
-# Another value of one of these gives the saved parameters another shape or another meaning.
-_IDENTITY = ("model", "diffusion", "data.kind", "data.image_size", "data.channels")
+# Another value of one of these gives the saved parameters another shape or another meaning, or the
+# steps to come other random numbers than those that were made.
+_IDENTITY = ("seed", "model", "diffusion", "data.kind", "data.image_size", "data.channels")
 _HARMLESS = ("model.dropout", "model.dtype", "model.remat")
 
 

@@ -17,6 +17,7 @@ from ddpm_jax.data.pictures import FEWER_LEVELS, ON_WHITE, TO_GREY, fit_pixels
 from ddpm_jax.data.settings import ArraysData
 from ddpm_jax.data.source import ArraySource, StreamSource
 from ddpm_jax.errors import UserError
+from ddpm_jax.files import local_path
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def read_arrays(config: ArraysData) -> ArrayFile:
     """
     if not config.path:
         raise UserError("data.path is not set; it must be a .npz or .npy of arrays")
-    path = Path(config.path).expanduser()
+    path = local_path(config.path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"data.path: {path} {what}; give a .npz or .npy of arrays")
@@ -98,7 +99,7 @@ def read_arrays(config: ArraysData) -> ArrayFile:
         if config.labels is None:
             labels = None
         else:
-            files = (path, Path(config.labels).expanduser())
+            files = (path, local_path(config.labels))
             labels = _read_npy(files[1], "data.labels")
     if examples.ndim == 0 or examples.size == 0:
         advice = "give one array that holds all examples"

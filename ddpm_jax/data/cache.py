@@ -95,7 +95,7 @@ def write_cache(origin: Origin, arrays: dict[str, np.ndarray]) -> None:
 
 def _path(origin: Origin) -> Path | None:
     folder = cache_folder()
-    name = hashlib.sha256(origin.source.encode()).hexdigest()[:32]
+    name = hashlib.sha256(origin.source.encode(errors="surrogateescape")).hexdigest()[:32]
     return None if folder is None else folder / f"{name}.npz"
 
 

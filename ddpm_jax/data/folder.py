@@ -2,7 +2,6 @@
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from ddpm_jax.data.pictures import decode as decode_picture
 from ddpm_jax.data.settings import FolderData
 from ddpm_jax.data.source import StreamSource, Tolerance, Unreadable
 from ddpm_jax.errors import UserError
+from ddpm_jax.files import as_text, local_path
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def open_folder(config: FolderData) -> StreamSource:
     """
     if not config.path:
         raise UserError("data.path is not set; it must be a folder of pictures")
-    root = Path(config.path).expanduser()
+    root = local_path(config.path)
     listing = list_pictures(root)
     pages = find_pages(listing, config.pages)
     names = [page.name for page in pages]
@@ -122,7 +122,7 @@ def find_classes(names: list[str]) -> tuple[tuple[str, ...], np.ndarray | None]:
     The names `pets/cat/1.png` and `pets/dog/2.png` have the classes cat and dog. Numbers in the
     names count: class 2 comes before class 10.
     """
-    paths = [name.split("/") for name in names]
+    paths = [as_text(name).split("/") for name in names]
     depth = 0
     while all(len(path) > depth + 1 and path[depth] == paths[0][depth] for path in paths):
         depth += 1

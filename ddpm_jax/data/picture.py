@@ -2,7 +2,6 @@
 
 import io
 import logging
-from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from ddpm_jax.data.pictures import RangeError, decode
 from ddpm_jax.data.settings import PictureData
 from ddpm_jax.data.source import ArraySource
 from ddpm_jax.errors import UserError
+from ddpm_jax.files import local_path
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def read_picture(config: PictureData) -> bytes:
     """Returns the encoded picture; raises UserError if the file is missing."""
     if config.path is None:
         return _flower()
-    path = Path(config.path).expanduser()
+    path = local_path(config.path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"data.path: {path} {what}; give a picture's file")

@@ -17,6 +17,7 @@ from ddpm_jax.data.pictures import RangeError, decode
 from ddpm_jax.data.settings import TfdsData
 from ddpm_jax.data.source import StreamSource
 from ddpm_jax.errors import UserError, nearest
+from ddpm_jax.files import local_path
 
 # NAME or NAME/CONFIG, optionally followed by :VERSION.
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
@@ -115,11 +116,12 @@ def prepare(
 
     root = _root(data_dir)
     _require_known(name)
-    if manual_dir is not None and not Path(manual_dir).expanduser().is_dir():
+    given = None if manual_dir is None else local_path(manual_dir)
+    if given is not None and not given.is_dir():
         raise UserError(f"{manual_dir} is not a folder; give --from the original files' folder")
     try:
         builder = tfds.builder(name, data_dir=root)
-        download = tfds.download.DownloadConfig(manual_dir=manual_dir)
+        download = tfds.download.DownloadConfig(manual_dir=given)
         builder.download_and_prepare(download_config=download, file_format="array_record")
     # Networks, mirrors and checksums can fail in many ways.
     except Exception as error:
@@ -133,7 +135,7 @@ def _root(data_dir: str | None) -> Path:
     if "://" in given:
         advice = "copy it to a disk, or mount it (gcsfuse)"
         raise UserError(f"data.data_dir is {given}, but data is read from local files; {advice}")
-    return Path(given).expanduser()
+    return local_path(given)
 
 
 def _require_known(name: str) -> None:

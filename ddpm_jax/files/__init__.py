@@ -6,13 +6,18 @@ operations differ, because a bucket can neither rename a folder (`checkpoints.co
 a file (`Spool`).
 """
 
+from ddpm_jax.files.foreign import is_foreign
 from ddpm_jax.files.remote import Remote, StoreError
 from ddpm_jax.files.spool import Spool
 from ddpm_jax.files.storage_path import (
     StoragePath,
+    as_text,
     cache_folder,
     exclusive,
     files_below,
+    local_path,
+    mend,
+    reason,
     remove,
     replacing,
     storage_path,
@@ -23,9 +28,14 @@ __all__ = [
     "Spool",
     "StoragePath",
     "StoreError",
+    "as_text",
     "cache_folder",
     "exclusive",
     "files_below",
+    "is_foreign",
+    "local_path",
+    "mend",
+    "reason",
     "remove",
     "replacing",
     "storage_path",

@@ -164,9 +164,10 @@ class Remote:
             yield from (item for item in self.iterdir() if fnmatchcase(item.name, pattern))
 
     def files(self) -> list["Remote"]:
-        """Returns every object below it."""
+        """Returns every object below it, except the empty ones that some tools make for folders."""
         with self._request() as store:
-            return [self._at(PurePosixPath(name)) for name in store.find(str(self))]
+            found = store.find(str(self))
+        return [self._at(PurePosixPath(name)) for name in found if not name.endswith("/")]
 
     # --- content ---
 

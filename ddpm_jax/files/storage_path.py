@@ -1,10 +1,11 @@
 """Paths, and writing files so that a kill leaves the old file or the new one, never half of one."""
 
+import errno
 import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -17,9 +18,22 @@ StoragePath = Path | Remote
 
 def storage_path(given: str | StoragePath) -> StoragePath:
     """Returns the path that a text names; raises UserError for a URL other than gs://BUCKET."""
-    if not isinstance(given, str):
+    if isinstance(given, Remote):
         return given
-    return Remote(given) if "://" in given else Path(given)
+    return Remote(given) if isinstance(given, str) and "://" in given else local_path(given)
+
+
+def local_path(given: str | os.PathLike[str]) -> Path:
+    """Returns a local path with its `~` expanded; raises UserError if there is no such home."""
+    try:
+        return (given if isinstance(given, Path) else Path(given)).expanduser()
+    except RuntimeError:
+        raise UserError(f"{given}: its ~ names no user's home; write the folder out") from None
+
+
+def as_text(name: str) -> str:
+    """Returns a file's name with each byte that is not UTF-8 written out, as in `caf\\xe9`."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def files_below(folder: StoragePath) -> list[StoragePath]:
@@ -30,9 +44,11 @@ def files_below(folder: StoragePath) -> list[StoragePath]:
 
 
 def remove(folder: StoragePath) -> None:
-    """Removes a folder and its contents; raises OSError if that fails."""
+    """Removes a folder and its contents; of a link only the link. Raises OSError if that fails."""
     if isinstance(folder, Remote):
         folder.remove_all()
+    elif folder.is_symlink():
+        folder.unlink()
     else:
         shutil.rmtree(folder)
 
@@ -41,8 +57,8 @@ def cache_folder() -> Path | None:
     """Returns $DDPM_JAX_CACHE, or None if it is empty; by default ddpm_jax in the user's cache."""
     given = os.environ.get("DDPM_JAX_CACHE")
     if given is not None:
-        return Path(given).expanduser() if given else None
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ddpm_jax"
+        return local_path(given) if given else None
+    return local_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "ddpm_jax"
 
 
 @contextmanager
@@ -59,9 +75,26 @@ def replacing(path: str | StoragePath) -> Iterator[Path]:
     except StoreError:
         raise
     except OSError as error:
-        reason = error.strerror or str(error)
-        advice = "choose a folder that exists and is writable"
-        raise UserError(f"{path} can't be written ({reason}); {advice}") from None
+        raise UserError(f"{path} can't be written ({reason(error)}); {mend(error)}") from None
+
+
+def reason(error: OSError) -> str:
+    """Returns the system's words for an error."""
+    return error.strerror or str(error)
+
+
+def mend(error: OSError) -> str:
+    """Returns what to do about an answer of the system to reading or writing a file."""
+    return _MENDS.get(error.errno or 0, "choose a folder that exists and is writable")
+
+
+_MENDS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space there, or choose another disk"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files: ulimit -n 4096"),
+    **dict.fromkeys((errno.EIO, errno.ESTALE), "check the disk or its mount, then try again"),
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "mend its links, which lead in a circle",
+}
 
 
 @contextmanager
@@ -95,12 +128,15 @@ def _temporary_name(path: StoragePath) -> str:
 
 
 @contextmanager
-def exclusive(folder: StoragePath, *, needed: bool = True) -> Iterator[None]:
+def exclusive(
+    folder: StoragePath, *, report: Callable[[str], None], needed: bool = True
+) -> Iterator[None]:
     """Creates a folder and locks it for this process; does nothing unless `needed`.
 
     The lock ends when the process ends, in any way. Raises UserError if another process on this
-    machine holds the lock, or if the folder can't be created. A bucket is not locked: a lock object
-    would outlive a killed process and block the process that replaces it.
+    machine holds the lock, or if the folder can't be created. If the file system has no locks,
+    `report` gets a line. A bucket is not locked: a lock object would outlive a killed process and
+    block the process that replaces it.
     """
     if not needed or isinstance(folder, Remote):
         yield
@@ -111,14 +147,18 @@ def exclusive(folder: StoragePath, *, needed: bool = True) -> Iterator[None]:
             folder.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context(lock.open("w"))
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise UserError(
-                f"the run folder {folder} can't be written ({reason}); choose another"
-            ) from None
+            why = reason(error)
+            advice = "choose another" if error.errno not in _MENDS else mend(error)
+            raise UserError(f"the run folder {folder} can't be written ({why}); {advice}") from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except (BlockingIOError, PermissionError):  # Some network disks say EACCES for a held lock.
             raise UserError(
                 f"another process is training in {folder}; wait for it, or choose another folder"
             ) from None
+        except OSError as error:
+            report(
+                f"{folder} can't be locked ({reason(error)}): "
+                "make sure that no other process trains there"
+            )
         yield

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +30,7 @@ from ddpm_jax.data.pictures import RangeError, decode, fit_pixels
 from ddpm_jax.data.source import StreamSource, Unreadable
 from ddpm_jax.data.tfds import open_records
 from ddpm_jax.errors import UserError
+from ddpm_jax.files import local_path
 
 Progress = Callable[[int, int], None]
 
@@ -128,7 +129,7 @@ def recognize(source: str, split: str = "train", data_dir: str | None = None) ->
 
     Raises UserError if `source` looks like a path and does not exist.
     """
-    path = Path(source).expanduser()
+    path = local_path(source)
     if not path.exists():
         endings = (*suffixes(), ".zip", ".npz", ".npy", ".py")
         if source.endswith(endings) or path.is_absolute() or source.startswith((".", "~")):
@@ -341,7 +342,7 @@ def _stored(config: DataConfig) -> _StoredExamples:
 
 
 def _stored_folder(config: FolderData) -> _StoredExamples:
-    root = Path(config.path).expanduser()
+    root = local_path(config.path)
     listing = list_pictures(root)
     pages = find_pages(listing, config.pages)
     classes, labels = find_classes([page.name for page in pages])

@@ -10,6 +10,8 @@ neither on the number of processes nor on kills in between.
 import hashlib
 import json
 import math
+import re
+import zipfile
 from typing import Any
 
 import jax
@@ -17,7 +19,7 @@ import numpy as np
 
 from ddpm_jax.config import SampleConfig, override, to_dict
 from ddpm_jax.errors import UserError
-from ddpm_jax.files import StoragePath, StoreError, replacing
+from ddpm_jax.files import Remote, StoragePath, StoreError, replacing
 from ddpm_jax.runtime import distributed
 from ddpm_jax.sampling.chain import Progress
 from ddpm_jax.sampling.files import write_samples
@@ -55,7 +57,7 @@ def sample_shards(
     distributed.broadcast_from_first(lambda: _claim(folder, about))
     size = chosen.batch_size
     # Listed before anyone writes, because all processes must divide the same list.
-    there = {path.name for path in folder.glob("samples-*.npz")}
+    there = {path.name for path in folder.glob("samples-*.npz") if _is_whole(path)}
     lacking = [k for k in range(math.ceil(num / size)) if _path(folder, k).name not in there]
     lacking = distributed.broadcast_from_first(lambda: lacking)
     process, count = distributed.rank_and_count()
@@ -82,6 +84,11 @@ def _path(folder: StoragePath, k: int) -> StoragePath:
     return folder / f"samples-{k:05}.npz"
 
 
+def _is_whole(path: StoragePath) -> bool:
+    """Whether a file is complete; lost power can leave it empty or without its end."""
+    return isinstance(path, Remote) or zipfile.is_zipfile(path)
+
+
 def _about(
     run: Run, chosen: SampleConfig, num: int, seed: int, labels: np.ndarray | None
 ) -> dict[str, Any]:
@@ -102,14 +109,17 @@ def _digest(params: Any) -> str:
 def _claim(folder: StoragePath, about: dict[str, Any]) -> None:
     """Marks the folder as one of these samples, and removes files that a kill left half written."""
     path = folder / _ABOUT
-    if folder.is_dir() and not path.is_file() and any(folder.glob("samples-*.npz")):
+    numbered = (re.fullmatch(r"samples-[0-9]+\.npz", it.name) for it in folder.glob("samples-*"))
+    if folder.is_dir() and not path.is_file() and any(numbered):
         raise UserError(f"{folder} has samples without {_ABOUT}; choose another folder")
     if path.is_file():
         try:
-            there = json.loads(path.read_text())
+            there = json.loads(path.read_bytes())
+            if not isinstance(there, dict):
+                raise ValueError
         except StoreError:
             raise
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             raise UserError(f"{path} can't be read; choose another folder") from None
         for name, value in about.items():
             if there.get(name) != value:
@@ -118,7 +128,8 @@ def _claim(folder: StoragePath, about: dict[str, Any]) -> None:
                     f"have {value!r}; choose another folder, or the same setting"
                 )
         for half in folder.glob(".samples-*.npz"):
-            half.unlink(missing_ok=True)
+            if re.fullmatch(r"\.samples-[0-9]+\.[0-9]+\.npz", half.name):
+                half.unlink(missing_ok=True)
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)

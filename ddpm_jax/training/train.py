@@ -1,20 +1,19 @@
 """Training from the first step, or from where it stopped, to the last one and its pictures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import numpy as np
 from jax.sharding import Mesh
 
 from ddpm_jax import config as configs
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.config import Config
 from ddpm_jax.data import describe_place, identity, open_source, resolve
-from ddpm_jax.data.classes import describe_classes, with_classes
+from ddpm_jax.data.classes import describe_classes
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
-from ddpm_jax.experiment import Experiment, build, learning_rate_of
+from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.files import StoragePath, exclusive, replacing, storage_path
 from ddpm_jax.ops import from_environment
 from ddpm_jax.runtime import distributed
@@ -25,8 +24,9 @@ from ddpm_jax.sampling.run import Run
 from ddpm_jax.tables import choose
 from ddpm_jax.training.logging.run_logger import LOGGERS, RunLogger
 from ddpm_jax.training.preemption import PreemptionHandler
+from ddpm_jax.training.resuming import check_checkpoint, rate_change, same_labels
 from ddpm_jax.training.step import check_batch, state_layout
-from ddpm_jax.training.trainer import Trainer
+from ddpm_jax.training.trainer import Trainer, has_pictures
 
 
 class TrainResult(NamedTuple):
@@ -38,6 +38,8 @@ class TrainResult(NamedTuple):
     """How many steps have been made."""
     signal: int | None
     """The signal at which it saved and stopped; None if all steps are done."""
+    start: int
+    """The step that it went on from; `step` itself if the run was finished before."""
 
 
 @pinned()
@@ -55,9 +57,10 @@ def train(
     `source` is trained on in place of the one that `config.data` names, whose shape it must have.
     `mesh` has the axes data and fsdp; the default holds all devices. `report` gets the lines that
     people want to read, and nothing is printed without it. `preemption` says when to save and stop;
-    no signal handler is installed here. Raises UserError, before anything is written, if the config
-    can't be trained here or the folder holds a run of another network; later, if too many steps in
-    a row are not finite or the last state can't be saved.
+    no signal handler is installed here. A run that is finished, pictures included, is left as it
+    is. Raises UserError, before anything is written, if the config can't be trained here or the
+    folder holds a run of another network or seed, or of more steps; later, if too many steps in a
+    row are not finite or the last state can't be saved.
     """
     require_compiling()
     run = storage_path(workdir)
@@ -73,36 +76,64 @@ def train(
     checkpoints = Checkpoints(run, report=report or _ignore)
     described = identity.describe_source(source)
     distributed.compare(_what_must_agree(config, run, described))
-    step = distributed.broadcast_from_first(lambda: checkpoints.newest_good() or 0)
+    start = distributed.broadcast_from_first(lambda: checkpoints.newest_good() or 0)
     data_changes = {}
-    if step:
-        _check_shared(checkpoints, step)
-        _check_resume(config, checkpoints, step)
-        _check_state(experiment, mesh, checkpoints, step)
-        source, data_changes = _check_data(config, checkpoints, step, source, described)
+    if start:
+        check_checkpoint(experiment, mesh, checkpoints, start)
+        source, data_changes = same_labels(config, checkpoints, start, source, described)
     _check_labels(config, source)
     experiment = replace(experiment, class_names=tuple(source.class_names))
+    changes = distributed.broadcast_from_first(
+        lambda: _changes(config, checkpoints, start, report or _ignore)
+    )
+    if start == config.train.steps and distributed.broadcast_from_first(lambda: has_pictures(run)):
+        if report is not None:
+            report(_finished(run, start, changes))
+        return _as_it_is(experiment, mesh, checkpoints, start, report)
     # Previews and the last pictures share one size, and thus one compiled program.
     program = SampleProgram(experiment, mesh, config.sample)
-    with exclusive(run, needed=distributed.is_first()):
-        logger = _start_log(config, run, step, data_changes, report)
-        try:
-            logger.say(f"data: {place}{_describe_labels(config, source)}")
-            _say_cautions(logger, config, checkpoints, program, step)
-            should_stop = preemption.reached if preemption is not None else lambda: False
-            trainer = Trainer(program, source, described, checkpoints, logger, should_stop)
-            state, step = trainer.train(trainer.begin(step), step)
-            if not should_stop():
-                trainer.finish(state)
-            stopped = should_stop()
-            if stopped:
-                logger.say(f"stopped at step {step}; run the same command again to go on")
-        finally:
-            logger.close()
-            checkpoints.close()
-    name = config.train.first_average
-    trained = Run(run, step, experiment, state.ema[name], name=name, mesh=mesh, report=report)
-    return TrainResult(trained, step, preemption.signal if preemption and stopped else None)
+    with exclusive(run, report=report or _ignore, needed=distributed.is_first()):
+        logger = _start_log(config, run, start, changes, data_changes, report)
+        logger.say(f"data: {place}{_describe_labels(config, source)}")
+        for line in [*rate_change(config, checkpoints, start), *program.cautions]:
+            logger.say(line)
+        trainer = Trainer(program, source, described, checkpoints, logger, preemption=preemption)
+        return _run(trainer, start, report)
+
+
+def _as_it_is(
+    experiment: Experiment,
+    mesh: Mesh,
+    checkpoints: Checkpoints,
+    step: int,
+    report: Callable[[str], None] | None,
+) -> TrainResult:
+    """Returns a finished run."""
+    name = experiment.config.train.first_average
+    field = f"ema.{name}"
+    layout = {field: state_layout(experiment, mesh).ema[name]}
+    params = checkpoints.restore(step, layout)[field]
+    run = Run(checkpoints.run, step, experiment, params, name=name, mesh=mesh, report=report)
+    return TrainResult(run, step, None, step)
+
+
+def _run(trainer: Trainer, start: int, report: Callable[[str], None] | None) -> TrainResult:
+    """Trains from step `start` on, and draws the pictures."""
+    logger, preemption = trainer.logger, trainer.preemption
+    try:
+        state, step = trainer.train(trainer.begin(start), start)
+        if not trainer.should_stop():
+            trainer.finish(state)
+        stopped = trainer.should_stop()
+        if stopped:
+            logger.say(f"stopped at step {step}; run the same command again to go on")
+    finally:
+        logger.close()
+        trainer.checkpoints.close()
+    name = trainer.config.train.first_average
+    params, where = state.ema[name], {"mesh": trainer.mesh, "report": report}
+    trained = Run(trainer.run, step, trainer.experiment, params, name=name, **where)
+    return TrainResult(trained, step, preemption.signal if preemption and stopped else None, start)
 
 
 def _ignore(line: str) -> None:
@@ -122,20 +153,42 @@ def _opened(config: Config, source: Source | None) -> tuple[Source, str]:
     return source, place
 
 
+def _changes(
+    config: Config, checkpoints: Checkpoints, step: int, report: Callable[[str], None]
+) -> dict[str, tuple[Any, Any]]:
+    """Returns what changed since the run's last start; raises UserError for a newer config.json."""
+    path = checkpoints.run / "config.json"
+    before = checkpoints.config(step) if step else config
+    try:
+        if path.is_file():
+            before = configs.loads(path.read_bytes(), str(path))
+    except configs.UnreadableConfig as error:
+        report(f"{error}; it is not used")
+    return configs.differences(before, config)
+
+
+def _finished(run: StoragePath, step: int, changes: Mapping[str, Any]) -> str:
+    without = f"; without effect: {', '.join(changes)}" if changes else ""
+    return f"{run} is finished, with all its {step:,} steps; to go on, raise train.steps{without}"
+
+
 def _start_log(
     config: Config,
     run: StoragePath,
     step: int,
-    data_changes: dict[str, tuple[Any, Any]],
+    changes: Mapping[str, tuple[Any, Any]],
+    data_changes: Mapping[str, tuple[Any, Any]],
     report: Callable[[str], None] | None,
 ) -> RunLogger:
     """Writes config.json, opens the loggers, and logs what changed since the run was last here."""
     writes = distributed.is_first()
-    changes = _write_config(config, run) if writes else {}
+    if writes:
+        with replacing(run / "config.json") as beside:
+            beside.write_text(configs.dumps(config))
     logger = RunLogger(
         run,
         start=step,
-        total=max(step, config.train.steps),
+        total=config.train.steps,
         loggers=config.train.loggers,
         settings=configs.flatten(config),
         report=report,
@@ -169,17 +222,6 @@ def _describe_labels(config: Config, source: Source) -> str:
     return f"; its {len(names)} classes are not used (model.num_classes is 0)"
 
 
-def _write_config(config: Config, run: StoragePath) -> dict[str, tuple[Any, Any]]:
-    """Writes config.json, and returns what changed since it was last written."""
-    path = run / "config.json"
-    changes = {}
-    if path.is_file():
-        changes = configs.differences(configs.loads(path.read_text(), str(path)), config)
-    with replacing(path) as beside:
-        beside.write_text(configs.dumps(config))
-    return changes
-
-
 def _what_must_agree(config: Config, run: StoragePath, described: dict[str, Any]) -> dict[str, Any]:
     """Returns what must be equal on all processes, so that they train the same network."""
     data = {f"data.{name}": value for name, value in described.items()}
@@ -206,113 +248,3 @@ def _check_labels(config: Config, source: Source) -> None:
             f"model.num_classes is {classes}, and the data has {have or 'no'} classes; "
             f"set model.num_classes to {have}"
         )
-
-
-def _check_shared(checkpoints: Checkpoints, step: int) -> None:
-    """Raises UserError on every process if one of them doesn't see the checkpoint to continue."""
-    seen = distributed.allgather("seen", step in checkpoints.steps())
-    if not all(seen):
-        missing = ", ".join(str(process) for process, sees in enumerate(seen) if not sees)
-        raise UserError(
-            f"process 0 finds checkpoint {step} in {checkpoints.folder}, and process(es) {missing} "
-            "don't; choose a folder that all of them share"
-        )
-
-
-def _check_resume(config: Config, checkpoints: Checkpoints, step: int) -> None:
-    """Raises UserError if the run can't go on from a checkpoint with this config."""
-    run, each = checkpoints.run, config.train.steps_per_dispatch
-    changed = configs.breaking(checkpoints.config(step), config)
-    if changed:
-        name, (old, new) = next(iter(changed.items()))
-        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-        raise UserError(
-            f"{run} holds a run with {name} = {old!r}, and this config has {new!r}{more}; "
-            "choose another folder, or put the setting back"
-        )
-    if step % each:
-        raise UserError(
-            f"train.steps_per_dispatch is {each}; it must divide step {step}, where {run} goes on"
-        )
-
-
-# The settings that decide which arrays a field of the state has. They may change if the saved
-# arrays still fit, as from adam to adamw.
-_STATE_SETTINGS = {
-    "optimizer.": "opt_state",
-    "train.averages": "ema",
-    "train.timestep_sampler": "timesteps",
-}
-
-
-def _check_state(experiment: Experiment, mesh: Mesh, checkpoints: Checkpoints, step: int) -> None:
-    """Raises UserError if a changed setting asks for other arrays than the checkpoint has."""
-    changed = configs.differences(checkpoints.config(step), experiment.config)
-    for prefix, field in _STATE_SETTINGS.items():
-        names = [name for name in changed if name.startswith(prefix)]
-        if not names:
-            continue
-        layout = getattr(state_layout(experiment, mesh), field)
-        if checkpoints.difference(step, {field: layout}) is not None:
-            old, new = changed[names[0]]
-            raise UserError(
-                f"{checkpoints.run} holds a run with {names[0]} = {old!r}, and this config has "
-                f"{new!r}, which does not fit its saved {field}; choose another folder, or put the "
-                "setting back"
-            )
-
-
-def _say_cautions(
-    logger: RunLogger,
-    config: Config,
-    checkpoints: Checkpoints,
-    program: SampleProgram,
-    step: int,
-) -> None:
-    for line in [*_rate_jump(config, checkpoints, step), *program.cautions]:
-        logger.say(line)
-
-
-def _rate_jump(config: Config, checkpoints: Checkpoints, step: int) -> list[str]:
-    """Returns a line with both learning rates if a changed config makes the rate jump here."""
-    if not 0 < step < config.train.steps:
-        return []
-    before, now = learning_rate_of(checkpoints.config(step)), learning_rate_of(config)
-    if np.isclose(before(step), now(step), rtol=0.01, atol=0):
-        return []
-    last, rate = float(before(step - 1)), float(now(step))
-    return [f"the learning rate jumps from {last:.2g} to {rate:.2g} with the changed settings"]
-
-
-def _check_data(
-    config: Config,
-    checkpoints: Checkpoints,
-    step: int,
-    source: Source,
-    described: dict[str, Any],
-) -> tuple[Source, dict[str, tuple[Any, Any]]]:
-    """Returns the source with a checkpoint's labels, and how the data differ from its own.
-
-    The order of the classes today does not matter: `described` gets the checkpoint's too. Raises
-    UserError if the labels of the network would mean something else.
-    """
-    before = checkpoints.data(step) or _unrecorded(config, described)
-    if set(before["classes"]) == set(source.class_names):
-        source = with_classes(source, before["classes"])
-        described["classes"] = before["classes"]
-    changes = identity.source_changes(before, described)
-    for name, (old, new) in changes.items():
-        if config.model.num_classes and name.startswith("data.classes"):
-            raise UserError(
-                f"{checkpoints.run} holds a run with {name} = {old!r}, and the data has {new!r}: "
-                "its labels mean something else; put the data back, or choose another folder"
-            )
-    return source, changes
-
-
-def _unrecorded(config: Config, described: dict[str, Any]) -> dict[str, Any]:
-    """Returns what the data of a checkpoint was that is older than the record of it."""
-    classes = described["classes"]
-    # That version took the folders of classes in the order of words.
-    classes = sorted(classes) if config.data.kind == "folder" else classes
-    return {"examples": described["examples"], "classes": classes}

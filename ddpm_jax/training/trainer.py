@@ -12,7 +12,7 @@ If a run becomes non-finite in two intervals in a row, rolling back does not hel
 """
 
 import time
-from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -23,12 +23,14 @@ from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.config import describe_shown
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
+from ddpm_jax.files import StoragePath
 from ddpm_jax.runtime.distributed import broadcast_from_first, is_first
 from ddpm_jax.sampling.chain import SampleProgram
 from ddpm_jax.sampling.files import animation_size, write_samples
 from ddpm_jax.training.diagnosis import Diagnosis, diagnose
 from ddpm_jax.training.feed import Feed
 from ddpm_jax.training.logging.run_logger import RunLogger
+from ddpm_jax.training.preemption import PreemptionHandler
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import batch_layout, jit_init, jit_train_step, state_layout
 from ddpm_jax.training.step_metrics import StepMetrics
@@ -44,20 +46,25 @@ class Trainer:
         described: dict[str, Any],
         checkpoints: Checkpoints,
         logger: RunLogger,
-        should_stop: Callable[[], bool],
+        *,
+        preemption: PreemptionHandler | None,
     ):
         """`program` draws the previews, and holds the experiment and the devices.
 
-        `described` is what each checkpoint records about the data.
-        `should_stop` is asked after every dispatch, and must answer the same on every process.
+        `described` is what each checkpoint records about the data. `preemption` is asked after
+        every dispatch whether to stop; None never stops.
         """
         self.program, self.experiment, self.mesh = program, program.experiment, program.mesh
         self.source, self.checkpoints, self.logger = source, checkpoints, logger
         self.config, self.run = self.experiment.config, checkpoints.run
-        self.described, self.should_stop = described, should_stop
+        self.described, self.preemption = described, preemption
         self._saved: int | None = None
         self._skipped: dict[int, int] = {}
         """The first step of each interval that a rollback leaves out, and its end."""
+
+    def should_stop(self) -> bool:
+        """Returns whether to save and end now; the answer is the same on every process."""
+        return self.preemption is not None and self.preemption.reached()
 
     def begin(self, step: int) -> TrainState:
         """Restores the state of `step`, or draws the initial one."""
@@ -138,7 +145,12 @@ class Trainer:
         self.logger.say("compiling the training step")
         step = jit_train_step(self.experiment, self.mesh)
         layout = state_layout(self.experiment, self.mesh)
-        compiled = step.lower(layout, batch_layout(self.experiment, self.mesh)).compile()
+        lowered = step.lower(layout, batch_layout(self.experiment, self.mesh))
+        # Whatever the run has made is on disk, so a signal need not wait for the compiler.
+        with self.preemption.at_once() if self.preemption is not None else nullcontext():
+            compiled = lowered.compile()
+        if self.preemption is not None:
+            self.preemption.begin()
         self.logger.say(f"compiled in {time.monotonic() - begun:.1f} s")
         return compiled
 
@@ -266,16 +278,17 @@ class Trainer:
 
     def finish(self, state: TrainState) -> None:
         """Draws the pictures of a finished run: samples, their animation, the loss."""
-        self.logger.say("drawing samples.png, denoising.gif and loss.png")
+        self.logger.say("drawing {}, {} and {}".format(*_PICTURES))
         try:
             size = animation_size(self.config.data.example_shape)
             drawn = self._draw(state, num_trajectories=size)
         except _Interrupted:
             return
         if is_first():
-            write_samples(self.run / "samples.png", drawn)
-            write_samples(self.run / "denoising.gif", drawn)
-            plots.loss(self.run / "loss.png", self.logger.rows())
+            samples, animation, loss = (self.run / name for name in _PICTURES)
+            write_samples(samples, drawn)
+            write_samples(animation, drawn)
+            plots.loss(loss, self.logger.rows())
         self.logger.say(f"done; draw more with: ddpm sample {self.run}")
 
     def _draw(self, state: TrainState, **options: Any) -> Any:
@@ -288,6 +301,14 @@ class Trainer:
         config = self.config
         params = state.ema[config.train.first_average]
         return self.program(params, config.sample.num, seed=config.seed, progress=check, **options)
+
+
+_PICTURES = ("samples.png", "denoising.gif", "loss.png")
+
+
+def has_pictures(run: StoragePath) -> bool:
+    """Returns whether a finished run has all the pictures that are drawn at its end."""
+    return all((run / name).is_file() for name in _PICTURES)
 
 
 class _Interrupted(Exception):

@@ -1,3 +1,4 @@
+import errno
 import json
 import shutil
 
@@ -264,3 +265,132 @@ def test_a_save_that_fails_says_so_and_leaves_the_older_ones(copy, trainer, monk
     checkpoints.close()
     assert checkpoints.newest_good() == 4
     assert run.is_dir()
+
+
+# --- what others put into a run's folder ---
+
+FOREIGN = (
+    ".DS_Store",
+    "._meta.json",
+    ".nfs0000000000a1",
+    ".meta.json.swp",
+    ".syncthing.meta.json.tmp",
+    "Thumbs.db",
+    "desktop.ini",
+    "@eaDir/meta.json@SynoEAStream",
+    "lost+found/x",
+    "meta.sync-conflict-20260101-120000-ABCDEFG.json",
+    "meta (Anna's conflicted copy 2026-01-01).json",
+    "meta.json~",
+    "#meta.json#",
+    "notes.txt",
+)
+
+
+def litter(folder):
+    """Puts every kind of foreign file into a folder and all folders in it."""
+    for each in [folder, *(item for item in folder.rglob("*") if item.is_dir())]:
+        for name in FOREIGN:
+            (each / name).parent.mkdir(exist_ok=True)
+            (each / name).write_text("not ours")
+
+
+def test_what_others_leave_in_a_checkpoint_does_not_damage_it(copy, saved, trainer):
+    run, lines, checkpoints = copy
+    litter(run)
+    assert checkpoints.newest_good() == 4
+    assert not lines
+    layout = state_layout(trainer.experiment, trainer.mesh)
+    assert_same(checkpoints.restore(4, layout), saved[1][4])
+    litter(run / "checkpoints/4")
+    newest = run / "checkpoints/4/state"
+    (newest / "_METADATA").unlink()
+    assert checkpoints.newest_good() == 2
+    assert lines == [f"checkpoint {newest.parent} is damaged: state/_METADATA is missing"]
+
+
+def test_what_others_leave_in_a_checkpoint_being_written_is_no_part_of_it(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    written, weights = tmp_path / "checkpoints/3.tmp", {"w": jnp.ones(3)}
+    own = []
+
+    def visit():
+        own.extend(files(written))
+        litter(written)
+        (written / "notes.txt").unlink()  # A name that could be anybody's.
+        (written / "state/notes.txt").unlink()
+
+    checkpoints.save(3, weights, TINY, keep=9, keep_every=None, before_commit=visit)
+    checkpoints.wait()
+    sums = tmp_path / "checkpoints/3/checksums.json"
+    names = {str(item.relative_to(written)) for item in own} | {"meta.json", "arrays.json"}
+    assert {name for name in json.loads(sums.read_text()) if "notes.txt" not in name} == names
+    # What another version listed, and its owner took away.
+    listed = json.loads(sums.read_text())
+    listed = {name: value for name, value in listed.items() if "notes.txt" not in name}
+    sums.write_text(json.dumps(listed | {".DS_Store": "0" * 64, "state/@eaDir/x": "0" * 64}))
+    for item in files(tmp_path / "checkpoints/3"):
+        if str(item.relative_to(tmp_path / "checkpoints/3")) not in {*names, "checksums.json"}:
+            item.unlink()
+    assert checkpoints.newest_good() == 3
+    checkpoints.close()
+
+
+def test_what_others_leave_beside_checkpoints_is_neither_counted_nor_touched(tmp_path):
+    folder = tmp_path / "checkpoints"
+    names = ["12 (copy)", "007", "\uff15", "notes.tmp", "10.tmp.bak", "1 2", "6", "-3", "@eaDir"]
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        if name != "6":  # As a synchroniser leaves it.
+            (folder / name / "x").write_text("not ours")
+    (folder / "5").write_text("a file")
+    (folder / "latest").symlink_to("8")
+    checkpoints = Checkpoints(tmp_path, report=lambda line: None)
+    for step in (7, 8):
+        checkpoints.save(step, {"w": jnp.ones(3)}, TINY, keep=1, keep_every=None)
+        checkpoints.wait()
+    assert checkpoints.newest_good() == 8
+    assert {item.name for item in folder.iterdir()} == {*names, "5", "latest", "8"}
+    assert all((folder / name / "x").is_file() for name in names if name != "6")
+    checkpoints.close()
+
+
+def test_retention_removes_what_lies_in_a_checkpoint_and_of_a_link_only_the_link(copy):
+    run, _, checkpoints = copy
+    litter(run / "checkpoints/2")
+    (run / "checkpoints/4").rename(run / "moved")
+    (run / "checkpoints/4").symlink_to(run / "moved")
+    assert checkpoints.newest_good() == 4
+    for step in (6, 8):
+        checkpoints.save(step, {"w": jnp.ones(3)}, TINY, keep=1, keep_every=None)
+        checkpoints.wait()
+    assert [item.name for item in (run / "checkpoints").iterdir()] == ["8"]
+    assert (run / "moved/meta.json").is_file()
+    checkpoints.close()
+
+
+def test_a_checkpoint_that_can_not_be_removed_costs_a_line_and_no_save(copy, monkeypatch):
+    run, lines, checkpoints = copy
+    plain = shutil.rmtree
+
+    def busy(path):
+        if path.name == "2.tmp-old":
+            raise OSError(errno.EBUSY, "Device or resource busy", str(path))
+        plain(path)
+
+    monkeypatch.setattr(shutil, "rmtree", busy)
+    for step in (6, 8):
+        checkpoints.save(step, {"w": jnp.ones(3)}, TINY, keep=2, keep_every=None)
+        checkpoints.wait()
+    said = f"checkpoint {run}/checkpoints/2 can't be removed (Device or resource busy)"
+    assert lines == [said]
+    assert checkpoints.steps() == [6, 8]
+    monkeypatch.undo()
+    checkpoints.save(10, {"w": jnp.ones(3)}, TINY, keep=2, keep_every=None)
+    checkpoints.close()
+    assert sorted(item.name for item in (run / "checkpoints").iterdir()) == ["10", "8"]
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"caf\\xe9.*checkpoints need a path whose bytes are UTF-8"):
+        Checkpoints(tmp_path / "caf\udce9")

@@ -1,6 +1,7 @@
 """Checkpoints of older formats: their arrays get today's names and layouts, and nothing is lost."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -112,14 +113,29 @@ def test_an_average_of_format_0_is_loaded_alone(format_0, state, monkeypatch):
     assert_same(ddpm_jax.load(format_0, params="raw").params, state.params)
 
 
-def test_a_format_to_come_is_refused_in_a_line(format_0):
-    rewrite_meta(format_0, 2, lambda meta: meta.update(format=migrations.FORMAT + 1))
+TO_COME = {
+    "a format": ({"format": migrations.FORMAT + 1}, f"format is {migrations.FORMAT + 1}, and ddpm"),
+    "a format of another type": ({"format": "2"}, "format is '2'; it must be a whole number"),
+    "a setting": ({"config": {"train": {"rhythm": 3}}}, "unknown setting train.rhythm"),
+    "settings elsewhere": ({"config": None}, "no config in its meta.json"),
+}
+
+
+@pytest.mark.parametrize("change", TO_COME)
+def test_a_checkpoint_of_a_newer_version_is_named_as_such_in_a_line(change, format_0):
+    changes, says = TO_COME[change]
+    newer = {"format": migrations.FORMAT, "versions": {"ddpm_jax": "99.1"}}
+    rewrite_meta(format_0, 2, lambda meta: meta.update({**newer, **changes}))
     checkpoints = Checkpoints(format_0)
-    newer = f"has format {migrations.FORMAT + 1}, and this version of ddpm_jax reads formats up to"
-    for read in (checkpoints.config, lambda step: checkpoints.restore(step, {"params": {}})):
-        with pytest.raises(UserError, match=newer) as told:
+    readers = [checkpoints.config, lambda step: ddpm_jax.load(format_0, checkpoint=step)]
+    if change != "a setting":
+        readers.append(lambda step: checkpoints.restore(step, {"params": {}}))
+    for read in readers:
+        with pytest.raises(UserError, match=re.escape(says)) as told:
             read(2)
         assert len(str(told.value).splitlines()) == 1
+        if change != "settings elsewhere":
+            assert "checkpoints/2 of ddpm_jax 99.1: " in str(told.value)
 
 
 def test_the_arrays_that_a_wanted_one_is_made_of_are_found():

@@ -1,5 +1,6 @@
 """Configs of every older format load for ever; each fixture was written by the code of its day."""
 
+import importlib.metadata
 import json
 from pathlib import Path
 
@@ -110,8 +111,10 @@ def test_a_broken_migration_is_noticed(monkeypatch):
 @pytest.mark.parametrize(
     ("saved", "words"),
     [
-        (configs.FORMAT + 1, f"knows formats up to {configs.FORMAT}; update ddpm_jax"),
+        (configs.FORMAT + 1, f"reads formats up to {configs.FORMAT}; install a newer one"),
         ("new", "format is 'new'; it must be a whole number"),
+        (configs.FORMAT + 1, f"ddpm_jax {importlib.metadata.version('ddpm_jax')}, installed here"),
+        (True, "format is True; it must be a whole number"),
         (-1, "format is -1; it must be a whole number"),
     ],
 )

@@ -1,5 +1,6 @@
 import dataclasses
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -266,3 +267,14 @@ def test_mistakes_are_one_line(tmp_path, make, message):
     with pytest.raises(UserError, match=message) as caught:
         open_source(config(make(tmp_path)))
     assert "\n" not in str(caught.value)
+
+
+def test_a_class_whose_name_is_not_utf_8_is_written_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("DDPM_JAX_CACHE", str(tmp_path / "cache"))
+    set_ = tmp_path / os.fsdecode(b"s\xe9t")
+    for level, name in enumerate((b"caf\xe9", b"the")):
+        save(set_ / os.fsdecode(name) / "a.png", 10 * level)
+    for _ in range(2):
+        source = open_source(config(set_))
+        assert tuple(source.class_names) == ("caf\\xe9", "the")
+        assert levels(source) == [0, 10]

@@ -57,6 +57,7 @@ def test_tasks_that_were_preempted_are_requeued(world, launch, tmp_path):
     assert requeued(world)
     (world.folder / "calls").rename(world.folder / "before")
     (tmp_path / "checkpoints/2").mkdir()
+    (tmp_path / "checkpoints/2/checksums.json").touch()
     world.run("sbatch", launch / "slurm.sbatch", *command)
     assert not requeued(world)
 

@@ -104,6 +104,8 @@ def test_a_folder_says_whether_its_run_is_finished(launch, tmp_path):
     (run / "checkpoints" / "100.tmp").mkdir()
     (run / "checkpoints" / "99").mkdir()
     assert finished(str(run)) is False
-    (run / "checkpoints" / "100").mkdir()
+    (run / "checkpoints" / "100").mkdir()  # Empty, it is nobody's checkpoint.
+    assert finished(str(run)) is False
+    (run / "checkpoints" / "100" / "checksums.json").touch()
     assert finished(str(run)) is True
     assert finished(str(tmp_path / "none")) is None

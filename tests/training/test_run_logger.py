@@ -27,7 +27,7 @@ class Full:
 
 def test_rows_wait_for_room_and_none_is_halved(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    lines = JsonLines(path)
+    lines = JsonLines(path, lambda line: None)
     lines.add({"step": 1})
     file, lines._file = lines._file, Full(lines._file)
     for step in (2, 3):
@@ -59,11 +59,62 @@ def test_a_full_disk_is_reported_once_and_training_goes_on(tmp_path):
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
 
 
-def test_a_damaged_row_ends_what_is_read(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    for worse in (b'{"step": 2', b"\xff\xfe", b"[1]", b'{"loss": 1}', b'{"step": "2"}'):
-        path.write_bytes(b'{"step": 1}\n' + worse + b'\n{"step": 3}\n')
-        assert [row["step"] for row in read_rows(path)] == [1]
+DAMAGED = {
+    "half": b'{"step": 2, "lo',
+    "NULs": b"\0" * 12,
+    "not UTF-8": b'{"step": 2, "a": "\xff\xfe"}',
+    "not an object": b"[1]",
+    "no step": b'{"loss": 1}',
+    "a step in words": b'{"step": "2"}',
+    "a step of truth": b'{"step": true}',
+    "nested without end": b"[" * 100_000,
+    "a number without end": b'{"step": 1' + b"0" * 5_000 + b"}",
+}
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl"])
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_only_the_damaged_line_goes_and_is_told(name, damage, tmp_path):
+    path, said = tmp_path / name, []
+    good = b'{"step": 1, "event": "x"}\n', b'{"step": 3, "event": "x", "loss": NaN}\n'
+    path.write_bytes(good[0] + DAMAGED[damage] + b"\n" + good[1])
+    assert [row["step"] for row in read_rows(path)] == [1, 3]
+    logger = RunLogger(tmp_path, start=3, total=9, loggers=(), report=said.append)
+    logger.close()
+    assert said == [f"{path}: line 2 can't be read and is left out; the others are kept"]
+    assert path.read_bytes().startswith(b"".join(good))
+    RunLogger(tmp_path, start=3, total=9, report=said.append).close()
+    assert len(said) == 1
+
+
+def test_several_damaged_lines_are_one_line(tmp_path):
+    path, said = tmp_path / "metrics.jsonl", []
+    path.write_bytes(b'{"step": 1}\nx\n\0\0\n{"step": 2}\n{"st')
+    JsonLines(path, said.append).keep(lambda row: True)
+    assert said == [
+        f"{path}: 3 lines, from 2 on, can't be read and are left out; the others are kept"
+    ]
+    assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
+
+
+def test_marks_of_other_systems_cost_no_row(tmp_path):
+    path, said = tmp_path / "metrics.jsonl", []
+    path.write_bytes(b'\xef\xbb\xbf{"step": 1}\r\n\r\n{"step": 2}\r\n\0\0\0{"step": 3}\n')
+    before = path.read_bytes()
+    JsonLines(path, said.append).keep(lambda row: True)
+    assert said == []
+    assert path.read_bytes() == before
+    assert [row["step"] for row in read_rows(path)] == [1, 2, 3]
+
+
+def test_a_row_never_joins_a_line_that_was_left_half(tmp_path):
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 2, "ev')
+    lines = JsonLines(path, lambda line: None)
+    for step in (3, 4):
+        lines.add({"step": step})
+    lines.close()
+    assert [row["step"] for row in read_rows(path)] == [1, 3, 4]
 
 
 def test_rewinding_takes_back_rows_and_leaves_out_events(tmp_path):

@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import signal
+import threading
 
 import jax
 import numpy as np
-import optax
 import pytest
 from PIL import Image
 
@@ -30,8 +31,9 @@ from ddpm_jax.config import (
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.training.feed import Feed
-from ddpm_jax.training.logging.run_logger import read_events
+from ddpm_jax.training.logging.run_logger import read_events, read_rows
 from ddpm_jax.training.preemption import PreemptionHandler
+from ddpm_jax.training.step import jit_train_step
 from ddpm_jax.training.train import train
 from ddpm_jax.training.trainer import Trainer
 from ddpm_jax.typing import Batch
@@ -188,22 +190,6 @@ def test_a_checkpoint_that_says_nothing_of_its_data_is_gone_on_from(tmp_path):
     assert not [line for line in lines if "data.examples" in line]
 
 
-def test_a_rate_that_jumps_when_a_run_is_extended_is_told_with_both_values(tmp_path):
-    def trained(steps, **optimizer):
-        lines = []
-        optimizer = {"decay": "cosine", "learning_rate": 1e-3, **optimizer}
-        short = {"steps": steps, "save_every": 4, "loggers": ()}
-        train(changed(POINTS, train=short, optimizer=optimizer), tmp_path, report=lines.append)
-        return [line for line in lines if "the learning rate jumps" in line]
-
-    assert trained(4) == []
-    course = optax.cosine_decay_schedule(1e-3, 4), optax.cosine_decay_schedule(1e-3, 8)
-    last, rate = float(course[0](3)), float(course[1](4))
-    expected = f"the learning rate jumps from {last:.2g} to {rate:.2g} with the changed settings"
-    assert trained(8) == [expected]
-    assert trained(8) == []
-
-
 def test_a_schedule_that_leaves_data_in_x_T_is_told_at_the_start(tmp_path):
     lines = []
     config = changed(POINTS, diffusion={"schedule": "linear"}, train={"steps": 4, "save_every": 4})
@@ -351,3 +337,173 @@ def test_classes_that_the_network_does_not_use_are_told(tmp_path):
     train(config, tmp_path / "run", report=lines.append)
     said = f"data: {tmp_path}/p; its 2 classes are not used (model.num_classes is 0)"
     assert said in lines
+
+
+# --- a run that is finished, or started again with other settings ---
+
+SHORT = changed(POINTS, train={"steps": 4, "save_every": 4, "log_every": 2})
+
+
+def tree(folder):
+    """Every file of a folder: what it holds and when it was written."""
+    paths = (item for item in sorted(folder.rglob("*")) if item.is_file())
+    return {str(item): (item.read_bytes(), item.stat().st_mtime_ns) for item in paths}
+
+
+def finished(folder, config=SHORT):
+    result = train(config, folder)
+    for name in ("samples.png", "denoising.gif", "loss.png"):
+        (folder / name).touch()
+    return result
+
+
+def test_a_finished_run_says_so_and_is_left_as_it_is(tmp_path):
+    made, lines = finished(tmp_path), []
+    before = tree(tmp_path)
+    for config, more in (
+        (SHORT, ""),
+        (changed(SHORT, sample={"num": 3}), "; without effect: sample.num"),
+    ):
+        again = train(config, tmp_path, report=lines.append)
+        said = f"{tmp_path} is finished, with all its 4 steps; to go on, raise train.steps{more}"
+        assert lines.pop() == said
+        assert not lines
+        assert tree(tmp_path) == before
+        assert (again.start, again.step, again.signal) == (4, 4, None)
+        assert_same(again.run.params, made.run.params)
+    assert (made.start, made.step) == (0, 4)
+
+
+@pytest.mark.parametrize("name", ["samples.png", "denoising.gif", "loss.png"])
+def test_pictures_that_a_kill_prevented_are_drawn_at_the_next_start(name, tmp_path, monkeypatch):
+    drawn = []
+    finished(tmp_path)
+    (tmp_path / name).unlink()
+    monkeypatch.setattr(Trainer, "finish", lambda self, state: drawn.append(int(state.step)))
+    train(SHORT, tmp_path)
+    assert drawn == [4]
+
+
+REFUSED = {
+    "another seed": (
+        {"seed": 1},
+        "holds a run with seed = 0, and this config has 1; choose another folder, or put",
+    ),
+    "another seed and more steps": ({"seed": 1, "train": {"steps": 8}}, "seed = 0, and this"),
+    "fewer steps": (
+        {"train": {"steps": 3}},
+        "has made 4 steps, and train.steps is 3; set it to 4 or more, or choose another folder",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", REFUSED)
+def test_another_seed_and_fewer_steps_are_refused(change, tmp_path):
+    settings, says = REFUSED[change]
+    finished(tmp_path)
+    before = tree(tmp_path)
+    sections = {name: value for name, value in settings.items() if name != "seed"}
+    config = dataclasses.replace(changed(SHORT, **sections), seed=settings.get("seed", 0))
+    with pytest.raises(UserError, match=says) as told:
+        train(config, tmp_path)
+    assert len(str(told.value).splitlines()) == 1
+    assert tree(tmp_path) == before
+
+
+COURSES = {
+    "cosine": ({"decay": "cosine"}, {}, r"goes from 0\.000146 to 0\.0005 at step 4"),
+    "linear": ({"decay": "linear"}, {}, r"goes from 0\.00025 to 0\.0005 at step 4"),
+    "another rate": ({}, {"learning_rate": 2e-3}, r"goes from 0\.001 to 0\.002 at step 4"),
+    "constant": ({}, {}, None),
+}
+
+
+@pytest.mark.parametrize("course", COURSES)
+def test_a_learning_rate_that_jumps_is_told_with_both(course, tmp_path):
+    settings, changes, says = COURSES[course]
+    lines = []
+    config = changed(SHORT, optimizer={"learning_rate": 1e-3, **settings})
+    train(config, tmp_path)
+    longer = changed(config, train={"steps": 8}, optimizer=changes)
+    train(longer, tmp_path, report=lines.append)
+    told = [line for line in lines if "learning rate" in line]
+    assert len(told) == (says is not None)
+    assert says is None or re.search(says, told[0])
+    if told:
+        rates = {row["step"]: row["learning_rate"] for row in read_rows(tmp_path / "metrics.jsonl")}
+        assert f"from {rates[4]:.3g} to " in told[0]
+
+
+CONFIGS = {
+    "NULs": (lambda good: b"\0" * len(good), "is not valid JSON"),
+    "half": (lambda good: good[: len(good) // 2], "is not valid JSON"),
+    "empty": (lambda good: b"", "is not valid JSON"),
+    "not UTF-8": (lambda good: good.replace(b"seed", b"s\xffed"), "is not valid JSON"),
+    "another system's": (lambda good: b"\xef\xbb\xbf" + good.replace(b"\n", b"\r\n"), None),
+    "lost": (None, None),
+}
+
+
+@pytest.mark.parametrize("damage", CONFIGS)
+def test_a_damaged_config_json_costs_a_line_and_is_written_anew(damage, tmp_path):
+    spoil, says = CONFIGS[damage]
+    train(SHORT, tmp_path)
+    path, lines = tmp_path / "config.json", []
+    path.unlink() if spoil is None else path.write_bytes(spoil(path.read_bytes()))
+    longer = changed(SHORT, train={"steps": 8})
+    train(longer, tmp_path, report=lines.append)
+    told = [line for line in lines if str(path) in line]
+    assert len(told) == (says is not None)
+    assert says is None or says in told[0]
+    assert "train.steps: 4 -> 8" in lines
+    assert ddpm_jax.config.loads(path.read_bytes()) == longer
+
+
+def test_a_config_json_of_a_newer_version_is_refused_with_both(tmp_path):
+    train(SHORT, tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+    before = tree(tmp_path)
+    with pytest.raises(UserError, match=r"config\.json: format is 99, and ddpm_jax \S+, installed"):
+        train(changed(SHORT, train={"steps": 8}), tmp_path)
+    assert tree(tmp_path) == before
+
+
+# --- signals ---
+
+
+def test_while_it_compiles_a_signal_ends_the_process_and_afterwards_it_saves(tmp_path, monkeypatch):
+    seen = []
+
+    class Compiling:
+        def __init__(self, *made):
+            self.step = jit_train_step(*made)
+
+        def lower(self, *layouts):
+            self.lowered = self.step.lower(*layouts)
+            return self
+
+        def compile(self):
+            seen.extend(signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT))
+            return self.lowered.compile()
+
+    monkeypatch.setattr("ddpm_jax.training.trainer.jit_train_step", Compiling)
+    with PreemptionHandler(lambda line: None) as preemption:
+        train(SHORT, tmp_path, preemption=preemption)
+        assert signal.getsignal(signal.SIGTERM) == preemption._handle
+        signal.raise_signal(signal.SIGHUP)
+        assert preemption.reached()
+    assert seen == [signal.SIG_DFL] * 2
+
+
+def test_it_trains_outside_the_main_thread(tmp_path):
+    results = []
+
+    def work():
+        with PreemptionHandler(lambda line: None) as preemption:
+            results.append(train(SHORT, tmp_path, preemption=preemption))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert results[0].step == 4

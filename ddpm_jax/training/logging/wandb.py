@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,7 +30,7 @@ class WandB(Logger):
             ) from None
         context.folder.mkdir(parents=True, exist_ok=True)
         self._run = self._wandb.init(
-            id=hashlib.sha256(str(context.folder.resolve()).encode()).hexdigest()[:16],
+            id=hashlib.sha256(os.fsencode(context.folder.resolve())).hexdigest()[:16],
             name=context.run,
             dir=str(context.folder),
             config=dict(context.settings),
