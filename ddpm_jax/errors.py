@@ -1,5 +1,6 @@
 """Errors shown to the user."""
 
+import numbers
 from typing import Any
 
 
@@ -17,6 +18,17 @@ def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
 
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+INT32_MAX = 2**31 - 1
+
+
+def require_whole(name: str, value: Any, least: int = 1, most: int = INT32_MAX) -> None:
+    """Raises UserError unless the value is a whole number in least … most."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    require(whole, name, value, "a whole number")
+    need = f"at most {most:,}" if value > most else f"at least {least}" if least else "0 or more"
+    require(least <= value <= most, name, value, need)
 
 
 def require(ok: bool, name: str, value: Any, need: str) -> None:

@@ -23,10 +23,11 @@ from ddpm_jax.diffusion import (
     plan_chain,
     sample_noise,
 )
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, require_whole
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.models.conditioning import NO_CONDITIONING, require_taken
 from ddpm_jax.runtime.compilation import compiler_options
+from ddpm_jax.runtime.memory import free_bytes, memory_errors, require_memory
 from ddpm_jax.runtime.mesh import batch_sharding, fetch, replicated, shard_rows
 from ddpm_jax.runtime.random import sample_keys
 from ddpm_jax.sampling.denoiser import is_guided, make_denoiser
@@ -155,7 +156,7 @@ class SampleProgram:
         *,
         seed: int,
         first: int = 0,
-        labels: Sequence[int] | None = None,
+        labels: Sequence[int] | int | None = None,
         conditioning: Conditioning = NO_CONDITIONING,
         start: Start | None = None,
         num_trajectories: int = 0,
@@ -165,25 +166,28 @@ class SampleProgram:
 
         Every process of the mesh must call it, and gets all samples.
 
-        `labels` has one class for each sample; None takes the classes in turn. `conditioning` has
+        `labels` is the class of all samples, or classes that they take in turn; None takes all
+        classes in turn. `conditioning` has
         what else the network takes, an array `[num, …]` for each part. A chain with a `start` takes
         the times of the grid below it. The first `num_trajectories` samples (within one batch)
         leave their trajectory, at about 50 times. `progress` gets the intervals done and their
-        total. Raises UserError for a label that does not exist, for labels, starting points or
-        conditioning that are not `num` many, for conditioning that the network does not take or
-        that it lacks, and for a number, seed or starting time out of range.
+        total. Raises UserError for a label that does not exist, for more labels than samples, for
+        starting points or conditioning that are not `num` many, for conditioning that the network
+        does not take or that it lacks, and for a number, seed or starting time out of range. Raises
+        OutOfMemory, before anything is drawn, if the samples are more than memory holds.
         """
         check_seed(seed)
-        if num < 1:
-            raise UserError(f"the number of samples is {num}; it must be at least 1")
+        check_range(first, num)
+        self.require_memory(num, num_trajectories)
         drawn_labels = self._check_labels(first, num, labels)
         given = self._check_conditioning(num, conditioning)._replace(labels=drawn_labels)
         times, rows = self._from(start, num)
         size, steps = self._batch_size(num), len(times) - 1
         batches, chunk = math.ceil(num / size), _chunk(steps)
-        samples, frames = [], []
+        samples = np.empty((num, *self.experiment.config.data.example_shape), np.float32)
+        frames = []
         for batch in range(batches):
-            indices = np.arange(batch * size, (batch + 1) * size, dtype=np.uint32)
+            indices = np.arange(batch * size, (batch + 1) * size)
             # The last batch is padded, so that one compiled shape serves all.
             places = np.minimum(indices, num - 1)
             chain = self._run(
@@ -191,7 +195,7 @@ class SampleProgram:
                 rows,
                 chunk,
                 key=np.uint32(seed),
-                indices=shard_rows(indices + np.uint32(first), self.mesh),
+                indices=shard_rows((first + indices).astype(np.uint32), self.mesh),
                 x=None if start is None else self._shard(start.x.astype(np.float32), places),
                 conditioning=jax.tree.map(lambda x, places=places: self._shard(x, places), given),
             )
@@ -199,15 +203,25 @@ class SampleProgram:
                 if batch == 0 and num_trajectories:
                     frames.append(fetch(carry.x)[:num_trajectories])
                 if done == steps:
-                    samples.append(fetch(carry.x))
+                    part = samples[batch * size : (batch + 1) * size]
+                    part[:] = fetch(carry.x)[: len(part)]
                 if done:
                     progress(batch * steps + done, batches * steps)
         return Samples(
-            np.concatenate(samples)[:num],
+            samples,
             drawn_labels,
             np.stack(frames)[:, :num] if frames else None,
             times[[*range(0, steps, chunk), steps]] if frames else None,
         )
+
+    def require_memory(self, num: int, num_trajectories: int = 0) -> None:
+        """Raises OutOfMemory if the host can't hold `num` samples and so many trajectories."""
+        frames = math.ceil((len(self.times) - 1) / _chunk(len(self.times) - 1)) + 1
+        trajectories = min(num_trajectories, num, self.options.batch_size)
+        each = 4 * (1 + math.prod(self.experiment.config.data.example_shape))
+        what = f"{num:,} samples" + f" with {trajectories:,} trajectories" * bool(trajectories)
+        need = each * (num + frames * trajectories)
+        require_memory(need, free_bytes(), what, "draw fewer, or draw them in parts")
 
     def _shard(self, array: np.ndarray, places: np.ndarray) -> jax.Array:
         return shard_rows(array[places], self.mesh)
@@ -224,13 +238,16 @@ class SampleProgram:
         conditioning: Conditioning,
     ) -> Iterator[tuple[int, Any]]:
         """Yields the intervals done and the carry, before the first and after each chunk."""
-        carry, steps = self._start(key, indices, x), len(rows.t)
+        steps, fix = len(rows.t), "lower sample.batch_size"
+        with memory_errors(fix):
+            carry = jax.block_until_ready(self._start(key, indices, x))
         yield 0, carry
         for begin in range(0, steps, chunk):
             end = min(begin + chunk, steps)
             piece = jax.tree.map(lambda leaf, a=begin, b=end: leaf[a:b], rows)
-            carry = self._advance(params, carry, piece, key, indices, conditioning)
-            jax.block_until_ready(carry)
+            with memory_errors(fix):
+                carry = self._advance(params, carry, piece, key, indices, conditioning)
+                jax.block_until_ready(carry)
             yield end, carry
 
     def _from(self, start: Start | None, num: int) -> tuple[np.ndarray, Row]:
@@ -274,7 +291,7 @@ class SampleProgram:
         )
 
     def _check_labels(
-        self, first: int, num: int, labels: Sequence[int] | None
+        self, first: int, num: int, labels: Sequence[int] | int | None
     ) -> np.ndarray | None:
         classes = self.experiment.num_classes
         if classes == 0:
@@ -282,13 +299,23 @@ class SampleProgram:
                 raise UserError("labels: this network was trained without labels; leave them out")
             return None
         if labels is None:
-            return np.arange(first, first + num, dtype=np.int32) % classes
-        if len(labels) != num:
-            raise UserError(f"there are {len(labels)} labels for {num} samples; give one for each")
-        wrong = [label for label in labels if not 0 <= label < classes]
-        if wrong:
-            raise UserError(f"labels: there is no class {wrong[0]}; they are 0 … {classes - 1}")
-        return np.asarray(labels, np.int32)
+            return (np.arange(first, first + num) % classes).astype(np.int32)
+        given = np.ravel(labels)
+        if not 1 <= len(given) <= num:
+            raise UserError(f"there are {len(given)} labels for {num} samples; give 1 … {num}")
+        for label in given.tolist():
+            if type(label) is not int or not 0 <= label < classes:
+                known = f"they are the whole numbers 0 … {classes - 1}"
+                raise UserError(f"labels: there is no class {label}; {known}")
+        return np.resize(given.astype(np.int32), num)
+
+
+def check_range(first: int, num: int) -> None:
+    """Raises UserError unless first … first+num-1 are samples: a seed has 2³² of them."""
+    require_whole("the number of samples", num, most=2**32)
+    require_whole("first", first, 0, 2**32 - 1)
+    if first + num > 2**32:
+        raise UserError(f"first is {first}: the last sample of a seed is {2**32 - 1}; take another")
 
 
 def _chunk(steps: int) -> int:

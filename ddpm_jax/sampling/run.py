@@ -58,7 +58,7 @@ class Run:
         *,
         seed: int = 0,
         first: int = 0,
-        labels: Sequence[int] | None = None,
+        labels: Sequence[int] | int | None = None,
         conditioning: Conditioning = NO_CONDITIONING,
         start: Start | None = None,
         times: Sequence[int] | np.ndarray | None = None,
@@ -90,7 +90,7 @@ class Run:
             )
         if num is None:
             given = labels if start is None else start.x
-            num = options.num if given is None else len(given)
+            num = options.num if given is None else len(np.atleast_1d(given))
         return self._programs[key](
             self.params,
             num,

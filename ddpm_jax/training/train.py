@@ -14,15 +14,17 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.files import StoragePath, exclusive, replacing, storage_path
 from ddpm_jax.runtime import distributed
-from ddpm_jax.runtime.mesh import make_mesh
+from ddpm_jax.runtime.memory import device_bytes, memory_errors, require_memory
+from ddpm_jax.runtime.mesh import bytes_per_device, make_mesh
 from ddpm_jax.sampling.chain import SampleProgram
+from ddpm_jax.sampling.files import animation_size
 from ddpm_jax.sampling.run import Run
 from ddpm_jax.tables import choose
 from ddpm_jax.training.logging.run_logger import LOGGERS, RunLogger
 from ddpm_jax.training.preemption import PreemptionHandler
 from ddpm_jax.training.state import averages_of
-from ddpm_jax.training.step import check_batch, state_layout
-from ddpm_jax.training.trainer import Trainer
+from ddpm_jax.training.step import batch_layout, check_batch, state_layout
+from ddpm_jax.training.trainer import LESS_MEMORY, Trainer
 
 
 class TrainResult(NamedTuple):
@@ -67,6 +69,8 @@ def train(
     report = report if distributed.is_first() else None
     # Previews and the last pictures share one size, and thus one compiled program.
     program = SampleProgram(experiment, mesh, config.sample)
+    _check_memory(experiment, mesh)
+    program.require_memory(config.sample.num, animation_size(config.data.example_shape))
     checkpoints = Checkpoints(run, report=report or _ignore)
     distributed.compare(_what_must_agree(config, run, source))
     step = distributed.broadcast_from_first(lambda: checkpoints.newest_good() or 0)
@@ -82,7 +86,8 @@ def train(
         try:
             should_stop = preemption.reached if preemption is not None else lambda: False
             trainer = Trainer(program, source, checkpoints, logger, should_stop=should_stop)
-            state, step = trainer.train(trainer.begin(step), step)
+            with memory_errors(LESS_MEMORY):
+                state, step = trainer.train(trainer.begin(step), step)
             if not should_stop():
                 trainer.finish(state)
             stopped = should_stop()
@@ -107,6 +112,15 @@ def _check_source(config: Config, source: Source) -> None:
             f"the source has examples of shape {found}, and config.data says {expected}; "
             "change one of them"
         )
+
+
+def _check_memory(experiment: Experiment, mesh: Mesh) -> None:
+    """Raises OutOfMemory if state and batch alone are more than a device holds."""
+    layout = state_layout(experiment, mesh), batch_layout(experiment, mesh)
+    device = mesh.local_devices[0]
+    here = len(mesh.local_devices) if device.platform == "cpu" else 1  # They share the host's.
+    need = here * bytes_per_device(layout)
+    require_memory(need, device_bytes(device), "the state and a batch of this config", LESS_MEMORY)
 
 
 def _start_log(
