@@ -34,4 +34,13 @@ def require_whole(name: str, value: Any, least: int = 1, most: int = INT32_MAX) 
 def require(ok: bool, name: str, value: Any, need: str) -> None:
     """Raises UserError, which says what the value must be, unless it is ok."""
     if not ok:
-        raise UserError(f"{name} is {value!r}; it must be {need}")
+        raise UserError(f"{name} is {shown(value)}; it must be {need}")
+
+
+def shown(value: Any) -> str:
+    """Returns a value in at most 100 characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no number of more than 4,300 digits.
+        text = "a number too long to print"
+    return text if len(text) <= 100 else f"{text[:97]}…"

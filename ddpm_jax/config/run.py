@@ -272,7 +272,7 @@ class Config:
     def __post_init__(self):
         check_seed(self.seed)
         for name, value in flatten(self).items():
-            numbers = [each for each in np.ravel(value) if isinstance(each, float)]
+            numbers = [each for each in np.ravel(value) if isinstance(each, int | float)]
             require(all(map(in_float32, numbers)), name, value, FINITE)
         # The size of a picture may be unknown yet; `data.resolve` builds the config again with it.
         if not (isinstance(self.data, PictureData) and self.data.image_size is None):

@@ -29,7 +29,7 @@ from ddpm_jax.reports.trajectories import (
 from ddpm_jax.runtime.random import stream_key
 from ddpm_jax.sampling.files import write_samples
 from ddpm_jax.sampling.run import Run, load
-from ddpm_jax.sampling.samples import Samples, class_columns
+from ddpm_jax.sampling.samples import Samples
 from ddpm_jax.training.logging.run_logger import read_rows
 from ddpm_jax.typing import Examples, is_image
 
@@ -132,7 +132,7 @@ def _samples(
 ) -> None:
     """A grid of samples; if the network has classes, one column per class."""
     drawn = subject.sample(num or subject.config.sample.num)
-    plots.grid(path, drawn.samples, columns=columns or class_columns(drawn.labels))
+    plots.grid(path, drawn.samples, labels=drawn.labels, columns=columns)
 
 
 def _animation(subject: Subject, path: StoragePath, *, num: Num = None) -> None:

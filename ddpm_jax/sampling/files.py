@@ -4,7 +4,7 @@ import numpy as np
 
 from ddpm_jax import plots
 from ddpm_jax.files import StoragePath, replacing
-from ddpm_jax.sampling.samples import Samples, class_columns
+from ddpm_jax.sampling.samples import Samples
 from ddpm_jax.typing import is_image
 
 
@@ -25,7 +25,7 @@ def write_samples(path: StoragePath, drawn: Samples) -> None:
             raise ValueError("an animation needs samples drawn with num_trajectories")
         plots.animation(path, drawn.frames)
     else:
-        plots.grid(path, drawn.samples, columns=class_columns(drawn.labels))
+        plots.grid(path, drawn.samples, labels=drawn.labels)
 
 
 def animation_size(shape: tuple[int, ...]) -> int:

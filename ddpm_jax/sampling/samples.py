@@ -30,14 +30,5 @@ class Samples(NamedTuple):
     def _repr_png_(self) -> bytes:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "samples.png"
-            plots.grid(path, self.samples, columns=class_columns(self.labels))
+            plots.grid(path, self.samples, labels=self.labels)
             return path.read_bytes()
-
-
-def class_columns(labels: np.ndarray | None) -> int | None:
-    """Returns the number of classes if the labels repeat 0, 1, …: a grid then has a column each."""
-    if labels is None or len(labels) == 0:
-        return None
-    classes = int(labels.max()) + 1
-    in_turn = len(labels) > classes > 1 and np.array_equal(labels, np.arange(len(labels)) % classes)
-    return classes if in_turn else None

@@ -1,5 +1,6 @@
 """No number that someone types ends in a traceback: a line refuses it, or it can be traced."""
 
+import contextlib
 import dataclasses
 import math
 import typing
@@ -29,7 +30,7 @@ from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.sampling.chain import SampleProgram
 from ddpm_jax.training.step import batch_layout, make_train_step, state_layout
 
-WHOLE = (-1, 0, 2**31, 2**32, 2**63, 2**64, 10**400)
+WHOLE = (10**5000, -1, 0, 2**31, 2**32, 2**63, 2**64, 10**400)
 FLOATS = (math.inf, -math.inf, math.nan, 1e-320, 1e39, -1e300, 2.5)
 BASE = Config(
     data=DigitsData(),
@@ -74,6 +75,17 @@ def numeric():
                 yield pytest.param(config, setting.name, value, id=f"{key[0]}-{key[1]}")
 
 
+@contextlib.contextmanager
+def refusal(name: str):
+    """Accepts what raises nothing, and a UserError of one short line with the setting's name."""
+    problem = None
+    try:
+        yield
+    except UserError as error:
+        problem = str(error)
+    assert problem is None or (name in problem and "\n" not in problem and len(problem) < 400)
+
+
 def is_traced(config: Config) -> None:
     """Traces a training step, and plans a chain."""
     experiment, mesh = build(config), make_mesh(1, jax.devices()[:1])
@@ -90,17 +102,12 @@ def test_a_hostile_number_is_refused_in_a_line_that_names_its_setting_or_can_be_
     accepted = {}
     for number in (*FLOATS, *WHOLE):
         given = (*value[:-1], number) if isinstance(value, tuple) else number
-        try:
-            new = override(config, {name: given})
-        except UserError as error:
-            assert last in str(error)
-            assert "\n" not in str(error)
-        else:
-            accepted[repr(number)] = new
+        with refusal(last):
+            accepted[number] = override(config, {name: given})
     for new in list(accepted.values())[-1:]:
         is_traced(new)
     # What float32 can't hold is never accepted.
-    assert not {"inf", "-inf", "nan", "1e-320", "1e+39", "-1e+300"} & set(accepted)
+    assert not {*FLOATS[:-1], 10**5000} & set(accepted)
 
 
 @pytest.mark.parametrize(("config", "name", "value"), list(numeric()))
@@ -110,13 +117,10 @@ def test_a_config_in_python_refuses_them_too(config, name, value):
         pytest.skip("a choice's option: `override` makes the same Choice")
     for number in (*WHOLE, *FLOATS):
         given = (*value[:-1], number) if isinstance(value, tuple) else number
-        try:
+        with refusal(field or name):
             if field:
                 part = dataclasses.replace(getattr(config, section), **{field: given})
                 new = dataclasses.replace(config, **{section: part})
             else:
                 new = dataclasses.replace(config, **{name: given})
-        except UserError as error:
-            assert (field or name) in str(error)
-        else:
             assert override(new, {}) == new, number

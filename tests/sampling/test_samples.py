@@ -1,10 +1,9 @@
 import io
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from ddpm_jax.sampling.samples import Samples, class_columns
+from ddpm_jax.sampling.samples import Samples
 
 
 def test_samples_say_what_they_are_and_show_themselves(sixteen):
@@ -14,18 +13,3 @@ def test_samples_say_what_they_are_and_show_themselves(sixteen):
     with Image.open(io.BytesIO(sixteen._repr_png_())) as picture:
         assert picture.format == "PNG"
         assert min(picture.size) > 48
-
-
-@pytest.mark.parametrize(
-    ("labels", "columns"),
-    [
-        (None, None),
-        ([], None),
-        ([0, 1, 2, 0, 1, 2], 3),
-        ([0, 1, 2], None),
-        ([0, 0, 1, 1], None),
-        ([0, 0], None),
-    ],
-)
-def test_classes_in_turn_make_columns(labels, columns):
-    assert class_columns(None if labels is None else np.array(labels)) == columns
