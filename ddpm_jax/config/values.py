@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ddpm_jax.errors import require
+from ddpm_jax.errors import UserError, require, shown
 
 FINITE = "a finite number that float32 can hold"
 
@@ -47,4 +47,4 @@ def typed(hint: Any, value: Any, dotted: str) -> Any:
         if isinstance(member, type) and type(value) is member:
             return value
     named = str(getattr(hint, "__name__", hint)).replace("typing.", "")
-    require(False, dotted, value, named)
+    raise UserError(f"{dotted} is {shown(value)}; it must be {named}")
