@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,18 +10,27 @@ from ddpm_jax.runtime.distributed import is_first
 
 
 def bar(title: str) -> Callable[[int, int], None]:
-    """Returns a callback `(done, total)` that draws a progress bar, if stderr is a terminal."""
-    bars = []
+    """Returns a callback `(done, total)` that shows progress: a bar on a terminal, else lines.
+
+    Time counts from the first call, which may come after a compilation.
+    """
+    shown, begun, first, said = None, None, 0, time.monotonic()
 
     def progress(done: int, total: int) -> None:
-        from tqdm import tqdm
+        from ddpm_jax.training.logging.progress import EVERY_SECONDS, clock, steps_bar
 
-        if not bars:
-            hidden = not (is_first() and sys.stderr.isatty())
-            bars.append(tqdm(desc=title, total=total, unit="step", disable=hidden))
-        bars[0].update(done - bars[0].n)
-        if done == total:
-            bars[0].close()
+        nonlocal shown, begun, first, said
+        now = time.monotonic()
+        if begun is None:
+            begun, first = now, done
+            shown = steps_bar(done, total, title) if is_first() and sys.stderr.isatty() else None
+        if shown is not None:
+            shown.update(done - shown.n)
+            if done == total:
+                shown.close()
+        elif now - said >= EVERY_SECONDS and first < done < total:
+            said, left = now, (now - begun) / (done - first) * (total - done)
+            warn(f"{title}: {done:,} of {total:,}, {clock(left)} left")
 
     return progress
 

@@ -52,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Importing and tracing make millions of objects, and hardly any become garbage. Collecting
         # garbage took a tenth of a short command's time, and another tenth when Python ended.
         gc.set_threshold(10_000, 10, 10)
+        # What goes wrong in XLA is also raised; what its library prints beside is for its makers.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         atexit.register(gc.freeze)
     try:
         code = _answer(list(sys.argv[1:] if argv is None else argv))

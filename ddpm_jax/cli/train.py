@@ -43,6 +43,8 @@ def run(words: list[str]) -> int:
         return 130
     if figures:
         _draw_at_the_end(asked.config, workdir, figures)
+    if result.signal is None and is_first():
+        report(f"done; draw more with: ddpm sample {workdir}")
     return 0
 
 

@@ -302,7 +302,7 @@ class SampleProgram:
             return (np.arange(first, first + num) % classes).astype(np.int32)
         given = np.ravel(labels)
         if not 1 <= len(given) <= num:
-            raise UserError(f"there are {len(given)} labels for {num} samples; give 1 … {num}")
+            raise UserError(f"there are {len(given)} labels for {num} samples; give at most {num}")
         for label in given.tolist():
             if type(label) is not int or not 0 <= label < classes:
                 known = f"they are the whole numbers 0 … {classes - 1}"

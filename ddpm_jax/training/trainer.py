@@ -284,7 +284,6 @@ class Trainer:
             write_samples(self.run / "samples.png", drawn)
             write_samples(self.run / "denoising.gif", drawn)
             plots.loss(self.run / "loss.png", self.logger.rows())
-        self.logger.say(f"done; draw more with: ddpm sample {self.run}")
 
     def _draw(self, state: TrainState, **options: Any) -> Any:
         """Draws samples from the first average; raises _Interrupted if the run should stop."""
