@@ -1,6 +1,7 @@
 """Errors shown to the user."""
 
 import numbers
+import re
 from typing import Any
 
 
@@ -13,11 +14,26 @@ class UserError(Exception):
 
 
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
-    """Returns ` (did you mean X?)` for the closest known name, or an empty string."""
+    """Returns ` (did you mean X?)` for a known name that is near, or an empty string.
+
+    Near is a name of which most letters agree, also in the part behind the last dot or slash, and
+    a name that begins with what was given.
+    """
     import difflib
 
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" (did you mean {close[0]}?)" if close else ""
+    def likeness(one: str, other: str) -> float:
+        return difflib.SequenceMatcher(None, one.lower(), other.lower()).ratio()
+
+    def last(text: str) -> str:
+        return re.split(r"[./](?!py$)", text)[-1].lstrip("-")
+
+    def near(other: str) -> float:
+        begins = len(last(name)) >= 3 and other.startswith(name)
+        whole, part = likeness(name, other), likeness(last(name), last(other))
+        return whole if begins or min(whole, part) >= 0.74 else 0.0
+
+    best = max(known, key=near, default="")
+    return f" (did you mean {best}?)" if best and near(best) else ""
 
 
 INT32_MAX = 2**31 - 1

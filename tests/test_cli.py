@@ -94,7 +94,7 @@ def test_a_config_that_can_not_be_trained_is_refused_before_anything_is_written(
 def test_a_data_set_that_is_not_prepared_names_the_command_that_prepares_it(told, tmp_path):
     words = ("--data.data_dir", tmp_path, "--workdir", tmp_path / "new")
     line = told("train", "configs/cifar10.py", *words)
-    assert f"ddpm data prepare cifar10 --data_dir {tmp_path}" in line
+    assert f"TFDS_DATA_DIR={tmp_path} ddpm data prepare cifar10" in line
     assert not (tmp_path / "new").exists()
 
 

@@ -1,9 +1,11 @@
 """What commands print: progress bars and warnings on stderr, results on stdout."""
 
+import contextlib
 import json
+import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ddpm_jax.runtime.distributed import is_first
@@ -33,6 +35,32 @@ def bar(title: str) -> Callable[[int, int], None]:
             warn(f"{title}: {done:,} of {total:,}, {clock(left)} left")
 
     return progress
+
+
+class _Lines(logging.Handler):
+    """Prints what the package logs as a command's own lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from ddpm_jax.training.logging.progress import TerminalReport
+
+        if is_first():
+            TerminalReport()(f"ddpm: {record.getMessage()}")
+
+
+@contextlib.contextmanager
+def log_lines() -> Iterator[None]:
+    """Shows what the package logs, without the prefixes that libraries may have set up."""
+    log, handler = logging.getLogger("ddpm_jax"), _Lines()
+    before = log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before[0])
+        log.propagate = before[1]
 
 
 def warn(line: str) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from ddpm_jax.cli.console import log_lines
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.runtime.compilation import enable_compilation_cache
 from ddpm_jax.runtime.distributed import find_process, joined
@@ -56,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         atexit.register(gc.freeze)
     try:
-        code = _answer(list(sys.argv[1:] if argv is None else argv))
+        with log_lines():
+            code = _answer(list(sys.argv[1:] if argv is None else argv))
         # If the reader has left, this must fail here: later, Python itself would print an error.
         sys.stdout.flush()
         return code
@@ -113,7 +115,7 @@ def _usage() -> str:
     return (
         "Denoising diffusion probabilistic models in JAX.\n\n"
         f"{lines}\n\n"
-        "CONFIG is a config file, the name of a shipped one (digits, cifar10, …), or a run.\n"
+        "CONFIG is a config file, the name of a shipped one, or a run.\n"
         "Any setting of a config can be replaced by its dotted name: --train.steps 200.\n"
         "ddpm COMMAND --help says more."
     )

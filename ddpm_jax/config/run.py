@@ -157,7 +157,7 @@ class TrainConfig:
     label_dropout: float = 0.0
     """Share of labels replaced by the null class, for classifier-free guidance."""
     loggers: tuple[str, ...] = ("tensorboard",)
-    """What logs the run besides metrics.jsonl and events.jsonl: tensorboard, wandb."""
+    """What logs the run besides metrics.jsonl and events.jsonl."""
     log_every: int = 100
     save_every: int = 5_000
     keep: int = 3

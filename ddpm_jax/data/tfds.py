@@ -6,6 +6,7 @@ Only `prepare` needs TensorFlow: once per data set, it writes the files that are
 import importlib.util
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,14 +106,14 @@ def prepare(
     root = _root(data_dir)
     _require_known(name)
     if manual_dir is not None and not Path(manual_dir).expanduser().is_dir():
-        raise UserError(f"{manual_dir} is not a folder; give --from the original files' folder")
+        raise UserError(f"{manual_dir} is not a folder; give the folder of the original files")
     try:
         builder = tfds.builder(name, data_dir=root)
         download = tfds.download.DownloadConfig(manual_dir=manual_dir)
         builder.download_and_prepare(download_config=download, file_format="array_record")
     # Networks, mirrors and checksums can fail in many ways.
     except Exception as error:
-        advice = "try again, or give the original files with --from DIR"
+        advice = "try again, or give the folder of the original files"
         raise UserError(f"preparing {name} in {root} failed ({_line(error)}); {advice}") from error
     return Path(builder.data_dir)
 
@@ -125,11 +126,15 @@ def _root(data_dir: str | None) -> Path:
     return Path(given).expanduser()
 
 
-def _require_known(name: str) -> None:
+def known_sets() -> list[str]:
+    """Returns the names of all sets of this version of tensorflow-datasets."""
     import tensorflow_datasets as tfds
 
-    known = tfds.list_builders(with_community_datasets=False)
-    bare = re.split("[/:]", name)[0]
+    return tfds.list_builders(with_community_datasets=False)
+
+
+def _require_known(name: str) -> None:
+    known, bare = known_sets(), re.split("[/:]", name)[0]
     if bare not in known:
         raise UserError(f"tensorflow-datasets has no data set {name!r}{nearest(bare, known)}")
 
@@ -162,7 +167,7 @@ def _versions(folder: Path) -> list[Path]:
 
 
 def _command(name: str, root: Path) -> str:
-    return f"ddpm data prepare {name} --data_dir {root}"
+    return f"TFDS_DATA_DIR={shlex.quote(str(root))} ddpm data prepare {name}"
 
 
 def _state(folder: Path) -> str:

@@ -61,8 +61,8 @@ def require_divisible(shape: tuple[int, ...], multipliers: tuple[int, ...]) -> N
     if height % step or width % step:
         near = [max(step, round(side / step) * step) for side in (height, width)]
         raise UserError(
-            f"model.multipliers: {levels} levels halve the image {levels - 1} times, and "
-            f"{height}×{width} is not divisible by {step}; use fewer levels, or "
+            f"model.multipliers: {levels} levels halve the image {levels - 1} times, and its "
+            f"height × width, {height}×{width}, is not divisible by {step}; use fewer levels, or "
             f"images of {near[0]}×{near[1]}"
         )
 
@@ -81,5 +81,5 @@ def check_sides(shape: tuple[int, ...], multipliers: tuple[int, ...]) -> None:
         )
         raise ValueError(
             f"a U-Net of {len(multipliers)} levels needs sides that {step} divides, "
-            f"not {height}x{width}: the nearest are {below} and {above}"
+            f"not height x width = {height}x{width}: the nearest are {below} and {above}"
         )

@@ -3,6 +3,7 @@
 import collections
 import hashlib
 import math
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,8 +26,8 @@ from ddpm_jax.data.pictures import (
 )
 from ddpm_jax.data.points import open_points
 from ddpm_jax.data.source import StreamSource, Unreadable
-from ddpm_jax.data.tfds import open_records
-from ddpm_jax.errors import UserError
+from ddpm_jax.data.tfds import known_sets, open_records
+from ddpm_jax.errors import UserError, nearest
 
 Progress = Callable[[int, int], None]
 
@@ -111,14 +112,17 @@ def inspect(config: DataConfig, progress: Progress = lambda done, total: None) -
 def recognize(source: str, split: str = "train", data_dir: str | None = None) -> DataConfig:
     """Returns the data config for an existing file or folder, or else for a TFDS set of that name.
 
-    Raises UserError if `source` looks like a path and does not exist.
+    Raises UserError if there is neither.
     """
     path = Path(source).expanduser()
     if not path.exists():
-        endings = (*SUFFIXES, ".zip", ".npz", ".npy", ".py")
-        if source.endswith(endings) or path.is_absolute() or source.startswith((".", "~")):
-            raise UserError(f"{path} does not exist; name a folder, a zip, arrays or a TFDS set")
-        return TfdsData(name=source, split=split, data_dir=data_dir)
+        bare, known = re.split("[/:]", source)[0], known_sets()
+        if bare in known:
+            return TfdsData(name=source, split=split, data_dir=data_dir)
+        # A mistyped path is not taken for a mistyped name.
+        beside = sorted(each.name for each in path.parent.glob("*"))
+        near = nearest(path.name, beside) or nearest(source, known if bare == path.name else [])
+        raise UserError(f"{path} does not exist{near}; name a folder, a zip, arrays or a TFDS set")
     if path.suffix.lower() in SUFFIXES:
         return PictureData(path=str(path))
     if path.suffix.lower() in (".npz", ".npy"):
@@ -128,7 +132,8 @@ def recognize(source: str, split: str = "train", data_dir: str | None = None) ->
 
 def summarize(facts: dict[str, Any]) -> dict[str, Any]:
     """Returns the facts with each list or table of counts as one line, long ones cut short."""
-    return {name: _one_line(value) for name, value in facts.items()}
+    words = {"sizes": "height×width×channels"}
+    return {words.get(name, name): _one_line(value) for name, value in facts.items()}
 
 
 def _one_line(value: Any) -> Any:

@@ -171,10 +171,9 @@ class SampleProgram:
         what else the network takes, an array `[num, …]` for each part. A chain with a `start` takes
         the times of the grid below it. The first `num_trajectories` samples (within one batch)
         leave their trajectory, at about 50 times. `progress` gets the intervals done and their
-        total. Raises UserError for a label that does not exist, for more labels than samples, for
-        starting points or conditioning that are not `num` many, for conditioning that the network
-        does not take or that it lacks, and for a number, seed or starting time out of range. Raises
-        OutOfMemory, before anything is drawn, if the samples are more than memory holds.
+        total. Raises UserError, before anything is drawn, for labels, numbers, seeds or times out
+        of range, for starting points or conditioning that are not `num` many or that the network
+        does not take or lacks, and OutOfMemory for more samples than memory holds.
         """
         check_seed(seed)
         check_range(first, num)
@@ -203,8 +202,7 @@ class SampleProgram:
                 if batch == 0 and num_trajectories:
                     frames.append(fetch(carry.x)[:num_trajectories])
                 if done == steps:
-                    part = samples[batch * size : (batch + 1) * size]
-                    part[:] = fetch(carry.x)[: len(part)]
+                    samples[indices[indices < num]] = fetch(carry.x)[: num - batch * size]
                 if done:
                     progress(batch * steps + done, batches * steps)
         return Samples(

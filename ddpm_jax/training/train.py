@@ -69,8 +69,7 @@ def train(
     report = report if distributed.is_first() else None
     # Previews and the last pictures share one size, and thus one compiled program.
     program = SampleProgram(experiment, mesh, config.sample)
-    _check_memory(experiment, mesh)
-    program.require_memory(config.sample.num, animation_size(config.data.example_shape))
+    _check_memory(program)
     checkpoints = Checkpoints(run, report=report or _ignore)
     distributed.compare(_what_must_agree(config, run, source))
     step = distributed.broadcast_from_first(lambda: checkpoints.newest_good() or 0)
@@ -114,8 +113,11 @@ def _check_source(config: Config, source: Source) -> None:
         )
 
 
-def _check_memory(experiment: Experiment, mesh: Mesh) -> None:
-    """Raises OutOfMemory if state and batch alone are more than a device holds."""
+def _check_memory(program: SampleProgram) -> None:
+    """Raises OutOfMemory if the last pictures, or state and batch alone, are more than it holds."""
+    experiment, mesh = program.experiment, program.mesh
+    config = experiment.config
+    program.require_memory(config.sample.num, animation_size(config.data.example_shape))
     layout = state_layout(experiment, mesh), batch_layout(experiment, mesh)
     device = mesh.local_devices[0]
     here = len(mesh.local_devices) if device.platform == "cpu" else 1  # They share the host's.
