@@ -46,7 +46,7 @@ def test_a_hint_is_given_only_for_a_name_that_is_near(name, known, hint):
 def test_a_whole_number_out_of_range_is_refused(value, words):
     with pytest.raises(UserError) as caught:
         require_whole("n", value)
-    assert str(caught.value) == words
+    assert str(caught.value).startswith(words)
     require_whole("n", 2**31 - 1)
     require_whole("n", 0, least=0)
 

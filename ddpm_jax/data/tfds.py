@@ -183,11 +183,13 @@ def _records(builder: Any, config: TfdsData, decoders: dict[str, Any]) -> Any:
     splits = builder.info.splits
     try:
         count = splits[config.split].num_examples
+        # Of a slice that ends before it begins, TFDS counts fewer than none.
+        least = min(splits[part].num_examples for part in config.split.split("+"))
     except Exception as error:
         named = ", ".join(splits)
         advice = f"its splits are {named}, and slices of them like train[:90%]"
         raise UserError(f"data.split: {config.split!r} ({_line(error)}); {advice}") from error
-    if count == 0:
+    if count == 0 or least < 0:
         raise UserError(f"data.split: {config.split!r} of {config.name} is empty; widen its slice")
     try:
         return builder.as_data_source(split=config.split, decoders=decoders)

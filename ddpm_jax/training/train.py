@@ -105,6 +105,8 @@ def _ignore(line: str) -> None:
 
 
 def _check_source(config: Config, source: Source) -> None:
+    if len(source) == 0:
+        raise UserError("the source has no examples; give one that has some")
     found, expected = tuple(source.shape), tuple(config.data.example_shape)
     if found != expected:
         raise UserError(

@@ -110,7 +110,7 @@ def test_text_that_is_not_json_is_named_with_its_file():
         ({"sample": {"guidance": 1.0}, "train": {"label_dropout": 0.0}}, "sample.guidance is 1.0"),
         (
             {"model": {"multipliers": (1, 2, 2, 2, 2)}},
-            "height × width, 8×8, is not divisible by 16",
+            "8×8, is not divisible by 16",
         ),
         ({"model": {"attention": (5,), "multipliers": (1, 2)}}, "the levels have 8, 4"),
         ({"model": {"heads": 3}}, "model.heads is 3"),
