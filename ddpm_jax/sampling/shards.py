@@ -62,7 +62,9 @@ def sample_shards(
             size,
             first=k * size,
             seed=seed,
-            labels=None if given is None else given[(k * size + np.arange(size)) % len(given)],
+            labels=None
+            if given is None
+            else given[(k * size + np.arange(size)) % len(given)].tolist(),
             **options,
         )
         kept = min(size, num - k * size)
