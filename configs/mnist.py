@@ -1,6 +1,7 @@
 """MNIST at its own 28×28, by class, with a small U-Net: an evening on a CPU, minutes on a GPU."""
 
 from ddpm_jax.config import (
+    Choice,
     Config,
     DiffusionConfig,
     OptimizerConfig,
@@ -19,7 +20,9 @@ def get_config() -> Config:
         ),
         diffusion=DiffusionConfig(schedule="cosine"),
         optimizer=OptimizerConfig(warmup=1_000),
-        train=TrainConfig(steps=50_000, ema_decay=0.999, label_dropout=0.1),
+        train=TrainConfig(
+            steps=50_000, averages={"ema": Choice("ema", decay=0.999)}, label_dropout=0.1
+        ),
         sample=SampleConfig(sampler="ddpm", num=100),
     )
 

@@ -43,6 +43,7 @@ def require_whole(name: str, value: Any, least: int = 1, most: int = INT32_MAX) 
     """Raises UserError unless the value is a whole number in least … most."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     require(whole, name, value, "a whole number")
+    value = int(value)
     need = f"at most {most:,}" if value > most else f"at least {least}" if least else "0 or more"
     require(least <= value <= most, name, value, need)
 

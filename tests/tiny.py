@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from ddpm_jax.config import (
+    Choice,
     Config,
     DiffusionConfig,
     DigitsData,
@@ -31,7 +32,7 @@ TINY = Config(
     train=TrainConfig(
         steps=12,
         batch_size=16,
-        ema_decay=0.9,
+        averages={"ema": Choice("ema", decay=0.9)},
         label_dropout=0.2,
         log_every=4,
         save_every=4,

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from ddpm_jax import config as configs
 from ddpm_jax.cli.flags import HELP, SWITCH, read, split
 from ddpm_jax.config import Config, Setting
+from ddpm_jax.config.files import SHIPPED
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import Remote, storage_path
 from ddpm_jax.runtime.distributed import DistributedOptions as Distributed
@@ -55,10 +56,9 @@ def with_rows(settings: Sequence[Setting]) -> list[Setting]:
     """Returns settings whose help shows the rows of the tables that lists of names choose from."""
     # Tables of rooms that need not be imported to read the words.
     from ddpm_jax.evaluation.metrics import METRICS
-    from ddpm_jax.training.ema import AVERAGES
     from ddpm_jax.training.logging.run_logger import CHOSEN
 
-    rows = {"train.loggers": CHOSEN, "train.averages": AVERAGES, "metrics": METRICS}
+    rows = {"train.loggers": CHOSEN, "metrics": METRICS}
     return [each._replace(rows=tuple(rows.get(each.name, each.rows))) for each in settings]
 
 
@@ -80,7 +80,7 @@ def read_command(
     own = [*settings_of(cls), *more]
     about = (cls.__doc__ or "").strip()
     if words and words[0] in HELP:
-        shipped = ", ".join(sorted(path.stem for path in configs.SHIPPED.glob("*.py")))
+        shipped = ", ".join(sorted(path.stem for path in SHIPPED.glob("*.py")))
         about = f"{about}\n\nThe shipped configs are {shipped}."
         read(f"{prog} {what}", words, with_rows([*own, *configs.settings(Config())]), about)
     target, words = target_of(words, prog, what)

@@ -41,7 +41,7 @@ def typed(hint: Any, value: Any, dotted: str) -> Any:
                 )
         if member is type(None) and value is None:
             return None
-        if member is float and type(value) in (int, float):
+        if member is float and isinstance(value, int | float) and not isinstance(value, bool):
             require(in_float32(value), dotted, value, FINITE)
             return float(value)
         if isinstance(member, type) and type(value) is member:

@@ -122,7 +122,7 @@ def _training(
         "images_per_s": size / step,
         "data_wait_ms": 1e3 * statistics.median(waited),
         "train_peak_bytes": stats.get("peak_bytes_in_use", planned_bytes(compiled)),
-    }, state.ema[config.train.averages[0]]
+    }, state.ema[config.train.first_average]
 
 
 def _compile(experiment: Experiment, mesh: Mesh, *, cached: bool) -> tuple[float, Any]:

@@ -32,7 +32,7 @@ from ddpm_jax.runtime.mesh import batch_sharding, fetch, replicated, shard_rows
 from ddpm_jax.runtime.random import sample_keys
 from ddpm_jax.sampling.denoiser import is_guided, make_denoiser
 from ddpm_jax.sampling.samples import Samples
-from ddpm_jax.typing import Conditioning, DenoiserTransform, Examples
+from ddpm_jax.typing import Conditioning, Denoiser, Examples, Operator
 
 # A chain is about this many calls of the compiled program: the frames of a trajectory.
 _CHUNKS = 50
@@ -57,19 +57,18 @@ class SampleProgram:
         options: SampleConfig,
         *,
         times: np.ndarray | None = None,
-        transforms: Sequence[DenoiserTransform] = (),
+        operators: Sequence[Callable[[Denoiser, Any], Denoiser]] = (),
     ):
         """`times` are the chain's, and may go up and down; None for the grid of the options.
 
-        `transforms` of the denoiser come after clipping: the operators of editing. They see batches
-        of the size that the chain computes at once.
+        `operators` transform the denoiser after clipping. Each call brings their data.
 
         Raises UserError for steps or guidance that this network can't give, ValueError for times
         that `plan_chain` refuses.
         """
         T = experiment.schedule.T
         self.experiment, self.mesh, self.options = experiment, mesh, options
-        self.transforms = tuple(transforms)
+        self.operators = tuple(operators)
         if options.steps is not None and options.steps > T:
             raise UserError(f"sample.steps is {options.steps}; it must be at most T, which is {T}")
         if is_guided(options) and experiment.config.train.label_dropout == 0:
@@ -123,9 +122,11 @@ class SampleProgram:
         seed: jax.Array,
         indices: jax.Array,
         conditioning: Conditioning,
+        operands: Sequence[Any],
     ) -> Any:
+        operators = [Operator(*each) for each in zip(self.operators, operands, strict=True)]
         denoiser = make_denoiser(
-            self.experiment, params, conditioning, self.options, transforms=self.transforms
+            self.experiment, params, conditioning, self.options, operators=operators
         )
         return advance(self.sampler, denoiser, carry, rows, sample_keys(seed, indices))
 
@@ -158,33 +159,32 @@ class SampleProgram:
         first: int = 0,
         labels: Sequence[int] | int | None = None,
         conditioning: Conditioning = NO_CONDITIONING,
+        operands: Sequence[Any] = (),
         start: Start | None = None,
         num_trajectories: int = 0,
         progress: Progress = lambda done, total: None,
     ) -> Samples:
         """Draws samples first … first+num-1 of a seed.
 
-        Every process of the mesh must call it, and gets all samples.
-
-        `labels` is the class of all samples, or classes that they take in turn; None takes all
-        classes in turn. `conditioning` has
-        what else the network takes, an array `[num, …]` for each part. A chain with a `start` takes
-        the times of the grid below it. The first `num_trajectories` samples (within one batch)
-        leave their trajectory, at about 50 times. `progress` gets the intervals done and their
-        total. Raises UserError, before anything is drawn, for labels, numbers, seeds or times out
-        of range, for starting points or conditioning that are not `num` many or that the network
-        does not take or lacks, and OutOfMemory for more samples than memory holds.
+        Every process of the mesh must call it, and gets all samples. They take the `labels` in
+        turn, one or several; None takes all classes. `conditioning` has what else the network
+        takes, an array `[num, …]` for each part. `operands` has the data of each operator, a tree
+        of arrays `[num, …]`. A chain with a `start` takes the times of the grid below it. The first
+        `num_trajectories` samples (within one batch) leave their trajectory, at about 50 times.
+        `progress` gets the intervals done and their total. Raises UserError, before anything is
+        drawn, for numbers and labels out of range, and for arrays that are not `num` long or that
+        the network does not take or lacks; OutOfMemory for more samples than memory holds.
         """
         check_seed(seed)
         check_range(first, num)
         self.require_memory(num, num_trajectories)
         drawn_labels = self._check_labels(first, num, labels)
-        given = self._check_conditioning(num, conditioning)._replace(labels=drawn_labels)
+        given = self._check_given(num, conditioning, operands, drawn_labels)
         times, rows = self._from(start, num)
         size, steps = self._batch_size(num), len(times) - 1
-        batches, chunk = math.ceil(num / size), _chunk(steps)
-        samples = np.empty((num, *self.experiment.config.data.example_shape), np.float32)
-        frames = []
+        batches = math.ceil(num / size)
+        shape = (num, *self.experiment.config.data.example_shape)
+        samples, frames = np.empty(shape, np.float32), []
         for batch in range(batches):
             indices = np.arange(batch * size, (batch + 1) * size)
             # The last batch is padded, so that one compiled shape serves all.
@@ -192,11 +192,10 @@ class SampleProgram:
             chain = self._run(
                 params,
                 rows,
-                chunk,
                 key=np.uint32(seed),
                 indices=shard_rows((first + indices).astype(np.uint32), self.mesh),
                 x=None if start is None else self._shard(start.x.astype(np.float32), places),
-                conditioning=jax.tree.map(lambda x, places=places: self._shard(x, places), given),
+                given=jax.tree.map(lambda x, at=places: self._shard(x, at), given),
             )
             for done, carry in chain:
                 if batch == 0 and num_trajectories:
@@ -209,7 +208,7 @@ class SampleProgram:
             samples,
             drawn_labels,
             np.stack(frames)[:, :num] if frames else None,
-            times[[*range(0, steps, chunk), steps]] if frames else None,
+            times[[*range(0, steps, _chunk(steps)), steps]] if frames else None,
         )
 
     def require_memory(self, num: int, num_trajectories: int = 0) -> None:
@@ -228,15 +227,15 @@ class SampleProgram:
         self,
         params: Any,
         rows: Row,
-        chunk: int,
         *,
         key: np.uint32,
         indices: jax.Array,
         x: jax.Array | None,
-        conditioning: Conditioning,
+        given: tuple[Conditioning, Sequence[Any]],
     ) -> Iterator[tuple[int, Any]]:
         """Yields the intervals done and the carry, before the first and after each chunk."""
         steps, fix = len(rows.t), "lower sample.batch_size"
+        chunk = _chunk(steps)
         with memory_errors(fix):
             carry = jax.block_until_ready(self._start(key, indices, x))
         yield 0, carry
@@ -244,7 +243,7 @@ class SampleProgram:
             end = min(begin + chunk, steps)
             piece = jax.tree.map(lambda leaf, a=begin, b=end: leaf[a:b], rows)
             with memory_errors(fix):
-                carry = self._advance(params, carry, piece, key, indices, conditioning)
+                carry = self._advance(params, carry, piece, key, indices, *given)
                 jax.block_until_ready(carry)
             yield end, carry
 
@@ -269,23 +268,25 @@ class SampleProgram:
         devices = self.mesh.size
         return math.ceil(min(num, self.options.batch_size) / devices) * devices
 
+    def _check_given(
+        self, num: int, conditioning: Conditioning, operands: Sequence[Any], labels: Any
+    ) -> tuple[Conditioning, tuple[Any, ...]]:
+        """Returns conditioning and operators' data, with a row for each sample."""
+        rows = jax.tree.map(lambda x: _rows("an operator's data", x, num), tuple(operands))
+        return self._check_conditioning(num, conditioning)._replace(labels=labels), rows
+
     def _check_conditioning(self, num: int, given: Conditioning) -> Conditioning:
         """Returns the parts besides labels as float32 and int32 arrays, one row a sample."""
         if given.labels is not None:
             raise UserError("conditioning.labels: give the classes of the samples as labels")
         require_taken(self.experiment.model, given)
 
-        def rows(name: str, part: Any, dtype: Any) -> Any:
-            if part is not None and (np.ndim(part) == 0 or len(part) != num):
-                shape = np.shape(part)
-                raise UserError(
-                    f"conditioning.{name} has the shape {shape}; it must have {num} rows"
-                )
-            return None if part is None else np.asarray(part, dtype)
+        def part(name: str, dtype: Any) -> Any:
+            found = getattr(given, name)
+            return None if found is None else _rows(f"conditioning.{name}", found, num, dtype)
 
         return Conditioning(
-            image=rows("image", given.image, np.float32),
-            image_noise=rows("image_noise", given.image_noise, np.int32),
+            image=part("image", np.float32), image_noise=part("image_noise", np.int32)
         )
 
     def _check_labels(
@@ -314,6 +315,13 @@ def check_range(first: int, num: int) -> None:
     require_whole("first", first, 0, 2**32 - 1)
     if first + num > 2**32:
         raise UserError(f"first is {first}: the last sample of a seed is {2**32 - 1}; take another")
+
+
+def _rows(name: str, array: Any, num: int, dtype: Any = None) -> np.ndarray:
+    """Returns the array; raises UserError unless it has one row for each of `num` samples."""
+    if np.ndim(array) == 0 or len(array) != num:
+        raise UserError(f"{name} has the shape {np.shape(array)}; it must have {num} rows")
+    return np.asarray(array, dtype)
 
 
 def _chunk(steps: int) -> int:

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
+from ddpm_jax.averages import ema_update, make_averages
 from ddpm_jax.config import Config
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import DiffusionInputs, Experiment
 from ddpm_jax.runtime.compilation import compiler_options
 from ddpm_jax.runtime.mesh import batch_sharding, replicated, state_shardings, with_shardings
-from ddpm_jax.training.ema import ema_update
-from ddpm_jax.training.state import TrainState, averages_of, init_state
+from ddpm_jax.training.state import TrainState, init_state
 from ddpm_jax.typing import Batch, PerExample
 
 Metrics = dict[str, jax.Array]
@@ -46,7 +46,7 @@ def make_update(
     parameters that failed. `mesh` holds the devices, if there are several.
     """
     train = experiment.config.train
-    averages = averages_of(train)
+    averages = make_averages(train.averages)
     gather, scatter = _split_over(mesh)
 
     def update(state: TrainState, drawn: DiffusionInputs) -> tuple[TrainState, Metrics]:

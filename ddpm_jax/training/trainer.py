@@ -293,7 +293,7 @@ class Trainer:
                 raise _Interrupted
 
         config = self.config
-        params = state.ema[config.train.averages[0]]
+        params = state.ema[config.train.first_average]
         return self.program(params, config.sample.num, seed=config.seed, progress=check, **options)
 
 

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddpm_jax.averages import ema_update, warmed_up
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.experiment import build
 from ddpm_jax.runtime import mesh as meshes
 from ddpm_jax.runtime.mesh import shard_batch
-from ddpm_jax.training.ema import ema_update, warmed_up
 from ddpm_jax.training.step import (
     batch_layout,
     jit_train_step,
@@ -182,7 +182,7 @@ def test_the_average_of_a_run_is_its_recurrence(trainer):
     expected = [np.asarray(leaf) for leaf in jax.tree.leaves(state.ema)]
     for step in range(1, 5):
         state, _ = trainer.run(state, 1)
-        decay = min(TINY.train.ema_decay, (1 + step) / (10 + step))
+        decay = min(TINY.train.averages["ema"].options["decay"], (1 + step) / (10 + step))
         params = jax.tree.leaves(state.params)
         expected = [
             decay * e + (1 - decay) * np.asarray(p) for e, p in zip(expected, params, strict=True)
