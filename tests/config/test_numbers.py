@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import typing
+from collections.abc import Mapping
 
 import jax
 import pytest
@@ -22,7 +23,7 @@ from ddpm_jax.config import (
     override,
     settings,
 )
-from ddpm_jax.config.choices import choice_fields
+from ddpm_jax.config.choices import ChoiceField, choice_fields
 from ddpm_jax.config.values import members
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
@@ -52,7 +53,8 @@ def configs():
         yield dataclasses.replace(BASE, data=cls(**size))
     for section in ("diffusion", "optimizer", "train", "sample"):
         for name, field in choice_fields(getattr(BASE, section)).items():
-            for row in field.table:
+            # Several choices together have settings of their own: BASE has them.
+            for row in field.table if isinstance(field, ChoiceField) else ():
                 yield override(BASE, {f"{section}.{name}": row})
 
 
@@ -64,7 +66,7 @@ def numeric():
             value = setting.default
             owner = config
             for part in setting.name.split(".")[:-1]:
-                owner = getattr(owner, part)
+                owner = owner[part] if isinstance(owner, Mapping) else getattr(owner, part)
             key = setting.name, getattr(owner, "name", type(owner))
             several = isinstance(value, tuple) and value and type(value[0]) is int
             is_number = any(kind in (int, float) for kind in members(setting.type))
