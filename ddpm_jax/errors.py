@@ -1,5 +1,7 @@
 """Errors shown to the user."""
 
+import numbers
+import re
 from typing import Any
 
 
@@ -12,14 +14,50 @@ class UserError(Exception):
 
 
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
-    """Returns ` (did you mean X?)` for the closest known name, or an empty string."""
+    """Returns ` (did you mean X?)` for a known name that is near, or an empty string.
+
+    Near is a name of which most letters agree, also in the part behind the last dot or slash, and
+    a name that begins with what was given.
+    """
     import difflib
 
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" (did you mean {close[0]}?)" if close else ""
+    def likeness(one: str, other: str) -> float:
+        return difflib.SequenceMatcher(None, one.lower(), other.lower()).ratio()
+
+    def last(text: str) -> str:
+        return re.split(r"[./](?!py$)", text)[-1].lstrip("-")
+
+    def near(other: str) -> float:
+        begins = len(last(name)) >= 3 and other.startswith(name)
+        whole, part = likeness(name, other), likeness(last(name), last(other))
+        return whole if begins or min(whole, part) >= 0.74 else 0.0
+
+    best = max(known, key=near, default="")
+    return f" (did you mean {best}?)" if best and near(best) else ""
+
+
+INT32_MAX = 2**31 - 1
+
+
+def require_whole(name: str, value: Any, least: int = 1, most: int = INT32_MAX) -> None:
+    """Raises UserError unless the value is a whole number in least … most."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    require(whole, name, value, "a whole number")
+    value = int(value)
+    need = f"at most {most:,}" if value > most else f"at least {least}" if least else "0 or more"
+    require(least <= value <= most, name, value, need)
 
 
 def require(ok: bool, name: str, value: Any, need: str) -> None:
     """Raises UserError, which says what the value must be, unless it is ok."""
     if not ok:
-        raise UserError(f"{name} is {value!r}; it must be {need}")
+        raise UserError(f"{name} is {shown(value)}; it must be {need}")
+
+
+def shown(value: Any) -> str:
+    """Returns a value in at most 100 characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no number of more than 4,300 digits.
+        text = "a number too long to print"
+    return text if len(text) <= 100 else f"{text[:97]}…"

@@ -94,7 +94,7 @@ def test_a_config_that_can_not_be_trained_is_refused_before_anything_is_written(
 def test_a_data_set_that_is_not_prepared_names_the_command_that_prepares_it(told, tmp_path):
     words = ("--data.data_dir", tmp_path, "--workdir", tmp_path / "new")
     line = told("train", "configs/cifar10.py", *words)
-    assert f"ddpm data prepare cifar10 --data_dir {tmp_path}" in line
+    assert f"TFDS_DATA_DIR={tmp_path} ddpm data prepare cifar10" in line
     assert not (tmp_path / "new").exists()
 
 
@@ -116,7 +116,7 @@ def test_a_workdir_that_is_a_file_or_below_one_is_refused(told, tmp_path):
 
 SAMPLES = {
     "a label that does not exist": (["--num", "1", "--labels", "10"], "there is no class 10"),
-    "labels of another number": (["--num", "3", "--labels", "1", "2"], "2 labels for 3 samples"),
+    "more labels than samples": (["--num", "1", "--labels", "1", "2"], "2 labels for 1 samples"),
     "an unknown sampler": (["--sampler", "dddm"], "one of ddim, ddpm, ddpm-beta"),
     "more steps than T": (
         ["--steps", "21"],
@@ -124,6 +124,14 @@ SAMPLES = {
     ),
     "no steps": (["--steps", "0"], "sample.steps is 0"),
     "no samples": (["--num", "0"], "the number of samples is 0"),
+    "more samples than memory holds": (["--num", "4000000000"], "free; draw fewer, or draw them"),
+    "as many, and their mend": (["--num", "4000000000"], "--output FOLDER writes them in parts"),
+    "more samples than a seed has": (["--num", "4294967297"], "at most 4,294,967,296"),
+    "as many into a folder": (["--num", "4294967297", "--output", "many"], "at most 4,294,967,296"),
+    "a number of samples without end": (["--num", "1" + 400 * "0"], "samples is 1000000"),
+    "a batch of samples without end": (["--batch_size", "1" + 40 * "0"], "at most 2,147,483,647"),
+    "an endless guidance": (["--guidance", "1e400"], "guidance is inf; it must be a finite number"),
+    "a guidance that is none": (["--guidance", "nan"], "guidance is nan; it must be a finite"),
     "an eta for ddpm": (["--sampler", "ddpm", "--eta", "0.5"], "left out for ddpm, which has none"),
     "an eta too large": (["--sampler", "ddim", "--eta", "2"], "sample.sampler.eta is 2"),
     "another ending": (["--output", "samples.jpg"], "one of .png, .gif, .npz"),
@@ -171,7 +179,7 @@ def test_the_other_commands_say_what_they_need(told, run, tmp_path):
     assert "--smoke is for config files" in told("train", run, "--smoke")
     assert "--workdir needs a value" in told("train", DIGITS, "--workdir", "--smoke")
     assert "did you mean forward?" in told("plot", run, "forwards")
-    assert "needs a figure, samples|animation|" in told("plot", run)
+    assert "needs a figure, samples|animation|" in told("plot", DIGITS)
     assert "this figure is a .png file" in told("plot", run, "loss", "--output", "loss.pdf")
     assert "needs a trained run" in told("plot", DIGITS, "loss", "--output", tmp_path / "x.png")
     assert "did you mean accuracy?" in told("evaluate", run, "--metrics", "acuracy")

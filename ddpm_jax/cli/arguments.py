@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from ddpm_jax import config as configs
 from ddpm_jax.cli.flags import HELP, SWITCH, read, split
 from ddpm_jax.config import Config, Setting
+from ddpm_jax.config.files import SHIPPED
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import Remote, storage_path
 from ddpm_jax.runtime.distributed import DistributedOptions as Distributed
@@ -51,6 +52,16 @@ def built(cls: type[T], given: dict[str, Any]) -> T:
     return cls(**values)
 
 
+def with_rows(settings: Sequence[Setting]) -> list[Setting]:
+    """Returns settings whose help shows the rows of the tables that lists of names choose from."""
+    # Tables of rooms that need not be imported to read the words.
+    from ddpm_jax.evaluation.metrics import METRICS
+    from ddpm_jax.training.logging.run_logger import CHOSEN
+
+    rows = {"train.loggers": CHOSEN, "metrics": METRICS}
+    return [each._replace(rows=tuple(rows.get(each.name, each.rows))) for each in settings]
+
+
 class CommandInput(NamedTuple):
     """What the words of a command with a config mean."""
 
@@ -69,13 +80,17 @@ def read_command(
     own = [*settings_of(cls), *more]
     about = (cls.__doc__ or "").strip()
     if words and words[0] in HELP:
-        read(f"{prog} {what}", words, [*own, *configs.settings(Config())], about)
+        shipped = ", ".join(sorted(path.stem for path in SHIPPED.glob("*.py")))
+        about = f"{about}\n\nThe shipped configs are {shipped}."
+        read(f"{prog} {what}", words, with_rows([*own, *configs.settings(Config())]), about)
     target, words = target_of(words, prog, what)
     prog = f"{prog} {target}"
     mine, rest = split(words, {each.name for each in own}.__contains__)
     options = built(cls, read(prog, mine, own, about))
     config = config_of(target, smoke=getattr(options, "smoke", False))
-    given = read(prog, rest, [*own, *configs.settings(config)], about)
+    helps = any(word in HELP for word in rest)
+    known = [*own, *configs.settings(config)]
+    given = read(prog, rest, with_rows(known) if helps else known, about)
     return CommandInput(target, options, configs.override(config, given))
 
 

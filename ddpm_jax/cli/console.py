@@ -1,28 +1,66 @@
 """What commands print: progress bars and warnings on stderr, results on stdout."""
 
+import contextlib
 import json
+import logging
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ddpm_jax.runtime.distributed import is_first
 
 
 def bar(title: str) -> Callable[[int, int], None]:
-    """Returns a callback `(done, total)` that draws a progress bar, if stderr is a terminal."""
-    bars = []
+    """Returns a callback `(done, total)` that shows progress: a bar on a terminal, else lines.
+
+    Time counts from the first call, which may come after a compilation.
+    """
+    shown, begun, first, said = None, None, 0, time.monotonic()
 
     def progress(done: int, total: int) -> None:
-        from tqdm import tqdm
+        from ddpm_jax.training.logging.progress import EVERY_SECONDS, clock, steps_bar
 
-        if not bars:
-            hidden = not (is_first() and sys.stderr.isatty())
-            bars.append(tqdm(desc=title, total=total, unit="step", disable=hidden))
-        bars[0].update(done - bars[0].n)
-        if done == total:
-            bars[0].close()
+        nonlocal shown, begun, first, said
+        now = time.monotonic()
+        if begun is None:
+            begun, first = now, done
+            shown = steps_bar(done, total, title) if is_first() and sys.stderr.isatty() else None
+        if shown is not None:
+            shown.update(done - shown.n)
+            if done == total:
+                shown.close()
+        elif now - said >= EVERY_SECONDS and first < done < total:
+            said, left = now, (now - begun) / (done - first) * (total - done)
+            warn(f"{title}: {done:,} of {total:,}, {clock(left)} left")
 
     return progress
+
+
+class _Lines(logging.Handler):
+    """Prints what the package logs as a command's own lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from ddpm_jax.training.logging.progress import TerminalReport
+
+        if is_first():
+            TerminalReport()(f"ddpm: {record.getMessage()}")
+
+
+@contextlib.contextmanager
+def log_lines() -> Iterator[None]:
+    """Shows what the package logs, without the prefixes that libraries may have set up."""
+    log, handler = logging.getLogger("ddpm_jax"), _Lines()
+    before = log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before[0])
+        log.propagate = before[1]
 
 
 def warn(line: str) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ddpm_jax import config as configs
-from ddpm_jax.cli.arguments import Shared, options_of, settings_of, target_of
+from ddpm_jax.cli.arguments import Shared, options_of, settings_of, target_of, with_rows
 from ddpm_jax.cli.console import bar, show, warn
 from ddpm_jax.cli.flags import HELP, read, split
 from ddpm_jax.evaluation.evaluate import evaluate
@@ -30,7 +30,7 @@ class Options:
 def run(words: list[str]) -> int:
     """Prints the metrics of a run."""
     if words and words[-1] in HELP:
-        shown = [*settings_of(Options), *configs.settings(Shared())]
+        shown = with_rows([*settings_of(Options), *configs.settings(Shared())])
         read("ddpm evaluate RUN", ["--help"], shown, (Options.__doc__ or "").strip())
     target, words = target_of(words, "ddpm evaluate", "RUN")
     prog = f"ddpm evaluate {target}"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ddpm_jax.cli import streams
+from ddpm_jax.cli.console import log_lines
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.files import mend, reason
 from ddpm_jax.runtime.compilation import enable_compilation_cache
@@ -55,10 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Importing and tracing make millions of objects, and hardly any become garbage. Collecting
         # garbage took a tenth of a short command's time, and another tenth when Python ended.
         gc.set_threshold(10_000, 10, 10)
+        # What goes wrong in XLA is also raised; what its library prints beside is for its makers.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         atexit.register(gc.freeze)
         streams.prepare()
     try:
-        code = _answer(list(sys.argv[1:] if argv is None else argv))
+        with log_lines():
+            code = _answer(list(sys.argv[1:] if argv is None else argv))
         # If the reader has left, this must fail here: later, Python itself would print an error.
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -136,7 +140,7 @@ def _usage() -> str:
     return (
         "Denoising diffusion probabilistic models in JAX.\n\n"
         f"{lines}\n\n"
-        "CONFIG is a config file, the name of a shipped one (digits, cifar10, …), or a run.\n"
+        "CONFIG is a config file, the name of a shipped one, or a run.\n"
         "Any setting of a config can be replaced by its dotted name: --train.steps 200.\n"
         "ddpm COMMAND --help says more."
     )

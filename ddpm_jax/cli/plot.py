@@ -16,11 +16,16 @@ from ddpm_jax.tables import options_of
 
 Figure = tuple[str, dict[str, Any]]
 """The name of a figure, and its options."""
+_OF_A_RUN = ("samples", "loss")
+"""What is drawn of a run whose config names no figures."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Draws a figure of a run, or of a config's data and schedule."""
+    """Draws a figure of a run, or of a config's data and schedule.
+
+    Without FIGURE it draws those that the config lists; if it lists none, samples and loss.
+    """
 
     output: str | None = None
     """Output file; if left out, FIGURE.png or .gif, in a run's folder or here for a config."""
@@ -35,10 +40,11 @@ def run(words: list[str]) -> int:
     target, words = target_of(words, "ddpm plot", "CONFIG|RUN")
     config = config_of(target)
     wanted = [_figure(words, f"ddpm plot {target}")] if words else own_figures(config)
-    if not wanted:
-        raise UserError(f"ddpm plot {target} needs a figure, {_names()}: its config names none")
     folder = storage_path(target)
-    draw(config, folder if folder.is_dir() else None, wanted)
+    run = folder if folder.is_dir() else None
+    if not wanted and run is None:
+        raise UserError(f"ddpm plot {target} needs a figure, {_names()}: its config names none")
+    draw(config, run, wanted or [(name, {}) for name in _OF_A_RUN])
     if shown := configs.describe_shown(config.data):
         print(shown)
     return 0

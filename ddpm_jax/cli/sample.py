@@ -4,8 +4,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ddpm_jax import config as configs
 from ddpm_jax import plots
 from ddpm_jax.cli.arguments import Shared, built, settings_of, target_of
@@ -16,6 +14,7 @@ from ddpm_jax.data.classes import describe_labels
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import StoragePath, storage_path
 from ddpm_jax.runtime.distributed import is_first
+from ddpm_jax.runtime.memory import OutOfMemory
 from ddpm_jax.sampling.files import animation_size, write_samples
 from ddpm_jax.sampling.run import load
 from ddpm_jax.sampling.shards import sample_shards
@@ -30,8 +29,9 @@ class Options:
     seed: int = 0
     """Sample i depends only on the seed and on i."""
     labels: tuple[str, ...] | None = None
-    """One class for each sample, or one class for all, by name or number; if left out, each class
-    in turn. If a class has a number as its name, numbers mean names."""
+    """Classes that the samples take in turn, by name or number: one, several, or one for each
+    sample; if left out, all classes in turn. If a class has a number as its name, numbers mean
+    names."""
     checkpoint: int | None = None
     """Step of the checkpoint; if left out, the newest good one."""
     params: str | None = None
@@ -84,15 +84,16 @@ def _draw(target: str, output: StoragePath, options: Options, settings: dict[str
         report=warn,
     )
     num, labels = settings.pop("num", None), run.labels(options.labels)
-    if labels is not None and len(labels) == 1 and num is not None:
-        labels = np.repeat(labels, num)
     shared = {"seed": options.seed, "labels": labels, "progress": bar("sampling"), **settings}
     if to_folder:
         count = sample_shards(run, output, num, **shared)
     else:
         plots.check_path(output, output.suffix)
         frames = animation_size(run.config.data.example_shape) if output.suffix == ".gif" else 0
-        drawn = run.sample(num, num_trajectories=frames, **shared)
+        try:
+            drawn = run.sample(num, num_trajectories=frames, **shared)
+        except OutOfMemory as error:
+            raise UserError(f"{error}; --output FOLDER writes them in parts") from None
         count = len(drawn.samples)
         if is_first():
             write_samples(output, drawn)

@@ -46,6 +46,8 @@ def run(words: list[str]) -> int:
         if result.start == result.step:  # Nothing was trained: what is drawn stays as it is.
             figures = [each for each in figures if not path_of(each[0], workdir).is_file()]
         _draw_at_the_end(asked.config, workdir, figures)
+    if result.signal is None and is_first():
+        report(f"done; draw more with: ddpm sample {workdir}")
     return 0
 
 

@@ -1,5 +1,6 @@
 """Checks of settings; the message has the dotted name, the value, and what it must be."""
 
+import numbers
 from collections.abc import Iterable
 
 from ddpm_jax.errors import nearest, require
@@ -7,7 +8,8 @@ from ddpm_jax.errors import nearest, require
 
 def check_seed(seed: int) -> None:
     """Raises UserError unless the seed is an unsigned 32-bit number."""
-    require(0 <= seed < 2**32, "seed", seed, "in 0 … 4294967295")
+    whole = isinstance(seed, numbers.Integral) and 0 <= seed < 2**32
+    require(whole, "seed", seed, "in 0 … 4294967295")
 
 
 def require_row(name: str, value: str, table: Iterable[str]) -> None:

@@ -11,6 +11,7 @@ from ddpm_jax.averages import AVERAGES
 from ddpm_jax.config.checks import check_seed
 from ddpm_jax.config.choices import ChoiceField, ChoicesField, naming
 from ddpm_jax.config.plain import flatten
+from ddpm_jax.config.values import FINITE, in_float32
 from ddpm_jax.data import DataConfig
 from ddpm_jax.data.settings import PictureData, TfdsData
 from ddpm_jax.diffusion import (
@@ -31,12 +32,16 @@ from ddpm_jax.diffusion import (
     make_time_grid,
     make_weighting,
 )
+from ddpm_jax.diffusion.schedules import LARGEST_T
 from ddpm_jax.diffusion.timestep_samplers import TIMESTEP_SAMPLERS, make_timestep_sampler
-from ddpm_jax.errors import require
+from ddpm_jax.errors import INT32_MAX, require, require_whole
 from ddpm_jax.models import ModelConfig, UNetConfig
 from ddpm_jax.optimizers import OPTIMIZERS
 from ddpm_jax.tables import Choice
 from ddpm_jax.typing import is_image
+
+# Values of one batch: XLA ends the process where a program's array has more than int64 can count.
+_LARGEST_BATCH = 2**40
 
 # A row checks its options when it is made, whatever it is made of.
 _ANY_SCHEDULE = make_schedule("cosine", 1_000)
@@ -96,7 +101,7 @@ class DiffusionConfig:
     """How the loss is weighted over t."""
 
     def __post_init__(self):
-        require(self.timesteps >= 1, "diffusion.timesteps", self.timesteps, "at least 1")
+        require_whole("diffusion.timesteps", self.timesteps, most=LARGEST_T)
         # Here and not in their fields, because they are made of several settings.
         with naming("diffusion.schedule", self.schedule):
             make_schedule(self.schedule.name, self.timesteps, **self.schedule.options)
@@ -133,7 +138,7 @@ class OptimizerConfig:
     def __post_init__(self):
         rate = self.learning_rate
         require(0 < rate < math.inf, "optimizer.learning_rate", rate, "above 0")
-        require(self.warmup >= 0, "optimizer.warmup", self.warmup, "0 or more")
+        require_whole("optimizer.warmup", self.warmup, least=0)
         require(self.clip is None or self.clip > 0, "optimizer.clip", self.clip, "above 0 or None")
 
 
@@ -158,7 +163,7 @@ class TrainConfig:
     label_dropout: float = 0.0
     """Share of labels replaced by the null class, for classifier-free guidance."""
     loggers: tuple[str, ...] = ("tensorboard",)
-    """What logs the run besides metrics.jsonl and events.jsonl: tensorboard, wandb."""
+    """What logs the run besides metrics.jsonl and events.jsonl."""
     log_every: int = 100
     save_every: int = 5_000
     keep: int = 3
@@ -189,13 +194,14 @@ class TrainConfig:
             "gradient_accumulation_steps",
             "steps_per_dispatch",
             "log_every",
+            "save_every",
+            "keep",
+            "max_nonfinite_steps",
         ):
-            require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
-        for name in ("save_every", "keep", "max_nonfinite_steps"):
-            require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+            require_whole(f"train.{name}", getattr(self, name))
         for name in ("keep_every", "preview_every"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"train.{name}", value, "at least 1, or None")
+            if getattr(self, name) is not None:
+                require_whole(f"train.{name}", getattr(self, name))
         divides = self.batch_size % self.gradient_accumulation_steps == 0
         need = f"a divisor of train.batch_size, which is {self.batch_size}"
         require(
@@ -231,10 +237,9 @@ class SampleConfig:
     """Samples computed at once, over all devices."""
 
     def __post_init__(self):
-        for name in ("num", "batch_size"):
-            require(getattr(self, name) >= 1, f"sample.{name}", getattr(self, name), "at least 1")
-        steps_ok = self.steps is None or self.steps >= 1
-        require(steps_ok, "sample.steps", self.steps, "at least 1, or None")
+        for name in ("num", "batch_size", "steps"):
+            if name != "steps" or self.steps is not None:
+                require_whole(f"sample.{name}", getattr(self, name))
         require(self.guidance >= 0, "sample.guidance", self.guidance, "0 or more")
 
 
@@ -246,7 +251,7 @@ class MeshConfig:
     """Devices that share each large parameter; the batch is split over all devices."""
 
     def __post_init__(self):
-        require(self.fsdp >= 1, "mesh.fsdp", self.fsdp, "at least 1")
+        require_whole("mesh.fsdp", self.fsdp)
 
 
 def check_variance(sampler: Choice, diffusion: DiffusionConfig) -> None:
@@ -277,14 +282,16 @@ class Config:
     def __post_init__(self):
         check_seed(self.seed)
         for name, value in flatten(self).items():
-            finite = not isinstance(value, float) or math.isfinite(value)
-            require(finite, name, value, "a finite number")
+            numbers = [each for each in np.ravel(value) if isinstance(each, int | float)]
+            require(all(map(in_float32, numbers)), name, value, FINITE)
         # The size of a picture may be unknown yet; `data.resolve` builds the config again with it.
         if not (isinstance(self.data, PictureData) and self.data.image_size is None):
             self.model.check_shape(self.data.example_shape)
             clipping, need = self.sample.clipping.name, "none for points, which lie outside [-1, 1]"
             good = clipping == "none" or is_image(self.data.example_shape)
             require(good, "sample.clipping", clipping, need)
+            most = _LARGEST_BATCH // math.prod(self.data.example_shape)
+            require_whole("train.batch_size", self.train.batch_size, most=min(most, INT32_MAX))
         T, steps = self.diffusion.timesteps, self.sample.steps
         need = f"at most diffusion.timesteps, which is {T}"
         require(steps is None or steps <= T, "sample.steps", steps, need)

@@ -4,13 +4,24 @@ import types
 import typing
 from typing import Any, Literal
 
-from ddpm_jax.errors import UserError
+import numpy as np
+
+from ddpm_jax.errors import UserError, require, shown
+
+FINITE = "a finite number that float32 can hold"
 
 
 def members(hint: Any) -> tuple[Any, ...]:
     """Returns the members of a union, or the one type itself."""
     union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
     return typing.get_args(hint) if union else (hint,)
+
+
+def in_float32(value: float) -> bool:
+    """Whether float32, in which all computing is done, holds a number near this one."""
+    # Python's own numbers compare with whole numbers of any length; NumPy's overflow.
+    limits = np.finfo(np.float32)
+    return value == 0 or float(limits.tiny) <= abs(value) <= float(limits.max)
 
 
 def typed(hint: Any, value: Any, dotted: str) -> Any:
@@ -30,9 +41,10 @@ def typed(hint: Any, value: Any, dotted: str) -> Any:
                 )
         if member is type(None) and value is None:
             return None
-        if member is float and type(value) in (int, float):
-            return float(value)  # type: ignore[arg-type]
+        if member is float and isinstance(value, int | float) and not isinstance(value, bool):
+            require(in_float32(value), dotted, value, FINITE)
+            return float(value)
         if isinstance(member, type) and type(value) is member:
             return value
     named = str(getattr(hint, "__name__", hint)).replace("typing.", "")
-    raise UserError(f"{dotted} is {value!r}; it must be {named}")
+    raise UserError(f"{dotted} is {shown(value)}; it must be {named}")

@@ -26,6 +26,7 @@ MIN_CACHE_SECONDS = 1.0
 
 _PART = 32
 _NAMED = 5
+_EVERY_SECONDS = 60
 
 
 class _Pass(NamedTuple):
@@ -160,10 +161,15 @@ def _check_all(source: StreamSource) -> _Pass:
 def _with_bar(title: str, total: int, counts: Iterable[int]) -> None:
     from tqdm import tqdm
 
+    done, said = 0, time.monotonic()
     # `disable=None` shows the bar only on a terminal.
-    with tqdm(total=total, desc=title, unit=" images", disable=None) as bar:
+    with tqdm(total=total, desc=title, unit=" images", disable=None, leave=False) as bar:
         for count in counts:
             bar.update(count)
+            done += count
+            if bar.disable and time.monotonic() - said >= _EVERY_SECONDS:
+                said = time.monotonic()
+                _log.info("%s: %s of %s images", title, f"{done:,}", f"{total:,}")
 
 
 # --- on disk --------------------------------------------------------------------------------------

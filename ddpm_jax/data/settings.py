@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from ddpm_jax.errors import UserError, require
+from ddpm_jax.errors import UserError, require, require_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +56,9 @@ class PointsData(SourceConfig):
         return (2,)
 
     def __post_init__(self):
-        require(self.size >= 1, "data.size", self.size, "at least 1")
-        require(self.noise >= 0, "data.noise", self.noise, "0 or more")
-        require(0 <= self.table < 2**32, "data.table", self.table, "in 0 … 4294967295")
+        require_whole("data.size", self.size, most=10**8)
+        require(0 <= self.noise <= 1e6, "data.noise", self.noise, "in 0 … 1,000,000")
+        require_whole("data.table", self.table, least=0, most=2**32 - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class _Images(SourceConfig):
 
     def __post_init__(self):
         size, larger = self.image_size, self.crop_from
-        require(_is_size(size), "data.image_size", size, f"two numbers in 1 … {_LARGEST_SIDE}")
+        require(_is_size(size), "data.image_size", size, _SIZES)
         covers = larger is None or (
             _is_size(larger) and larger[0] >= size[0] and larger[1] >= size[1]
         )
@@ -102,10 +102,11 @@ def _require_range(span: tuple[float, float] | None) -> None:
 
 _LARGEST_SIDE = 2**14
 _CHANNELS = f"in 1 … {_LARGEST_SIDE}"
+_SIZES = f"a height and a width in 1 … {_LARGEST_SIDE}"
 
 
 def _is_size(size: tuple[int, int]) -> bool:
-    return min(size) >= 1 and max(size) <= _LARGEST_SIDE
+    return all(isinstance(side, int) and 1 <= side <= _LARGEST_SIDE for side in size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,8 +224,8 @@ class PictureData(SourceConfig):
 
     def __post_init__(self):
         size = self.image_size
-        good = size is None or min(size) >= 1
-        require(good, "data.image_size", size, "at least 1 1, or None for the picture's own")
+        good = size is None or _is_size(size)
+        require(good, "data.image_size", size, f"{_SIZES}, or None for the picture's own")
         _require_range(self.range)
 
 

@@ -6,6 +6,7 @@ Only `prepare` needs TensorFlow: once per data set, it writes the files that are
 import importlib.util
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,14 +119,14 @@ def prepare(
     _require_known(name)
     given = None if manual_dir is None else local_path(manual_dir)
     if given is not None and not given.is_dir():
-        raise UserError(f"{manual_dir} is not a folder; give --from the original files' folder")
+        raise UserError(f"{manual_dir} is not a folder; give the folder of the original files")
     try:
         builder = tfds.builder(name, data_dir=root)
         download = tfds.download.DownloadConfig(manual_dir=given)
         builder.download_and_prepare(download_config=download, file_format="array_record")
     # Networks, mirrors and checksums can fail in many ways.
     except Exception as error:
-        advice = "try again, or give the original files with --from DIR"
+        advice = "try again, or give the folder of the original files"
         raise UserError(f"preparing {name} in {root} failed ({_line(error)}); {advice}") from error
     return Path(builder.data_dir)
 
@@ -138,11 +139,15 @@ def _root(data_dir: str | None) -> Path:
     return local_path(given)
 
 
-def _require_known(name: str) -> None:
+def known_sets() -> list[str]:
+    """Returns the names of all sets of this version of tensorflow-datasets."""
     import tensorflow_datasets as tfds
 
-    known = tfds.list_builders(with_community_datasets=False)
-    bare = re.split("[/:]", name)[0]
+    return tfds.list_builders(with_community_datasets=False)
+
+
+def _require_known(name: str) -> None:
+    known, bare = known_sets(), re.split("[/:]", name)[0]
     if bare not in known:
         raise UserError(f"tensorflow-datasets has no data set {name!r}{nearest(bare, known)}")
 
@@ -175,7 +180,7 @@ def _versions(folder: Path) -> list[Path]:
 
 
 def _command(name: str, root: Path) -> str:
-    return f"ddpm data prepare {name} --data_dir {root}"
+    return f"TFDS_DATA_DIR={shlex.quote(str(root))} ddpm data prepare {name}"
 
 
 def _features(builder: Any) -> dict[str, Any]:
@@ -186,11 +191,13 @@ def _records(builder: Any, config: TfdsData, decoders: dict[str, Any]) -> Any:
     splits = builder.info.splits
     try:
         count = splits[config.split].num_examples
+        # Of a slice that ends before it begins, TFDS counts fewer than none.
+        least = min(splits[part].num_examples for part in config.split.split("+"))
     except Exception as error:
         named = ", ".join(splits)
         advice = f"its splits are {named}, and slices of them like train[:90%]"
         raise UserError(f"data.split: {config.split!r} ({_line(error)}); {advice}") from error
-    if count == 0:
+    if count == 0 or least < 0:
         raise UserError(f"data.split: {config.split!r} of {config.name} is empty; widen its slice")
     try:
         return builder.as_data_source(split=config.split, decoders=decoders)

@@ -81,6 +81,10 @@ SCHEDULES: dict[str, Callable[..., Betas]] = {
 }
 
 
+LARGEST_T = 2**24
+"""Above it, float32 can't tell the time t from t + 1."""
+
+
 class NoiseSchedule(NamedTuple):
     """Tables over the times 0…T, constants of every program that uses them.
 
@@ -132,13 +136,13 @@ def noise_schedule(betas: Betas) -> NoiseSchedule:
 
 
 def make_schedule(name: str, T: int, **options: Any) -> NoiseSchedule:
-    """Returns the tables of a row of `SCHEDULES` for T ≥ 1 steps.
+    """Returns the tables of a row of `SCHEDULES` for T steps, 1 … LARGEST_T.
 
     Raises ValueError for an unknown name or option, and for values out of range.
     """
     row = row_with("schedule", SCHEDULES, name, options)
-    if not isinstance(T, int | np.integer) or T < 1:
-        raise ValueError(f"a noise schedule needs at least one step, not {T}")
+    if not isinstance(T, int | np.integer) or not 1 <= T <= LARGEST_T:
+        raise ValueError(f"a noise schedule has 1 … {LARGEST_T:,} steps, not {T}")
     return noise_schedule(row(T, **options))
 
 

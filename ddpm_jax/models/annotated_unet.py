@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ddpm_jax.errors import require
+from ddpm_jax.errors import require, require_whole
 from ddpm_jax.models.conditioning import (
     NO_CONDITIONING,
     ConditionEmbedding,
@@ -41,6 +41,7 @@ from ddpm_jax.models.layers import (
     zeros,
 )
 from ddpm_jax.models.settings import (
+    MOST_FEATURES,
     NetworkConfig,
     check_sides,
     require_divisible,
@@ -73,8 +74,8 @@ class AnnotatedUNetConfig(NetworkConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        require(self.dim >= 4, "model.dim", self.dim, "at least 4")
-        require_multipliers(self.multipliers)
+        require_whole("model.dim", self.dim, 4, MOST_FEATURES)
+        require_multipliers(self.dim, self.multipliers)
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
         require_epsilon(self.norm_epsilon)
 

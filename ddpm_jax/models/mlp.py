@@ -7,10 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ddpm_jax.errors import require
+from ddpm_jax.errors import require_whole
 from ddpm_jax.models.conditioning import NO_CONDITIONING, label_embedding, require_taken
 from ddpm_jax.models.layers import Dense, zeros
-from ddpm_jax.models.settings import NetworkConfig
+from ddpm_jax.models.settings import MOST_FEATURES, MOST_LAYERS, NetworkConfig
 from ddpm_jax.ops import Operations
 from ddpm_jax.typing import Conditioning, Examples, Labels, Timesteps
 
@@ -27,8 +27,8 @@ class MlpConfig(NetworkConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        require(self.width >= 1, "model.width", self.width, "at least 1")
-        require(self.layers >= 1, "model.layers", self.layers, "at least 1")
+        require_whole("model.width", self.width, most=MOST_FEATURES)
+        require_whole("model.layers", self.layers, most=MOST_LAYERS)
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Takes examples of any shape: it flattens them."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ddpm_jax.errors import UserError, require
+from ddpm_jax.errors import UserError, require, require_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class NetworkConfig:
     """The dtype of the network's computations; parameters, losses and diffusion stay float32."""
 
     def __post_init__(self):
-        require(self.num_classes >= 0, "model.num_classes", self.num_classes, "0 or more")
+        require_whole("model.num_classes", self.num_classes, least=0)
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raises UserError if the network can't take examples of this shape."""
@@ -30,10 +30,21 @@ def require_epsilon(epsilon: float) -> None:
     require(0 < epsilon < 1, "model.norm_epsilon", epsilon, "between 0 and 1")
 
 
-def require_multipliers(multipliers: tuple[int, ...]) -> None:
-    """Raises UserError unless there is a whole number ≥ 1 for each of one or more levels."""
-    good = len(multipliers) > 0 and min(multipliers) >= 1
+MOST_FEATURES = 2**16
+"""The most features or channels of a layer."""
+MOST_LAYERS = 1_000
+"""The most layers, or blocks, that one setting can ask for."""
+
+
+def require_multipliers(channels: int, multipliers: tuple[int, ...]) -> None:
+    """Raises UserError unless there is a whole number ≥ 1 for each of one or more levels.
+
+    Times `channels`, none may be more than MOST_FEATURES.
+    """
+    good = len(multipliers) > 0 and all(isinstance(m, int) and m >= 1 for m in multipliers)
     require(good, "model.multipliers", multipliers, "one whole number ≥ 1 per level")
+    need = f"at most {MOST_FEATURES // channels} each, for no more than {MOST_FEATURES} channels"
+    require(channels * max(multipliers) <= MOST_FEATURES, "model.multipliers", multipliers, need)
 
 
 def require_image(shape: tuple[int, ...]) -> None:
@@ -55,8 +66,8 @@ def require_divisible(shape: tuple[int, ...], multipliers: tuple[int, ...]) -> N
     if height % step or width % step:
         near = [max(step, round(side / step) * step) for side in (height, width)]
         raise UserError(
-            f"model.multipliers: {levels} levels halve the image {levels - 1} times, and "
-            f"{height}×{width} is not divisible by {step}; use fewer levels, or "
+            f"model.multipliers: {levels} levels halve the image {levels - 1} times, and its "
+            f"height × width, {height}×{width}, is not divisible by {step}; use fewer levels, or "
             f"images of {near[0]}×{near[1]}"
         )
 
@@ -75,5 +86,5 @@ def check_sides(shape: tuple[int, ...], multipliers: tuple[int, ...]) -> None:
         )
         raise ValueError(
             f"a U-Net of {len(multipliers)} levels needs sides that {step} divides, "
-            f"not {height}x{width}: the nearest are {below} and {above}"
+            f"not height x width = {height}x{width}: the nearest are {below} and {above}"
         )

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ddpm_jax.errors import require
+from ddpm_jax.errors import require, require_whole
 from ddpm_jax.models.conditioning import (
     NO_CONDITIONING,
     add_condition,
@@ -23,6 +23,7 @@ from ddpm_jax.models.conditioning import (
 )
 from ddpm_jax.models.layers import Conv, Dense, Downsample, GroupNorm, Upsample, zeros
 from ddpm_jax.models.settings import (
+    MOST_FEATURES,
     NetworkConfig,
     divisor,
     require_epsilon,
@@ -48,10 +49,12 @@ class SmallUNetConfig(NetworkConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        good = len(self.channels) >= 2 and min(self.channels) >= 1
-        require(good, "model.channels", self.channels, "two or more whole numbers ≥ 1")
-        require(self.time_dim >= 4, "model.time_dim", self.time_dim, "at least 4")
-        require(self.groups >= 1, "model.groups", self.groups, "at least 1")
+        need = "two to 16 whole numbers ≥ 1"
+        require(2 <= len(self.channels) <= 16, "model.channels", self.channels, need)
+        for channels in self.channels:
+            require_whole("model.channels", channels, most=MOST_FEATURES)
+        require_whole("model.time_dim", self.time_dim, 4, MOST_FEATURES)
+        require_whole("model.groups", self.groups)
         require_epsilon(self.norm_epsilon)
 
     def check_shape(self, shape: tuple[int, ...]) -> None:

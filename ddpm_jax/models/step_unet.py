@@ -18,7 +18,7 @@ from einops import rearrange, reduce
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ddpm_jax.errors import require
+from ddpm_jax.errors import require_whole
 from ddpm_jax.models.conditioning import (
     NO_CONDITIONING,
     add_condition,
@@ -27,6 +27,7 @@ from ddpm_jax.models.conditioning import (
 )
 from ddpm_jax.models.layers import Conv, zeros
 from ddpm_jax.models.settings import (
+    MOST_FEATURES,
     NetworkConfig,
     check_sides,
     require_divisible,
@@ -51,8 +52,8 @@ class StepUNetConfig(NetworkConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        require(self.channels >= 1, "model.channels", self.channels, "at least 1")
-        require_multipliers(self.multipliers)
+        require_whole("model.channels", self.channels, most=MOST_FEATURES)
+        require_multipliers(self.channels, self.multipliers)
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raises UserError if examples of this shape can't go through the levels."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ddpm_jax.errors import UserError, require
+from ddpm_jax.errors import UserError, require, require_whole
 from ddpm_jax.models.conditioning import (
     NO_CONDITIONING,
     ConditionEmbedding,
@@ -18,6 +18,8 @@ from ddpm_jax.models.conditioning import (
 )
 from ddpm_jax.models.layers import Conv, Dense, GroupNorm, SelfAttention, upsample_nearest, zeros
 from ddpm_jax.models.settings import (
+    MOST_FEATURES,
+    MOST_LAYERS,
     NetworkConfig,
     check_sides,
     require_divisible,
@@ -49,9 +51,9 @@ class UNetConfig(NetworkConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        require(self.channels >= 4, "model.channels", self.channels, "at least 4")
-        require_multipliers(self.multipliers)
-        require(self.blocks >= 1, "model.blocks", self.blocks, "at least 1")
+        require_whole("model.channels", self.channels, 4, MOST_FEATURES)
+        require_multipliers(self.channels, self.multipliers)
+        require_whole("model.blocks", self.blocks, most=MOST_LAYERS)
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
         widths = [self.channels * multiplier for multiplier in self.multipliers]
         good = self.heads >= 1 and all(width % self.heads == 0 for width in widths)

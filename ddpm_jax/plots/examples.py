@@ -6,6 +6,8 @@ distinguishes them. Pictures are scaled by whole factors only, so that their pix
 """
 
 import math
+import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +22,12 @@ if TYPE_CHECKING:
 
 Label = str | int
 
-_TILE = 48  # pixels: smaller pictures are enlarged to at least this
+_TILE, _ROW, _LARGE = 48, 640, 192  # pixels: the least side of a picture; a row; a lone picture
 _WIDEST = {".png": 2560, ".gif": 768}  # pixels: wider boards are reduced
 _GAP, _MARGIN = 2, 10  # pixels
+# No grey, so that on grey pictures it can't be taken for a stroke.
+_SEPARATOR = (94, 129, 172)
+_MOST_COLUMNS, _MOST_TEXTS, _LETTERS = 32, 256, 14
 _MAX_PICTURES, _MAX_POINTS, _MAX_FRAMES, _COLOURS_IN_GIF = 64, 2000, 60, 64
 
 
@@ -44,11 +49,16 @@ def _are_points(examples: np.ndarray, *, pictures: int, points: int) -> bool:
     return channels == 2
 
 
-def _pixels(pictures: np.ndarray, widest: int) -> np.ndarray:
-    """Returns `[n, H, W, C]` as uint8, enlarged or reduced by a whole factor."""
+def _pixels(pictures: np.ndarray, columns: int, suffix: str = ".png") -> np.ndarray:
+    """Returns `[n, H, W, C]` as uint8, enlarged or reduced by a whole factor.
+
+    The fewer `columns` there are, the larger is a picture.
+    """
+    least = min(max(_TILE, _ROW // columns), _LARGE)
+    widest = _WIDEST[suffix] // columns
     levels = np.clip(np.nan_to_num(pictures.astype(np.float32), nan=-1.0), -1, 1) * 127.5 + 127.5
     side = max(levels.shape[1:3])
-    grow, shrink = math.ceil(_TILE / side), math.ceil(side / max(widest, _TILE))
+    grow, shrink = math.ceil(least / side), math.ceil(side / max(widest, _TILE))
     if shrink > 1:
         fill = [(0, -size % shrink) for size in levels.shape[1:3]]
         levels = np.pad(levels, [(0, 0), *fill, (0, 0)], mode="edge")
@@ -59,22 +69,23 @@ def _pixels(pictures: np.ndarray, widest: int) -> np.ndarray:
 
 
 def _tile(pictures: np.ndarray, columns: int) -> np.ndarray:
-    """Returns pictures `[n, h, w, C]` as one uint8 board `[H, W, C]`, in rows with gaps between."""
+    """Returns pictures `[n, h, w, C]` as one uint8 board `[H, W, 3 or 4]`, in rows.
+
+    Separators lie between the pictures; a place without one is white.
+    """
     n, height, width, channels = pictures.shape
     rows = math.ceil(n / columns)
-    shape = (rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, channels)
+    shape = (rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, max(3, channels))
     board = np.full(shape, 255, np.uint8)
-    if channels == 4:
-        board[..., 3] = 0
+    board[..., :3] = _SEPARATOR
+    empty = n % columns and (n % columns) * (width + _GAP)
+    if empty:
+        board[-height:, empty:] = (255, 255, 255, 0)[: shape[-1]]
     for i, picture in enumerate(pictures):
         row, column = divmod(i, columns)
         y, x = row * (height + _GAP), column * (width + _GAP)
         board[y : y + height, x : x + width] = picture
     return board
-
-
-def _image(board: np.ndarray) -> Image.Image:
-    return Image.fromarray(board[..., 0] if board.shape[-1] == 1 else board)
 
 
 def _mosaic(
@@ -119,7 +130,9 @@ def _mosaic(
         x = left + column * cell_w + (cell_w - _GAP - width) // 2
         y = top + row * cell_h + caption_h
         rgba = Image.new("RGBA", (width, height), "white")
-        rgba.alpha_composite(_image(picture).convert("RGBA"))
+        rgba.alpha_composite(Image.fromarray(_tile(picture[None], 1)).convert("RGBA"))
+        # Half a gap around each, so that neighbours have a separator between them.
+        board[y - 1 : y + height + 1, x - 1 : x + width + 1, :3] = _SEPARATOR
         board[y : y + height, x : x + width] = np.asarray(rgba)
         if captions:
             word(x + width / 2, y - 3, captions[i], 8, "center", "bottom")
@@ -190,39 +203,85 @@ def grid(
 ) -> None:
     """Draws samples as a PNG: pictures `[N, H, W, C]` in a grid, points `[N, 2]` as one scatter.
 
-    `labels` `[N]` are written above the pictures, or colour the points; `names[label]` replaces the
-    number. By default the grid is about square, with a number of columns that divides N if there is
-    one near the square root.
+    `labels` `[N]` are written above the columns if they repeat from row to row, as a title if all
+    are one, and else above each picture; they colour points. `names[label]` replaces the number. By
+    default there is one column per label if labels repeat; else the grid is about square, with as
+    few empty places as possible.
     """
     path, samples = check_path(path, ".png"), np.asarray(samples)
     points, n = _are_points(samples, pictures=4, points=2), len(samples)
-    texts = [] if labels is None else [names[i] if names else str(i) for i in map(int, labels)]
-    if labels is not None and len(texts) != n:
-        raise ValueError(f"{n} samples and {len(texts)} labels")
+    classes = [] if labels is None else [int(label) for label in labels]
+    if labels is not None and len(classes) != n:
+        raise ValueError(f"{n} samples and {len(classes)} labels")
     with styled():
         if points:
             figure = new_figure(4.6, 4.6, layout="constrained")
             axes, reach = figure.subplots(), _reach(samples)
-            kinds = np.array(texts or [""] * n)
-            for k, kind in enumerate(dict.fromkeys(kinds)):
-                colour = COLOURS[k % len(COLOURS)]
-                _cloud(axes, samples[kinds == kind], reach, _size(n), c=colour, label=kind)
-            if texts:
+            kinds = np.array(classes or [0] * n)
+            for k, kind in enumerate(dict.fromkeys(kinds.tolist())):
+                colour, text = COLOURS[k % len(COLOURS)], _text(kind, names, 2 * _LETTERS)
+                _cloud(axes, samples[kinds == kind], reach, _size(n), c=colour, label=text)
+            if classes and len(set(classes)) <= len(COLOURS):
                 axes.legend(loc="upper right", markerscale=4, fontsize=8)
             save(path, figure)
             return
-        columns = min(n, columns or _full_rows(n))
-        pictures = _pixels(samples, _WIDEST[".png"] // columns)
-        if texts:
-            save(path, _mosaic(pictures, columns, captions=texts))
+        columns = min(n, columns or _columns(classes, n))
+        pictures = _pixels(samples, columns)
+        words = _words(classes, columns, names)
+        if words:
+            save(path, _mosaic(pictures, columns, **words))
         else:
-            write(path, lambda file: _image(_tile(pictures, columns)).save(file, "PNG"))
+            board = Image.fromarray(_tile(pictures, columns))
+            write(path, lambda file: board.save(file, "PNG"))
+
+
+def _columns(classes: list[int], n: int) -> int:
+    """Returns the columns of a grid: a column per class if the classes repeat and are not many."""
+    period = _period(classes)
+    in_turn = 1 < period < n
+    return period if in_turn else _full_rows(n)
+
+
+def _words(classes: list[int], columns: int, names: Sequence[str] | None) -> dict[str, Any]:
+    """Returns the texts of a grid with these classes, as arguments of `_mosaic`."""
+    if not classes:
+        return {}
+    if len(set(classes)) == 1:
+        return {"title": _text(classes[0], names, 4 * _LETTERS)}
+    if columns < len(classes) and columns % _period(classes) == 0:
+        return {"heads": [_text(label, names, _LETTERS) for label in classes[:columns]]}
+    if len(classes) > _MOST_TEXTS:
+        return {}
+    return {"captions": [_text(label, names, _LETTERS) for label in classes]}
 
 
 def _full_rows(n: int) -> int:
-    """Returns the least number of columns in √n … 2√n that divides n, or √n if none does."""
+    """Returns the number of columns in √n … 2√n that leaves the fewest places of a grid empty."""
     square = math.ceil(math.sqrt(n))
-    return next((count for count in range(square, 2 * square) if n % count == 0), square)
+    return min(range(square, 2 * square), key=lambda columns: -n % columns)
+
+
+def _period(labels: list[int]) -> int:
+    """Returns how many labels there are until they repeat; their number if they do not soon."""
+    n = len(labels)
+    near = range(1, min(n, _MOST_COLUMNS + 1))
+    return next((p for p in near if labels[p:] == labels[:-p]), n)
+
+
+def _text(label: int, names: Sequence[str] | None, width: int) -> str:
+    """Returns a class's name in two lines of `width` letters at most, or its number.
+
+    The number also stands for a name that the font can't write.
+    """
+    from matplotlib.font_manager import findfont, get_font
+
+    name = names[label] if names and 0 <= label < len(names) else str(label)
+    if any(ord(letter) not in get_font(findfont("DejaVu Sans")).get_charmap() for letter in name):
+        name = str(label)
+    lines = textwrap.wrap(re.sub(r"[_\s]+", " ", name).strip() or str(label), width)
+    if len(lines) > 2 or any(len(line) > width for line in lines):
+        lines = [lines[0], f"{lines[1][: width - 1]}…"]
+    return "\n".join(lines).replace("$", r"\$")
 
 
 def trajectory(
@@ -253,7 +312,7 @@ def trajectory(
             save(path, _panels(frames, **words))
         else:
             across = frames.shape[1]
-            flat = _pixels(frames.reshape(-1, *frames.shape[2:]), _WIDEST[".png"] // across)
+            flat = _pixels(frames.reshape(-1, *frames.shape[2:]), across)
             save(path, _mosaic(flat, across, **words))
 
 
@@ -275,8 +334,8 @@ def animation(
     chosen = [images[0], images[len(images) // 2], images[-1], images[-1]]
     stack = np.concatenate([np.asarray(image) for image in chosen])
     palette = Image.fromarray(stack).quantize(_COLOURS_IN_GIF - 1, Image.Quantize.MEDIANCUT)
-    # The thin gaps are white, which is too rare to be chosen.
-    palette.putpalette([*(palette.getpalette() or [])[: 3 * (_COLOURS_IN_GIF - 1)], 255, 255, 255])
+    # The separators are thin: their colour is too rare to be chosen.
+    palette.putpalette([*(palette.getpalette() or [])[: 3 * (_COLOURS_IN_GIF - 1)], *_SEPARATOR])
     first, *others = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     # GIF counts in hundredths of a second, and viewers slow down frames shorter than two.
     each = max(20, round(100 * seconds / len(images)) * 10)
@@ -290,7 +349,7 @@ def _picture_frames(frames: np.ndarray) -> Iterator[Image.Image]:
     frames = frames[:, :_MAX_PICTURES]
     columns = _full_rows(frames.shape[1])
     for pictures in frames:
-        board = _image(_tile(_pixels(pictures, _WIDEST[".gif"] // columns), columns))
+        board = Image.fromarray(_tile(_pixels(pictures, columns, ".gif"), columns))
         backdrop = Image.new("RGBA", board.size, "white")
         backdrop.alpha_composite(board.convert("RGBA"))
         yield backdrop.convert("RGB")

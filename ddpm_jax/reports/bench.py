@@ -16,7 +16,8 @@ from ddpm_jax.config import Config
 from ddpm_jax.data import open_source, resolve
 from ddpm_jax.errors import UserError, require
 from ddpm_jax.experiment import Experiment, build
-from ddpm_jax.reports.info import count_parameters, forward_flops, planned_bytes
+from ddpm_jax.reports.info import count_parameters, forward_flops
+from ddpm_jax.runtime.memory import planned_bytes
 from ddpm_jax.runtime.mesh import fitting_mesh
 from ddpm_jax.runtime.switches import pinned, require_compiling
 from ddpm_jax.sampling.chain import SampleProgram

@@ -14,6 +14,7 @@ from ddpm_jax.diffusion import unfit_ends
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.ops import REFERENCE
+from ddpm_jax.runtime.memory import planned_bytes
 from ddpm_jax.runtime.mesh import fitting_mesh
 from ddpm_jax.runtime.switches import pinned, require_compiling
 from ddpm_jax.training.step import batch_layout, check_batch, jit_train_step, state_layout
@@ -54,20 +55,6 @@ def step_memory(experiment: Experiment, mesh: Mesh) -> int | None:
     step = jit_train_step(experiment, mesh)
     layout = state_layout(experiment, mesh), batch_layout(experiment, mesh)
     return planned_bytes(step.lower(*layout).compile())
-
-
-def planned_bytes(compiled: Any) -> int | None:
-    """Returns a compiled program's peak bytes on one device, as planned; None if unknown."""
-    plan = compiled.memory_analysis()
-    if plan is None:
-        return None
-    # Donated buffers count once: the new state is written over the old one.
-    return (
-        plan.argument_size_in_bytes
-        + plan.output_size_in_bytes
-        + plan.temp_size_in_bytes
-        - plan.alias_size_in_bytes
-    )
 
 
 @pinned()

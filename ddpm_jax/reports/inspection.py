@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import hashlib
 import math
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePath
@@ -28,8 +29,8 @@ from ddpm_jax.data.listing import list_pictures
 from ddpm_jax.data.picture import read_picture
 from ddpm_jax.data.pictures import RangeError, decode, fit_pixels
 from ddpm_jax.data.source import StreamSource, Unreadable
-from ddpm_jax.data.tfds import open_records
-from ddpm_jax.errors import UserError
+from ddpm_jax.data.tfds import known_sets, open_records
+from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.files import local_path
 
 Progress = Callable[[int, int], None]
@@ -127,14 +128,17 @@ def inspect(config: DataConfig, progress: Progress = lambda done, total: None) -
 def recognize(source: str, split: str = "train", data_dir: str | None = None) -> DataConfig:
     """Returns the data config for an existing file or folder, or else for a TFDS set of that name.
 
-    Raises UserError if `source` looks like a path and does not exist.
+    Raises UserError if there is neither.
     """
     path = local_path(source)
     if not path.exists():
-        endings = (*suffixes(), ".zip", ".npz", ".npy", ".py")
-        if source.endswith(endings) or path.is_absolute() or source.startswith((".", "~")):
-            raise UserError(f"{path} does not exist; name a folder, a zip, arrays or a TFDS set")
-        return TfdsData(name=source, split=split, data_dir=data_dir)
+        bare, known = re.split("[/:]", source)[0], known_sets()
+        if bare in known:
+            return TfdsData(name=source, split=split, data_dir=data_dir)
+        # A mistyped path is not taken for a mistyped name.
+        beside = sorted(each.name for each in path.parent.glob("*"))
+        near = nearest(path.name, beside) or nearest(source, known if bare == path.name else [])
+        raise UserError(f"{path} does not exist{near}; name a folder, a zip, arrays or a TFDS set")
     if path.is_file() and path.suffix.lower() in suffixes():
         return PictureData(path=str(path))
     if path.suffix.lower() in (".npz", ".npy"):
@@ -147,8 +151,9 @@ def summarize(facts: dict[str, Any]) -> dict[str, Any]:
 
     Those that account for the files are whole.
     """
+    words = {"sizes": "height×width×channels"}
     return {
-        name: _one_line(value, len(value) if name in _OF_FILES else _NAMED)
+        words.get(name, name): _one_line(value, len(value) if name in _OF_FILES else _NAMED)
         for name, value in facts.items()
     }
 

@@ -24,10 +24,11 @@ from ddpm_jax.diffusion import (
     sample_noise,
     unfit_ends,
 )
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, require_whole
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.models.conditioning import NO_CONDITIONING, require_taken
 from ddpm_jax.runtime.compilation import compiler_options
+from ddpm_jax.runtime.memory import free_bytes, memory_errors, require_memory
 from ddpm_jax.runtime.mesh import batch_sharding, fetch, replicated, shard_rows
 from ddpm_jax.runtime.random import sample_keys
 from ddpm_jax.runtime.switches import pinned, require_compiling
@@ -165,57 +166,66 @@ class SampleProgram:
         *,
         seed: int,
         first: int = 0,
-        labels: Sequence[int] | None = None,
+        labels: Sequence[int] | int | None = None,
         conditioning: Conditioning = NO_CONDITIONING,
         operands: Sequence[Any] = (),
         start: Start | None = None,
         num_trajectories: int = 0,
         progress: Progress = lambda done, total: None,
     ) -> Samples:
-        """Draws samples first … first+num-1 of a seed; every process of the mesh calls it alike.
+        """Draws samples first … first+num-1 of a seed.
 
-        `labels` has one class for each sample; None takes the classes in turn. `conditioning` has
-        what else the network takes, an array `[num, …]` for each part. `operands` has the data of
-        each operator, a tree of arrays `[num, …]`. A chain with a `start` takes the times of the
-        grid below it. The first `num_trajectories` samples (within one batch) leave their
-        trajectory, at about 50 times. `progress` gets the intervals done and their total. Raises
-        UserError for a label that does not exist, for labels, starting points or conditioning of
-        another number, not taken or lacking, and for a number, seed or starting time out of range.
+        Every process of the mesh must call it, and gets all samples. They take the `labels` in
+        turn, one or several; None takes all classes. `conditioning` has what else the network
+        takes, an array `[num, …]` for each part. `operands` has the data of each operator, a tree
+        of arrays `[num, …]`. A chain with a `start` takes the times of the grid below it. The first
+        `num_trajectories` samples (within one batch) leave their trajectory, at about 50 times.
+        `progress` gets the intervals done and their total. Raises UserError, before anything is
+        drawn, for numbers and labels out of range, and for arrays that are not `num` long or that
+        the network does not take or lacks; OutOfMemory for more samples than memory holds.
         """
         check_seed(seed)
-        if num < 1:
-            raise UserError(f"the number of samples is {num}; it must be at least 1")
+        check_range(first, num)
+        self.require_memory(num, num_trajectories)
         drawn_labels = self._check_labels(first, num, labels)
-        given = self._check_conditioning(num, conditioning)._replace(labels=drawn_labels)
-        operands = jax.tree.map(lambda x: _rows("an operator's data", x, num), tuple(operands))
+        given = self._check_given(num, conditioning, operands, drawn_labels)
         times, rows = self._from(start, num)
         size, steps = self._batch_size(num), len(times) - 1
-        batches, chunk = math.ceil(num / size), _chunk(steps)
-        samples, frames = [], []
+        batches = math.ceil(num / size)
+        shape = (num, *self.experiment.config.data.example_shape)
+        samples, frames = np.empty(shape, np.float32), []
         for batch in range(batches):
-            indices = np.arange(batch * size, (batch + 1) * size, dtype=np.uint32)
+            indices = np.arange(batch * size, (batch + 1) * size)
             places = np.minimum(indices, num - 1)  # One compiled shape serves the last batch too.
             chain = self._run(
                 params,
                 rows,
-                chunk,
                 key=np.uint32(seed),
-                indices=shard_rows(indices + np.uint32(first), self.mesh),
+                indices=shard_rows((first + indices).astype(np.uint32), self.mesh),
                 x=None if start is None else self._shard(start.x.astype(np.float32), places),
-                given=self._shard((given, operands), places),
+                given=self._shard(given, places),
             )
             for done, carry in chain:
                 if batch == 0 and num_trajectories:
                     frames.append(fetch(carry.x)[:num_trajectories])
                 if done == steps:
-                    samples.append(fetch(carry.x))
+                    samples[indices[indices < num]] = fetch(carry.x)[: num - batch * size]
                 if done:
                     progress(batch * steps + done, batches * steps)
         shown = shown_channels(self.experiment.config.data)
         names = () if drawn_labels is None else self.experiment.class_names
-        kept = times[[*range(0, steps, chunk), steps]] if frames else None
+        kept = times[[*range(0, steps, _chunk(steps)), steps]] if frames else None
         stack = np.stack(frames)[:, :num] if frames else None
-        return Samples(np.concatenate(samples)[:num], drawn_labels, stack, kept, names, shown)
+        return Samples(samples, drawn_labels, stack, kept, names, shown)
+
+    def require_memory(self, num: int, num_trajectories: int = 0) -> None:
+        """Raises OutOfMemory if the host can't hold `num` samples and so many trajectories."""
+        frames = math.ceil((len(self.times) - 1) / _chunk(len(self.times) - 1)) + 1
+        trajectories = min(num_trajectories, num, self.options.batch_size)
+        each = 4 * (1 + math.prod(self.experiment.config.data.example_shape))
+        what = f"{num:,} samples" + f" with {trajectories:,} trajectories" * bool(trajectories)
+        need = each * (num + frames * trajectories)
+        require_memory(need, free_bytes(), what, "draw fewer, or draw them in parts")
 
     def _shard(self, arrays: Any, places: np.ndarray) -> Any:
         return jax.tree.map(lambda array: shard_rows(array[places], self.mesh), arrays)
@@ -224,7 +234,6 @@ class SampleProgram:
         self,
         params: Any,
         rows: Row,
-        chunk: int,
         *,
         key: np.uint32,
         indices: jax.Array,
@@ -232,13 +241,17 @@ class SampleProgram:
         given: tuple[Conditioning, Sequence[Any]],
     ) -> Iterator[tuple[int, Any]]:
         """Yields the intervals done and the carry, before the first and after each chunk."""
-        carry, steps = self._start(key, indices, x), len(rows.t)
+        steps, fix = len(rows.t), "lower sample.batch_size"
+        chunk = _chunk(steps)
+        with memory_errors(fix):
+            carry = jax.block_until_ready(self._start(key, indices, x))
         yield 0, carry
         for begin in range(0, steps, chunk):
             end = min(begin + chunk, steps)
             piece = jax.tree.map(lambda leaf, a=begin, b=end: leaf[a:b], rows)
-            carry = self._advance(params, carry, piece, key, indices, *given)
-            jax.block_until_ready(carry)
+            with memory_errors(fix):
+                carry = self._advance(params, carry, piece, key, indices, *given)
+                jax.block_until_ready(carry)
             yield end, carry
 
     def _from(self, start: Start | None, num: int) -> tuple[np.ndarray, Row]:
@@ -263,6 +276,13 @@ class SampleProgram:
         devices = self.mesh.size
         return math.ceil(min(num, self.options.batch_size) / devices) * devices
 
+    def _check_given(
+        self, num: int, conditioning: Conditioning, operands: Sequence[Any], labels: Any
+    ) -> tuple[Conditioning, tuple[Any, ...]]:
+        """Returns conditioning and operators' data, with a row for each sample."""
+        rows = jax.tree.map(lambda x: _rows("an operator's data", x, num), tuple(operands))
+        return self._check_conditioning(num, conditioning)._replace(labels=labels), rows
+
     def _check_conditioning(self, num: int, given: Conditioning) -> Conditioning:
         """Returns the parts besides labels as float32 and int32 arrays, one row a sample."""
         if given.labels is not None:
@@ -286,7 +306,7 @@ class SampleProgram:
         )
 
     def _check_labels(
-        self, first: int, num: int, labels: Sequence[int] | None
+        self, first: int, num: int, labels: Sequence[int] | int | None
     ) -> np.ndarray | None:
         classes = self.experiment.num_classes
         if classes == 0:
@@ -294,13 +314,23 @@ class SampleProgram:
                 raise UserError("labels: this network was trained without labels; leave them out")
             return None
         if labels is None:
-            return np.arange(first, first + num, dtype=np.int32) % classes
-        if len(labels) != num:
-            raise UserError(f"there are {len(labels)} labels for {num} samples; give one for each")
-        wrong = [label for label in labels if not 0 <= label < classes]
-        if wrong:
-            raise UserError(f"labels: there is no class {wrong[0]}; they are 0 … {classes - 1}")
-        return np.asarray(labels, np.int32)
+            return (np.arange(first, first + num) % classes).astype(np.int32)
+        given = np.ravel(labels)
+        if not 1 <= len(given) <= num:
+            raise UserError(f"there are {len(given)} labels for {num} samples; give at most {num}")
+        for label in given.tolist():
+            if type(label) is not int or not 0 <= label < classes:
+                known = f"they are the whole numbers 0 … {classes - 1}"
+                raise UserError(f"labels: there is no class {label}; {known}")
+        return np.resize(given.astype(np.int32), num)
+
+
+def check_range(first: int, num: int) -> None:
+    """Raises UserError unless first … first+num-1 are samples: a seed has 2³² of them."""
+    require_whole("the number of samples", num, most=2**32)
+    require_whole("first", first, 0, 2**32 - 1)
+    if first + num > 2**32:
+        raise UserError(f"first is {first}: the last sample of a seed is {2**32 - 1}; take another")
 
 
 def _rows(name: str, array: Any, num: int, dtype: Any = None) -> np.ndarray:

@@ -190,7 +190,7 @@ def load(
         if folder.is_file():
             raise UserError(f"{folder} is a file; name the folder of a run, such as runs/digits")
         what = "has no checkpoints" if folder.is_dir() else "does not exist"
-        raise UserError(f"{folder} {what}; train first: ddpm train CONFIG --workdir {folder}")
+        raise UserError(f"{folder} {what}; train first")
     config = checkpoints.config(step)
     mesh = fitting_mesh(config.mesh.fsdp, all_devices(local=local))
     names = tuple((checkpoints.data(step) or {}).get("classes", ()))

@@ -51,14 +51,5 @@ def draw_grid(path: PathLike, drawn: Samples, *, columns: int | None = None) -> 
         visible(drawn.samples, drawn.shown),
         labels=drawn.labels,
         names=[*drawn.class_names, "no class"] if drawn.class_names else None,
-        columns=columns or class_columns(drawn.labels),
+        columns=columns,
     )
-
-
-def class_columns(labels: np.ndarray | None) -> int | None:
-    """Returns the number of classes if the labels repeat 0, 1, …: a grid then has a column each."""
-    if labels is None or len(labels) == 0:
-        return None
-    classes = int(labels.max()) + 1
-    in_turn = len(labels) > classes > 1 and np.array_equal(labels, np.arange(len(labels)) % classes)
-    return classes if in_turn else None

@@ -21,7 +21,7 @@ from ddpm_jax.config import SampleConfig, override, to_dict
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import Remote, StoragePath, StoreError, replacing
 from ddpm_jax.runtime import distributed
-from ddpm_jax.sampling.chain import Progress
+from ddpm_jax.sampling.chain import Progress, check_range
 from ddpm_jax.sampling.files import write_samples
 from ddpm_jax.sampling.run import Run
 
@@ -47,15 +47,13 @@ def sample_shards(
     labels = run.labels(labels)
     chosen = override(run.config.sample, options)
     if num is None:
-        num = chosen.num if labels is None else len(labels)
-    if labels is not None and len(labels) != num:
-        raise UserError(f"there are {len(labels)} labels for {num} samples; give one for each")
-    if num < 1:
-        raise UserError(f"the number of samples is {num}; it must be at least 1")
+        num = chosen.num if labels is None else np.size(labels)
+    check_range(0, num)
     about = _about(run, chosen, num, seed, labels)
     distributed.compare({**about, "output": str(folder), **distributed.versions()})
     distributed.broadcast_from_first(lambda: _claim(folder, about))
-    size = chosen.batch_size
+    size = min(chosen.batch_size, num)
+    given = None if labels is None else np.ravel(labels)
     # Listed before anyone writes, because all processes must divide the same list.
     there = {path.name for path in folder.glob("samples-*.npz") if _is_whole(path)}
     lacking = [k for k in range(math.ceil(num / size)) if _path(folder, k).name not in there]
@@ -63,12 +61,11 @@ def sample_shards(
     process, count = distributed.rank_and_count()
     own = lacking[process::count]
     for done, k in enumerate(own):
-        places = np.arange(k * size, (k + 1) * size)
         drawn = run.sample(
             size,
             first=k * size,
             seed=seed,
-            labels=None if labels is None else labels[np.minimum(places, num - 1)],
+            labels=None if given is None else given[(k * size + np.arange(size)) % len(given)],
             **options,
         )
         kept = min(size, num - k * size)
@@ -93,7 +90,7 @@ def _about(
     run: Run, chosen: SampleConfig, num: int, seed: int, labels: np.ndarray | None
 ) -> dict[str, Any]:
     settings = {name: value for name, value in to_dict(chosen).items() if name != "num"}
-    given = None if labels is None else labels.tolist()
+    given = None if labels is None else np.ravel(labels).tolist()
     about = {"step": run.step, "params": run.name, "digest": _digest(run.params)}
     return {**about, "seed": seed, "num": num, "labels": given, **settings}
 

@@ -17,16 +17,18 @@ from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.files import StoragePath, exclusive, replacing, storage_path
 from ddpm_jax.ops import from_environment
 from ddpm_jax.runtime import distributed
-from ddpm_jax.runtime.mesh import make_mesh
+from ddpm_jax.runtime.memory import device_bytes, memory_errors, require_memory
+from ddpm_jax.runtime.mesh import bytes_per_device, make_mesh
 from ddpm_jax.runtime.switches import pinned, require_compiling
 from ddpm_jax.sampling.chain import SampleProgram
+from ddpm_jax.sampling.files import animation_size
 from ddpm_jax.sampling.run import Run
 from ddpm_jax.tables import choose
 from ddpm_jax.training.logging.run_logger import LOGGERS, RunLogger
 from ddpm_jax.training.preemption import PreemptionHandler
 from ddpm_jax.training.resuming import check_checkpoint, rate_change, same_labels
-from ddpm_jax.training.step import check_batch, state_layout
-from ddpm_jax.training.trainer import Trainer, has_pictures
+from ddpm_jax.training.step import batch_layout, check_batch, state_layout
+from ddpm_jax.training.trainer import LESS_MEMORY, Trainer, has_pictures
 
 
 class TrainResult(NamedTuple):
@@ -92,6 +94,7 @@ def train(
         return _as_it_is(experiment, mesh, checkpoints, start, report)
     # Previews and the last pictures share one size, and thus one compiled program.
     program = SampleProgram(experiment, mesh, config.sample)
+    _check_memory(program)
     with exclusive(run, report=report or _ignore, needed=distributed.is_first()):
         logger = _start_log(config, run, start, changes, data_changes, report)
         logger.say(f"data: {place}{_describe_labels(config, source)}")
@@ -121,7 +124,8 @@ def _run(trainer: Trainer, start: int, report: Callable[[str], None] | None) -> 
     """Trains from step `start` on, and draws the pictures."""
     logger, preemption = trainer.logger, trainer.preemption
     try:
-        state, step = trainer.train(trainer.begin(start), start)
+        with memory_errors(LESS_MEMORY):
+            state, step = trainer.train(trainer.begin(start), start)
         if not trainer.should_stop():
             trainer.finish(state)
         stopped = trainer.should_stop()
@@ -144,6 +148,8 @@ def _opened(config: Config, source: Source | None) -> tuple[Source, str]:
     """Returns the source to train on, and where it is; raises UserError if it does not fit."""
     place = "a source in memory" if source is not None else describe_place(config.data)
     source = open_source(config.data) if source is None else source
+    if len(source) == 0:
+        raise UserError("the source has no examples; give one that has some")
     found, expected = tuple(source.shape), tuple(config.data.example_shape)
     if found != expected:
         raise UserError(
@@ -170,6 +176,18 @@ def _changes(
 def _finished(run: StoragePath, step: int, changes: Mapping[str, Any]) -> str:
     without = f"; without effect: {', '.join(changes)}" if changes else ""
     return f"{run} is finished, with all its {step:,} steps; to go on, raise train.steps{without}"
+
+
+def _check_memory(program: SampleProgram) -> None:
+    """Raises OutOfMemory if the last pictures, or state and batch alone, are more than it holds."""
+    experiment, mesh = program.experiment, program.mesh
+    config = experiment.config
+    program.require_memory(config.sample.num, animation_size(config.data.example_shape))
+    layout = state_layout(experiment, mesh), batch_layout(experiment, mesh)
+    device = mesh.local_devices[0]
+    here = len(mesh.local_devices) if device.platform == "cpu" else 1  # They share the host's.
+    need = here * bytes_per_device(layout)
+    require_memory(need, device_bytes(device), "the state and a batch of this config", LESS_MEMORY)
 
 
 def _start_log(

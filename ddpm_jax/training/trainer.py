@@ -25,6 +25,8 @@ from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import StoragePath
 from ddpm_jax.runtime.distributed import broadcast_from_first, is_first
+from ddpm_jax.runtime.memory import device_bytes, planned_bytes, require_memory
+from ddpm_jax.runtime.mesh import bytes_per_device
 from ddpm_jax.sampling.chain import SampleProgram
 from ddpm_jax.sampling.files import animation_size, write_samples
 from ddpm_jax.training.diagnosis import Diagnosis, diagnose
@@ -34,6 +36,11 @@ from ddpm_jax.training.preemption import PreemptionHandler
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import batch_layout, jit_init, jit_train_step, state_layout
 from ddpm_jax.training.step_metrics import StepMetrics
+
+LESS_MEMORY = (
+    "lower train.batch_size, raise train.gradient_accumulation_steps or mesh.fsdp, or choose a "
+    "smaller network"
+)
 
 
 class Trainer:
@@ -152,6 +159,10 @@ class Trainer:
         if self.preemption is not None:
             self.preemption.begin()
         self.logger.say(f"compiled in {time.monotonic() - begun:.1f} s")
+        # On a CPU Linux may kill a process that takes too much, so nothing later could say it.
+        need = (planned_bytes(compiled) or 0) - bytes_per_device(layout)
+        have = device_bytes(self.mesh.local_devices[0])
+        require_memory(need, have, "the activations of a training step", LESS_MEMORY)
         return compiled
 
     # --- non-finite steps ---
@@ -289,7 +300,6 @@ class Trainer:
             write_samples(samples, drawn)
             write_samples(animation, drawn)
             plots.loss(loss, self.logger.rows())
-        self.logger.say(f"done; draw more with: ddpm sample {self.run}")
 
     def _draw(self, state: TrainState, **options: Any) -> Any:
         """Draws samples from the first average; raises _Interrupted if the run should stop."""

@@ -108,7 +108,10 @@ def test_text_that_is_not_json_is_named_with_its_file():
         ({"sample": {"sampler": 3}}, "sample.sampler is 3; it must be a Choice or a row's name"),
         ({"sample": {"steps": 21}}, "at most diffusion.timesteps, which is 20"),
         ({"sample": {"guidance": 1.0}, "train": {"label_dropout": 0.0}}, "sample.guidance is 1.0"),
-        ({"model": {"multipliers": (1, 2, 2, 2, 2)}}, "8×8 is not divisible by 16"),
+        (
+            {"model": {"multipliers": (1, 2, 2, 2, 2)}},
+            "8×8, is not divisible by 16",
+        ),
         ({"model": {"attention": (5,), "multipliers": (1, 2)}}, "the levels have 8, 4"),
         ({"model": {"heads": 3}}, "model.heads is 3"),
         ({"model": {"num_classes": 0}}, "train.label_dropout is 0.2; it must be 0 without labels"),

@@ -162,5 +162,5 @@ def test_a_step_says_what_format_0_implied_and_asks_no_default_of_today():
 @pytest.mark.parametrize("kind", ["small_unet", "annotated_unet"])
 def test_format_0_keeps_the_epsilon_that_its_networks_were_trained_with(kind):
     model = configs.from_saved({"model": {"kind": kind}}).model
-    assert model.norm_epsilon == 1e-6
+    assert model.norm_epsilon == 1e-6  # type: ignore[attr-defined]
     assert "norm_epsilon" not in migrations.lift({"model": {"kind": "unet"}}, 0)["model"]

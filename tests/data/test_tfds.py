@@ -85,8 +85,8 @@ def refused(config: TfdsData, match: str) -> None:
 
 UNPREPARED = {
     "mnizt": r"no data set 'mnizt' \(did you mean mnist\?\)",
-    "fashion_mnist": "not prepared in .*; run: ddpm data prepare fashion_mnist --data_dir ",
-    "fashion_mnist:1.0.0": "run: ddpm data prepare fashion_mnist:1.0.0 ",
+    "fashion_mnist": "not prepared in .*; run: TFDS_DATA_DIR=.* ddpm data prepare fashion_mnist",
+    "fashion_mnist:1.0.0": "run: .* ddpm data prepare fashion_mnist:1.0.0",
     "no name": "must be NAME",
 }
 
@@ -94,6 +94,15 @@ UNPREPARED = {
 @pytest.mark.parametrize(("name", "match"), UNPREPARED.items())
 def test_what_is_not_there_says_how_to_get_it(name, match, tmp_path):
     refused(TfdsData(name=name, data_dir=str(tmp_path)), match)
+
+
+EMPTY = ["[5:5]", "[10:5]", "[90%:10%]", "[:0]", "[100%:]", "[:-60000]", "[:0]+test[:0]"]
+EMPTY += ["[9:5]+test"]
+
+
+@pytest.mark.parametrize("slices", EMPTY)
+def test_an_empty_slice_is_refused_however_it_is_spelled(slices, tfds_config):
+    refused(tfds_config("mnist", f"train{slices}"), "of mnist is empty; widen its slice")
 
 
 def test_a_bucket_is_no_folder():
@@ -176,7 +185,7 @@ def mnist_copy(tfds_config: Callable[..., TfdsData], tmp_path: Path) -> tuple[Tf
 def test_damage_is_one_line_that_says_how_to_mend(damage, match, mnist_copy):
     config, folder = mnist_copy
     damage(folder)
-    refused(config, f"{match}.*delete that folder and run: ddpm data prepare mnist --data_dir ")
+    refused(config, f"{match}.*delete that folder and run: .* ddpm data prepare mnist")
 
 
 def test_a_set_without_images_names_its_features(mnist_copy):

@@ -11,7 +11,7 @@ from PIL import GifImagePlugin, Image
 from ddpm_jax import plots
 from ddpm_jax.errors import UserError
 from ddpm_jax.plots import curves
-from ddpm_jax.plots.examples import _GAP, _TILE
+from ddpm_jax.plots.examples import _GAP, _LARGE, _ROW, _SEPARATOR, _TILE, _text
 
 ROWS = [{"step": 10 * i, "loss": 0.5 / i, "grad_norm": 1.0 + i % 3} for i in range(1, 9)]
 ALPHA_BAR = {"linear": np.linspace(1, 0, 11), "cosine": np.cos(np.linspace(0, 1.5, 11)) ** 2}
@@ -110,25 +110,88 @@ def test_a_failure_keeps_the_old_file(tmp_path, monkeypatch):
 def test_a_grid_keeps_every_pixel(tmp_path, height, width, channels):
     samples = pictures(5, height, width, channels)
     plots.grid(tmp_path / "grid.png", samples, columns=3)
-    image = read(tmp_path / "grid.png")
-    drawn = image.reshape(*image.shape[:2], channels)
-    factor = -(-_TILE // max(height, width))
+    drawn = read(tmp_path / "grid.png")
+    assert drawn.shape[2] == max(3, channels)
+    factor = -(-_LARGE // max(height, width))
     high, wide = factor * height, factor * width
     assert drawn.shape[:2] == (2 * high + _GAP, 3 * wide + 2 * _GAP)
     for i, sample in enumerate(levels(samples)):
         y, x = i // 3 * (high + _GAP), i % 3 * (wide + _GAP)
         tile = drawn[y : y + high, x : x + wide]
-        np.testing.assert_array_equal(tile, sample.repeat(factor, 0).repeat(factor, 1))
+        enlarged = sample.repeat(factor, 0).repeat(factor, 1)
+        np.testing.assert_array_equal(tile, np.broadcast_to(enlarged, tile.shape))
+    assert (drawn[:, wide : wide + _GAP, :3] == _SEPARATOR).all()
+    # The empty place of the last row is no picture.
+    assert (drawn[high + _GAP :, -wide:, :3] == 255).all()
 
 
 @pytest.mark.parametrize(
-    ("number", "columns"), [(1, 1), (2, 2), (13, 4), (16, 4), (20, 5), (50, 10), (64, 8)]
+    ("number", "columns"),
+    [(1, 1), (2, 2), (3, 3), (5, 5), (7, 4), (13, 7), (16, 4), (20, 5), (50, 10), (64, 8)],
 )
-def test_a_grid_is_about_square_and_full_if_possible(tmp_path, number, columns):
-    plots.grid(tmp_path / "grid.png", pictures(number, _TILE, _TILE, 1))
+def test_a_grid_is_about_square_with_few_empty_places(tmp_path, number, columns):
+    plots.grid(tmp_path / "grid.png", pictures(number, _LARGE, _LARGE, 1))
     height, width = read(tmp_path / "grid.png").shape[:2]
-    assert (width + _GAP) // (_TILE + _GAP) == columns
-    assert (height + _GAP) // (_TILE + _GAP) == math.ceil(number / columns)
+    assert (width + _GAP) // (_LARGE + _GAP) == columns
+    assert (height + _GAP) // (_LARGE + _GAP) == math.ceil(number / columns)
+
+
+def test_few_pictures_are_drawn_larger(tmp_path):
+    sides = []
+    for number in (1, 16, 1024):
+        plots.grid(tmp_path / "grid.png", pictures(number, 8, 8, 1))
+        columns = math.isqrt(number)
+        sides.append((read(tmp_path / "grid.png").shape[1] + _GAP) // columns - _GAP)
+    assert sides == [_LARGE, _ROW // 4, _TILE]
+
+
+SHADES = np.linspace(-0.9, 0.9, 24).repeat(64 * 3).reshape(24, 8, 8, 3) * [1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "columns"),
+    [([0, 1, 2] * 8, 3), ([0, 0, 1] * 8, 3), ([4] * 24, 6), (list(range(24)), 6), (None, 6)],
+)
+def test_repeating_labels_make_a_column_each(tmp_path, labels, columns):
+    plots.grid(tmp_path / "grid.png", SHADES, labels=labels)
+    drawn = read(tmp_path / "grid.png")[..., :3]
+    # The first picture below the first one is that of the next row.
+    shades = levels(SHADES[:, 0, 0])
+    corners = [np.argwhere((drawn == shade).all(axis=2)).min(axis=0) for shade in shades]
+    (y, x), right, below = corners[0], corners[1], corners[columns]
+    assert (right[0], right[1] > x) == (y, True)
+    assert (below[0] > y, below[1]) == (True, x)
+
+
+def has_words(path):
+    """Whether a figure has dark letters on its white margin, above the first picture."""
+    return (read(path)[:20, :, :3].max(axis=2) < 100).any()
+
+
+def test_a_grid_has_the_names_of_its_classes_above(tmp_path):
+    white = np.ones((6, 8, 8, 1))
+    for number, labels in enumerate(([0, 1] * 3, [1] * 6, [0, 1, 1, 0, 0, 0], None)):
+        path = tmp_path / f"{number}.png"
+        plots.grid(path, white, labels=labels, names=("cat", "dog"))
+        assert has_words(path) == (labels is not None)
+    plots.grid(tmp_path / "b.png", white, labels=[0, 1] * 3, names=("cat", "log"))
+    assert not np.array_equal(read(tmp_path / "0.png"), read(tmp_path / "b.png"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("cat", "cat"),
+        ("Staffordshire_bull_terrier", "Staffordshire\nbull terrier"),
+        ("one two three four five six seven", "one two three\nfour five six…"),
+        ("x" * 40, f"{'x' * 14}\n{'x' * 13}…"),
+        ("$x_1$ and $", r"\$x 1\$ and \$"),
+        ("\u732b", "0"),
+        (" ", "0"),
+    ],
+)
+def test_a_name_of_a_class_fits_over_its_column(name, text):
+    assert _text(0, [name], 14) == text
 
 
 def test_a_trajectory_has_its_pictures_in_order(tmp_path):
@@ -147,14 +210,14 @@ def test_a_trajectory_has_its_pictures_in_order(tmp_path):
     for colour in levels(frames[..., 0, 0, :]).reshape(6, 3):
         where = np.argwhere((drawn == colour).all(axis=2))
         corner, opposite = where.min(axis=0), where.max(axis=0)
-        np.testing.assert_array_equal(opposite - corner, _TILE - 1)
-        assert len(where) == _TILE**2
+        np.testing.assert_array_equal(opposite - corner, _LARGE - 1)
+        assert len(where) == _LARGE**2
         corners.append(corner)
     y, x = np.array(corners).reshape(2, 3, 2).transpose(2, 0, 1)
     np.testing.assert_array_equal(y, y[:, :1].repeat(3, 1))
     np.testing.assert_array_equal(x, x[:1].repeat(2, 0))
-    assert (np.diff(y, axis=0) > _TILE).all()
-    assert (np.diff(x, axis=1) > _TILE).all()
+    assert (np.diff(y, axis=0) > _LARGE).all()
+    assert (np.diff(x, axis=1) > _LARGE).all()
     border = np.concatenate([*drawn[[0, -1]], *drawn[:, [0, -1]].swapaxes(0, 1)])
     assert (border == 255).all()  # no text and no picture touches the edge
 
@@ -163,17 +226,17 @@ def test_large_pictures_are_reduced_by_averaging(tmp_path):
     frames = pictures(40, 6, 128, 1)
     plots.grid(tmp_path / "grid.png", frames, columns=40)
     drawn = read(tmp_path / "grid.png")
-    assert drawn.shape == (3, 40 * (64 + _GAP) - _GAP)
+    assert drawn.shape == (3, 40 * (64 + _GAP) - _GAP, 3)
     means = frames.reshape(40, 3, 2, 64, 2).mean(axis=(2, 4))
-    assert np.abs(drawn[:, :64].astype(int) - levels(means[0])).max() <= 1
+    assert np.abs(drawn[:, :64, 0].astype(int) - levels(means[0])).max() <= 1
 
 
 def test_values_outside_the_range_are_clipped(tmp_path):
-    sample = np.full((1, 64, 64, 1), 7.0)
+    sample = np.full((1, _LARGE, _LARGE, 1), 7.0)
     sample[0, 0, :3, 0] = [-7, np.nan, np.inf]
     plots.grid(tmp_path / "grid.png", sample)
     drawn = read(tmp_path / "grid.png")
-    np.testing.assert_array_equal(drawn[0, :4], [0, 0, 255, 255])
+    np.testing.assert_array_equal(drawn[0, :4, 0], [0, 0, 255, 255])
     assert (drawn[1:] == 255).all()
 
 
@@ -193,14 +256,15 @@ def test_an_animation_ends_on_its_last_frame_and_holds_it(tmp_path, length):
         last = np.asarray(image.convert("RGB"))
     assert times[-1] - 1000 == times[0] or length == 1
     assert sum(times) == pytest.approx(3000, abs=310)
-    side = _TILE + _GAP
-    np.testing.assert_allclose(last[:_TILE, :_TILE], 255, atol=4)
+    side = _LARGE + _GAP
+    np.testing.assert_allclose(last[:_LARGE, :_LARGE], 255, atol=4)
     np.testing.assert_allclose(last[side:, side:], 0, atol=4)
+    assert (last[:_LARGE, _LARGE] == _SEPARATOR).all()
 
 
 def test_an_animation_shows_a_limited_number_of_examples(tmp_path):
     plots.animation(tmp_path / "animation.gif", pictures(2, 100, 8, 8, 3))
-    assert read(tmp_path / "animation.gif").shape[:2] == (8 * (_TILE + _GAP) - _GAP,) * 2
+    assert read(tmp_path / "animation.gif").shape[:2] == (8 * (80 + _GAP) - _GAP,) * 2
 
 
 @pytest.mark.parametrize("shape", [(), (2,), (8, 8, 1), (3, 8, 8, 5), (0, 8, 8, 1), (0, 2)])

@@ -122,13 +122,15 @@ def test_the_predicted_x_0_stands_below_its_x_t(drawn_arrays, folders, tmp_path)
     np.testing.assert_allclose(found.swapaxes(0, 1), again, atol=1e-5)
 
 
-def test_the_grid_has_the_columns_asked_for_or_a_class_in_each(folders, tmp_path, monkeypatch):
+def test_the_grid_has_the_columns_asked_for_and_its_labels(folders, tmp_path, monkeypatch):
     grids = []
-    monkeypatch.setattr(plots, "grid", lambda path, samples, columns: grids.append(columns))
-    cases: list[dict[str, Any]] = [{"num": 20, "columns": 4}, {"num": 20}, {"num": 5}]
+    monkeypatch.setattr(
+        plots, "grid", lambda path, samples, *, labels, columns: grids.append((*labels, columns))
+    )
+    cases: list[dict[str, Any]] = [{"num": 12, "columns": 4}, {"num": 5}]
     for options in cases:
         draw("samples", PICTURES, folders["pictures"], str(tmp_path / "it.png"), **options)
-    assert grids == [4, 10, None]
+    assert grids == [(*range(10), 0, 1, 4), (*range(5), None)]
 
 
 @pytest.mark.parametrize("kind", ["pictures", "points"])

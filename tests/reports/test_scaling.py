@@ -10,8 +10,9 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
 from ddpm_jax.reports.communication import collectives, sent
 from ddpm_jax.reports.hardware import HARDWARE
-from ddpm_jax.reports.info import count_parameters, planned_bytes
+from ddpm_jax.reports.info import count_parameters
 from ddpm_jax.reports.scaling import exchanges, kept_bytes, lines, parameter_bytes, predict_scaling
+from ddpm_jax.runtime.memory import planned_bytes
 from ddpm_jax.runtime.mesh import abstract_mesh, bytes_per_device
 from ddpm_jax.training.step import state_layout
 from tests.reports.test_communication import POINTS, SCALAR, compiled

@@ -93,8 +93,9 @@ def test_a_run_has_the_same_bits_under_a_switch(plain, name, value):
 def test_a_seed_means_jax_s_own_threefry_key(seed):
     key = jax.random.key(seed, impl="threefry2x32")
     expected = jax.random.fold_in(jax.random.fold_in(key, 2), 9)
-    found = stream_key(np.uint32(seed), "noise", 9)
-    np.testing.assert_array_equal(*map(jax.random.key_data, (found, expected)))
+    found = stream_key(jnp.uint32(seed), "noise", 9)
+    ours, theirs = map(jax.random.key_data, (found, expected))
+    np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_switch_that_keeps_jax_from_compiling_is_one_line(tmp_path):
@@ -126,8 +127,9 @@ def test_a_platform_that_is_not_there_is_one_line(monkeypatch):
 
 def test_processes_agree_on_the_switches_that_are_not_pinned(tmp_path, monkeypatch):
     from ddpm_jax.data import open_source
+    from ddpm_jax.data.identity import describe_source
 
-    source = open_source(CONFIG.data)
+    source = describe_source(open_source(CONFIG.data))
     one = _what_must_agree(CONFIG, tmp_path, source)
     with jax.default_matmul_precision("float32"):
         other = _what_must_agree(CONFIG, tmp_path, source)

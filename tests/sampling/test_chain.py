@@ -1,4 +1,6 @@
 import dataclasses
+import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +13,8 @@ from ddpm_jax.diffusion import SAMPLERS, TIME_GRIDS, Sampler, make_sampler
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
 from ddpm_jax.models import MODELS
+from ddpm_jax.runtime.memory import OutOfMemory
+from ddpm_jax.sampling import chain
 from ddpm_jax.sampling.chain import Start, _chunk
 from ddpm_jax.typing import Conditioning
 from tests.models.beside import Beside, BesideConfig
@@ -143,16 +147,6 @@ def test_guidance_needs_dropped_labels():
     experiment = build(changed(TINY, train={"label_dropout": 0.0}))
     with pytest.raises(UserError, match=r"sample.guidance needs a network trained with"):
         program(experiment, guidance=1.0)
-
-
-@pytest.mark.parametrize(
-    ("labels", "words"),
-    [([10], "there is no class 10; they are 0 … 9"), ([-1], "no class -1"), ([1, 2], "2 labels")],
-)
-def test_labels_that_do_not_exist_are_refused(trained, labels, words):
-    with pytest.raises(UserError) as caught:
-        program(trained[0])(trained[1], 1, seed=0, labels=labels)
-    assert words in str(caught.value)
 
 
 def test_a_network_without_labels_takes_none():
@@ -350,3 +344,71 @@ def test_each_leaf_of_a_carry_lies_where_it_belongs(trained, monkeypatch):
     shards = jax.tree.map(lambda leaf: leaf.sharding.shard_shape(leaf.shape), carry)
     image = (1, 8, 8, 1)
     assert shards == Remembering(image, image, (2, *image), (8,), ())
+
+
+@pytest.fixture(scope="module")
+def draw(trained):
+    """Draws samples in two steps, with one compiled program for all tests."""
+    return functools.partial(program(trained[0], steps=2, batch_size=8), trained[1])
+
+
+@pytest.mark.parametrize("labels", [3, [3], [3, 1], np.array([3, 1, 0]), range(5)])
+def test_labels_are_taken_in_turn(labels, draw):
+    drawn = draw(5, seed=0, labels=labels)
+    turn = list(np.ravel(labels))
+    assert drawn.labels.tolist() == [turn[i % len(turn)] for i in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([10], "labels: there is no class 10; they are the whole numbers 0 … 9"),
+        ([1.5], "no class 1.5; they are the whole numbers 0 … 9"),
+        ([1.0], "no class 1.0"),
+        ([True], "no class True"),
+        ([2**70], "no class 1180591620717411303424"),
+        ([-1], "no class -1"),
+        ([], "0 labels for 2 samples"),
+        ([0, 1, 2], "3 labels for 2 samples"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(labels, words, draw):
+    with pytest.raises(UserError, match=words):
+        draw(2, seed=0, labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("num", "first", "words"),
+    [
+        (1, 2**32, "first is 4294967296; it must be at most 4,294,967,295"),
+        (2, 2**32 - 1, "the last sample of a seed is 4294967295"),
+        (1, -1, "first is -1; it must be 0 or more"),
+        (1, 10**400, "first is 1000"),
+        (2.5, 0, "samples is 2.5; it must be a whole number"),
+        (2**33, 0, "at most 4,294,967,296"),
+    ],
+)
+def test_samples_that_a_seed_does_not_have_are_refused(num, first, words, draw):
+    with pytest.raises(UserError, match=words):
+        draw(num, seed=0, first=first)
+
+
+def test_the_last_sample_of_a_seed_is_not_the_first(draw):
+    last = draw(1, seed=0, first=2**32 - 1)
+    first = draw(1, seed=0, labels=last.labels)
+    assert not np.array_equal(last.samples, first.samples)
+
+
+def test_more_samples_than_memory_holds_are_refused_before_any_is_drawn(draw, monkeypatch):
+    shape = TINY.data.example_shape
+    held = 3 * 4 * (1 + math.prod(shape))
+    monkeypatch.setattr(chain, "free_bytes", lambda: held)
+    seen = []
+    assert len(draw(3, seed=0).samples) == 3
+    with pytest.raises(OutOfMemory, match="4 samples need"):
+        draw(4, seed=0, progress=lambda done, total: seen.append(done))
+    with pytest.raises(OutOfMemory, match="3 samples with 1 trajectories need"):
+        draw(3, seed=0, num_trajectories=1)
+    assert seen == []
+    monkeypatch.setattr(chain, "free_bytes", lambda: None)
+    assert len(draw(4, seed=0).samples) == 4

@@ -1,11 +1,10 @@
 import io
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from ddpm_jax.sampling.files import write_samples
-from ddpm_jax.sampling.samples import Samples, class_columns
+from ddpm_jax.sampling.samples import Samples
 
 
 def test_samples_say_what_they_are_and_show_themselves(sixteen):
@@ -30,18 +29,3 @@ def test_pictures_of_many_bands_show_the_chosen_ones(tmp_path):
     write_samples(tmp_path / "x.npz", drawn)
     with np.load(tmp_path / "x.npz") as found:
         np.testing.assert_array_equal(found["samples"], samples)
-
-
-@pytest.mark.parametrize(
-    ("labels", "columns"),
-    [
-        (None, None),
-        ([], None),
-        ([0, 1, 2, 0, 1, 2], 3),
-        ([0, 1, 2], None),
-        ([0, 0, 1, 1], None),
-        ([0, 0], None),
-    ],
-)
-def test_classes_in_turn_make_columns(labels, columns):
-    assert class_columns(None if labels is None else np.array(labels)) == columns

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from ddpm_jax.errors import UserError
+from ddpm_jax.training.logging import progress
 from ddpm_jax.training.logging.json_lines import JsonLines, read_events, read_rows
 from ddpm_jax.training.logging.logger import Logger
 from ddpm_jax.training.logging.run_logger import LOGGERS, RunLogger
@@ -208,6 +209,29 @@ def test_progress_is_a_line_for_each_row(tmp_path):
     logger.row(3, VALUES)
     logger.close()
     assert said == ["step 3 of 9  loss 1.0000  grad 1.00  img/s 1  0:00 left"]
+
+
+def test_the_time_left_counts_no_compilation_and_silence_ends_after_a_minute(tmp_path, monkeypatch):
+    said, now = [], [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    logger = RunLogger(tmp_path, start=0, total=100, report=said.append)
+    now[0] += 1000  # compiling
+    logger.advance(1)
+    logger.row(1, VALUES)  # no step since then: nothing is known
+    for step in (2, 3, 4, 5):
+        now[0] += 20
+        logger.advance(step)
+    logger.row(5, VALUES)
+    logger.rewind(0)
+    now[0] += 1000
+    logger.advance(1)
+    logger.close()
+    numbers = "  loss 1.0000  grad 1.00  img/s 1"
+    assert said == [
+        f"step 1 of 100{numbers}",
+        "step 4 of 100  32:00 left",
+        f"step 5 of 100{numbers}  31:40 left",
+    ]
 
 
 def test_wandb_that_is_not_installed_is_refused_in_a_line(monkeypatch, tmp_path):

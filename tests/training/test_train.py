@@ -28,7 +28,9 @@ from ddpm_jax.config import (
     SmallUNetConfig,
     TrainConfig,
 )
+from ddpm_jax.data.source import ArraySource
 from ddpm_jax.errors import UserError
+from ddpm_jax.runtime.memory import OutOfMemory
 from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.training.feed import Feed
 from ddpm_jax.training.logging.run_logger import read_events, read_rows
@@ -507,3 +509,28 @@ def test_it_trains_outside_the_main_thread(tmp_path):
     thread.start()
     thread.join()
     assert results[0].step == 4
+
+
+def test_what_needs_more_memory_than_there_is_is_refused_before_anything_is_written(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("ddpm_jax.training.train.device_bytes", lambda device: 1000)
+    with pytest.raises(OutOfMemory, match=r"state and a batch .*; lower train.batch_size, raise"):
+        train(POINTS, tmp_path / "run")
+    monkeypatch.setattr("ddpm_jax.sampling.chain.free_bytes", lambda: 1000)
+    with pytest.raises(OutOfMemory, match="8 samples with 8 trajectories need"):
+        train(POINTS, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_activations_beyond_memory_are_refused_before_the_first_step(tmp_path, monkeypatch):
+    monkeypatch.setattr("ddpm_jax.training.trainer.device_bytes", lambda device: 1000)
+    with pytest.raises(OutOfMemory, match="activations of a training step need"):
+        train(changed(POINTS, train={"steps": 2}), tmp_path / "run")
+
+
+def test_a_source_of_none_is_refused(tmp_path):
+    source = ArraySource(np.zeros((0, 2), np.float32))
+    with pytest.raises(UserError, match="the source has no examples"):
+        train(POINTS, tmp_path / "run", source=source)
+    assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 from tqdm import tqdm
 
@@ -27,10 +28,9 @@ class Progress(Logger):
 
     def __init__(self, context: LogContext):
         self._total, self._report = context.total, context.report
-        self._start, self._begun = 0, None
-        self._bar = None
-        if isinstance(context.report, TerminalReport) and sys.stderr.isatty():
-            self._bar = tqdm(total=context.total, unit="step", dynamic_ncols=True, smoothing=0.1)
+        self._start, self._begun, self._said = 0, None, time.monotonic()
+        self._has_bar = isinstance(context.report, TerminalReport) and sys.stderr.isatty()
+        self._bar: Any = None
 
     def row(self, step: int, values: Mapping[str, float]) -> None:
         shown = {
@@ -40,31 +40,57 @@ class Progress(Logger):
         }
         if self._bar is not None:
             self._bar.set_postfix(shown)
-            return
-        spent = time.monotonic() - (self._begun or time.monotonic())
-        left = spent / max(1, step - self._start) * (self._total - step)
-        text = "  ".join(f"{name} {value}" for name, value in shown.items())
-        self._report(f"step {step:,} of {self._total:,}  {text}  {_clock(left)} left")
+        elif not self._has_bar:
+            self._say(step, "".join(f"  {name} {value}" for name, value in shown.items()))
+
+    def _say(self, step: int, text: str = "") -> None:
+        now, made = time.monotonic(), step - self._start
+        if self._begun is not None and made > 0:
+            left = (now - self._begun) / made * (self._total - step)
+            text = f"{text}  {clock(left)} left"
+        self._said = now
+        self._report(f"step {step:,} of {self._total:,}{text}")
 
     def advance(self, step: int) -> None:
-        # The first dispatch includes compilation: the clock starts after it.
+        # The first dispatch may include compilation: clock and bar start after it.
         if self._begun is None:
             self._begun, self._start = time.monotonic(), step
-        if self._bar is not None:
+            if self._has_bar:
+                self._bar = steps_bar(step, self._total)
+        elif self._bar is not None:
             self._bar.update(step - self._bar.n)
+        elif time.monotonic() - self._said >= EVERY_SECONDS:
+            self._say(step)
 
     def rewind(self, step: int) -> None:
         self._begun, self._start = None, step
-        if self._bar is not None:
-            self._bar.n = self._bar.initial = step
-            self._bar.refresh()
+        self.close()
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
 
 
-def _clock(seconds: float) -> str:
+EVERY_SECONDS = 60
+"""Without a terminal, long work says how far it is this often."""
+
+
+def steps_bar(done: int, total: int, title: str | None = None) -> Any:
+    """Returns a bar on stderr that counts time from now on, and is wiped when it is closed."""
+    return tqdm(
+        desc=title,
+        total=total,
+        initial=done,
+        unit="step",
+        dynamic_ncols=True,
+        smoothing=0.1,
+        leave=False,
+    )
+
+
+def clock(seconds: float) -> str:
+    """Returns a duration as minutes:seconds, or hours:minutes:seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

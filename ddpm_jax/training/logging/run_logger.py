@@ -37,6 +37,8 @@ LOGGERS: dict[str, Callable[[LogContext], Logger]] = {
 }
 # A resume reads these two files, so every run has them.
 _ALWAYS = (METRICS, EVENTS)
+CHOSEN = tuple(name for name in LOGGERS if name not in (*_ALWAYS, "progress"))
+"""The rows that `train.loggers` may name."""
 
 
 class RunLogger:
