@@ -108,7 +108,7 @@ def test_the_predicted_x_0_stands_below_its_x_t(drawn_arrays, folders, tmp_path)
 
 def test_the_grid_has_the_columns_asked_for_or_a_class_in_each(folders, tmp_path, monkeypatch):
     grids = []
-    monkeypatch.setattr(plots, "grid", lambda path, samples, columns: grids.append(columns))
+    monkeypatch.setattr(plots, "grid", lambda path, samples, **more: grids.append(more["columns"]))
     cases: list[dict[str, Any]] = [{"num": 20, "columns": 4}, {"num": 20}, {"num": 5}]
     for options in cases:
         draw("samples", PICTURES, folders["pictures"], str(tmp_path / "it.png"), **options)
