@@ -78,7 +78,7 @@ def test_no_weighting_is_the_plain_loss_of_whatever_is_predicted(parameterizatio
     np.testing.assert_array_equal(weights("none", parameterization), 1)
 
 
-@pytest.mark.parametrize("weighting", [name for name in WEIGHTINGS if name != "none"])
+@pytest.mark.parametrize("weighting", ["min_snr", "p2"])
 def test_one_error_weighs_the_same_in_every_parameterization(weighting):
     """The weighted losses of eps, x_0 and v agree at every t for one and the same mistake."""
     x_0, eps, slip = jax.random.normal(jax.random.key(0), (3, T, 6))

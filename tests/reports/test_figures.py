@@ -124,9 +124,11 @@ def test_the_predicted_x_0_stands_below_its_x_t(drawn_arrays, folders, tmp_path)
 
 def test_the_grid_has_the_columns_asked_for_and_its_labels(folders, tmp_path, monkeypatch):
     grids = []
-    monkeypatch.setattr(
-        plots, "grid", lambda path, samples, *, labels, columns: grids.append((*labels, columns))
-    )
+
+    def grid(path, samples, *, labels, columns, **more):
+        grids.append((*labels, columns))
+
+    monkeypatch.setattr(plots, "grid", grid)
     cases: list[dict[str, Any]] = [{"num": 12, "columns": 4}, {"num": 5}]
     for options in cases:
         draw("samples", PICTURES, folders["pictures"], str(tmp_path / "it.png"), **options)
