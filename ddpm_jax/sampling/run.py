@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.config import Config, override
-from ddpm_jax.config.choices import choice_fields
+from ddpm_jax.config.choices import ChoiceField, choice_fields
 from ddpm_jax.data.classes import find_labels
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
@@ -106,7 +106,8 @@ class Run:
         options = override(self.config.sample, settings)
         chain = None if times is None else np.asarray(times)
         # With the rows themselves: a notebook may put another one under the same name.
-        rows = tuple(field.row(options) for field in choice_fields(options).values())
+        fields = choice_fields(options).values()
+        rows = tuple(field.row(options) for field in fields if isinstance(field, ChoiceField))
         times_key = None if chain is None else tuple(chain.tolist())
         applied = tuple(it.apply if isinstance(it, Operator) else it for it in transforms)
         key = options, rows, times_key, applied
