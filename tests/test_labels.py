@@ -10,6 +10,7 @@ from PIL import Image
 import ddpm_jax
 from ddpm_jax import cli
 from ddpm_jax.config import (
+    Choice,
     Config,
     DiffusionConfig,
     FolderData,
@@ -33,7 +34,7 @@ FLAT = Config(
         steps=150,
         batch_size=16,
         steps_per_dispatch=50,
-        ema_decay=0.5,
+        averages={"ema": Choice("ema", decay=0.5)},
         log_every=150,
         save_every=150,
         preview_every=None,

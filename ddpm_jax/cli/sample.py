@@ -97,8 +97,9 @@ def _draw(target: str, output: StoragePath, options: Options, settings: dict[str
         if is_first():
             write_samples(output, drawn)
     if is_first():
-        named = labels is not None and run.class_names
-        classes = f": {describe_labels(labels, run.class_names)}" if named else ""
+        classes = ""
+        if labels is not None and run.class_names:
+            classes = f": {describe_labels(labels, run.class_names)}"
         print(f"{count} samples of step {run.step} in {output}{classes}")
         shown = configs.describe_shown(run.config.data)
         if shown and output.suffix in (".png", ".gif"):

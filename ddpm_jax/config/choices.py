@@ -48,10 +48,6 @@ class ChoiceField:
             self._make(choice.name, **choice.options)
         return choice
 
-    def row(self, section: Any) -> Any:
-        """Returns the row of the table that a section's choice names."""
-        return self.table[self.__get__(section, type(section)).name]
-
     def complete(self, value: Choice | str) -> Choice:
         """Returns the choice with the row's defaults for the options that are left out.
 
@@ -187,6 +183,15 @@ def chosen(config: Any, prefix: str = "") -> dict[str, tuple[ChoiceField, Choice
         elif dataclasses.is_dataclass(value):
             found |= chosen(value, f"{dotted}.")
     return found
+
+
+def rows_of(section: Any) -> tuple[Any, ...]:
+    """Returns the rows that the choices of a section name, as the tables have them now."""
+    return tuple(
+        field.table[getattr(section, name).name]
+        for name, field in choice_fields(section).items()
+        if isinstance(field, ChoiceField)
+    )
 
 
 @contextlib.contextmanager

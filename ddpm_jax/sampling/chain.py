@@ -4,7 +4,6 @@ The noise of sample i depends only on the seed and on i. So the first ten of a t
 equal a draw of ten samples, on any number of devices and in batches of any size.
 """
 
-import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -171,9 +170,8 @@ class SampleProgram:
         each operator, a tree of arrays `[num, …]`. A chain with a `start` takes the times of the
         grid below it. The first `num_trajectories` samples (within one batch) leave their
         trajectory, at about 50 times. `progress` gets the intervals done and their total. Raises
-        UserError for a label that does not exist, for labels, starting points or conditioning that
-        are not `num` many, for conditioning that the network does not take or that it lacks, and
-        for a number, seed or starting time out of range.
+        UserError for a label that does not exist, for labels, starting points or conditioning of
+        another number, not taken or lacking, and for a number, seed or starting time out of range.
         """
         check_seed(seed)
         if num < 1:
@@ -187,16 +185,15 @@ class SampleProgram:
         samples, frames = [], []
         for batch in range(batches):
             indices = np.arange(batch * size, (batch + 1) * size, dtype=np.uint32)
-            # The last batch is padded, so that one compiled shape serves all.
-            shard = functools.partial(self._shard, places=np.minimum(indices, num - 1))
+            places = np.minimum(indices, num - 1)  # One compiled shape serves the last batch too.
             chain = self._run(
                 params,
                 rows,
                 chunk,
                 key=np.uint32(seed),
                 indices=shard_rows(indices + np.uint32(first), self.mesh),
-                x=None if start is None else shard(start.x.astype(np.float32)),
-                given=jax.tree.map(shard, (given, operands)),
+                x=None if start is None else self._shard(start.x.astype(np.float32), places),
+                given=self._shard((given, operands), places),
             )
             for done, carry in chain:
                 if batch == 0 and num_trajectories:
@@ -211,8 +208,8 @@ class SampleProgram:
         stack = np.stack(frames)[:, :num] if frames else None
         return Samples(np.concatenate(samples)[:num], drawn_labels, stack, kept, names, shown)
 
-    def _shard(self, array: np.ndarray, places: np.ndarray) -> jax.Array:
-        return shard_rows(array[places], self.mesh)
+    def _shard(self, arrays: Any, places: np.ndarray) -> Any:
+        return jax.tree.map(lambda array: shard_rows(array[places], self.mesh), arrays)
 
     def _run(
         self,

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.config import Config, override
-from ddpm_jax.config.choices import ChoiceField, choice_fields
+from ddpm_jax.config.choices import rows_of
 from ddpm_jax.data.classes import find_labels
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
@@ -94,8 +94,7 @@ class Run:
         name or number; an int array, as `Samples.labels` is, holds labels. `start` is where the
         chains start if not from noise. `times` are those of the chain, which may go up and down;
         None for the grid of the settings. `transforms` of the denoiser come after clipping; one
-        that has data for each sample is an Operator. The same functions share one compiled
-        program, whatever their data.
+        with data for each sample is an Operator. The same functions share one compiled program.
 
         Returns float32 samples `[num, …]` on the data's scale ([-1, 1] for pictures), their
         labels, and the trajectories of the first `num_trajectories` samples. Raises UserError for
@@ -105,18 +104,18 @@ class Run:
         labels = self.labels(labels)
         options = override(self.config.sample, settings)
         chain = None if times is None else np.asarray(times)
-        # With the rows themselves: a notebook may put another one under the same name.
-        fields = choice_fields(options).values()
-        rows = tuple(field.row(options) for field in fields if isinstance(field, ChoiceField))
-        times_key = None if chain is None else tuple(chain.tolist())
-        applied = tuple(it.apply if isinstance(it, Operator) else it for it in transforms)
-        key = options, rows, times_key, applied
+        key = (
+            options,
+            # The rows themselves: a notebook may put another one under the same name.
+            rows_of(options),
+            None if chain is None else tuple(chain.tolist()),
+            tuple(it.apply if isinstance(it, Operator) else it for it in transforms),
+        )
         operators = [it if isinstance(it, Operator) else _without_data(it) for it in transforms]
         if key not in self._programs:
+            setup = self.experiment, self.mesh, options
             functions = [operator.apply for operator in operators]
-            self._programs[key] = SampleProgram(
-                self.experiment, self.mesh, options, times=chain, operators=functions
-            )
+            self._programs[key] = SampleProgram(*setup, times=chain, operators=functions)
         if num is None:
             given = labels if start is None else start.x
             num = options.num if given is None else len(given)

@@ -1,9 +1,10 @@
 import dataclasses
+import functools
 import io
 import logging
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -101,15 +102,15 @@ def _pixel(path: Path, level: int) -> None:
     Image.new("L", (2, 2), level).save(path)
 
 
-def _as_folder(folder: Path) -> tuple[FolderData, dict[Path, Callable[[], object]]]:
+def _as_folder(folder: Path) -> tuple[FolderData, Mapping[Path, Callable[[], object]]]:
     for name in ("a", "b"):
         (folder / name).mkdir()
         _pixel(folder / name / "x.png", 110)
-    changes = {path: lambda path=path: _pixel(path, 120) for path in folder.rglob("*.png")}
+    changes = {path: functools.partial(_pixel, path, 120) for path in folder.rglob("*.png")}
     return FolderData(path=str(folder), image_size=(2, 2), channels=1), changes
 
 
-def _as_zip(folder: Path) -> tuple[FolderData, dict[Path, Callable[[], object]]]:
+def _as_zip(folder: Path) -> tuple[FolderData, Mapping[Path, Callable[[], object]]]:
     path = folder / "x.zip"
 
     def pack(level: int) -> None:
@@ -122,7 +123,7 @@ def _as_zip(folder: Path) -> tuple[FolderData, dict[Path, Callable[[], object]]]
     return FolderData(path=str(path), image_size=(2, 2), channels=1), {path: lambda: pack(120)}
 
 
-def _as_arrays(folder: Path) -> tuple[ArraysData, dict[Path, Callable[[], object]]]:
+def _as_arrays(folder: Path) -> tuple[ArraysData, Mapping[Path, Callable[[], object]]]:
     x, y = folder / "x.npy", folder / "y.npy"
     np.save(x, np.zeros((4, 2, 2)))
     np.save(y, np.arange(4) % 2)
@@ -133,7 +134,7 @@ def _as_arrays(folder: Path) -> tuple[ArraysData, dict[Path, Callable[[], object
     }
 
 
-def _as_npz(folder: Path) -> tuple[ArraysData, dict[Path, Callable[[], object]]]:
+def _as_npz(folder: Path) -> tuple[ArraysData, Mapping[Path, Callable[[], object]]]:
     path = folder / "x.npz"
 
     def save(first: int) -> None:

@@ -133,7 +133,8 @@ def test_labels_keep_the_meaning_that_a_run_gave_them(order):
 
 
 def test_fewer_classes_keep_their_labels_and_foreign_ones_are_refused():
-    assert with_classes(pets(PETS), ("ape", *PETS)).gather(np.arange(2)).labels.tolist() == [2, 1]
+    more = with_classes(pets(PETS), ("ape", *PETS))
+    assert np.asarray(more.gather(np.arange(2)).labels).tolist() == [2, 1]
     with pytest.raises(UserError, match="a class eel, and the run was trained on cat, dog; give"):
         with_classes(pets(PETS), ("cat", "dog"))
     unlabelled = ArraySource(np.zeros((2, 2), np.float32))

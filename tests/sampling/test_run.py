@@ -44,18 +44,6 @@ def test_a_run_takes_times_and_transforms_and_compiles_them_once(run):
     assert len(run._programs) == before + 1
 
 
-def test_operators_with_other_data_share_one_program(run):
-    def put(denoiser, value):
-        return lambda x_t, t: denoiser(x_t, t)._replace(x_0=value + 0 * x_t)
-
-    before = len(run._programs)
-    for value in (0.25, 0.5):
-        rows = np.full((3, 8, 8, 1), value, np.float32)
-        drawn = run.sample(3, steps=2, transforms=[Operator(put, rows)])
-        np.testing.assert_allclose(drawn.samples, value, rtol=1e-6)
-    assert len(run._programs) == before + 1
-
-
 def test_another_row_under_the_same_name_is_compiled_anew(run, monkeypatch):
     def stays_at(level):
         def step(denoiser, carry, row, keys):
@@ -84,3 +72,15 @@ def test_a_folder_of_samples_belongs_to_its_parameters(run, tmp_path):
     with pytest.raises(UserError, match="holds samples with digest = "):
         sample_shards(other, tmp_path, 3, steps=2, batch_size=2)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+
+
+def test_operators_with_other_data_share_one_program(run):
+    def put(denoiser, value):
+        return lambda x_t, t: denoiser(x_t, t)._replace(x_0=value + 0 * x_t)
+
+    before = len(run._programs)
+    for value in (0.25, 0.5):
+        rows = np.full((3, 8, 8, 1), value, np.float32)
+        drawn = run.sample(3, steps=2, transforms=[Operator(put, rows)])
+        np.testing.assert_allclose(drawn.samples, value, rtol=1e-6)
+    assert len(run._programs) == before + 1
