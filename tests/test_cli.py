@@ -8,6 +8,7 @@ import pytest
 from ddpm_jax import cli
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.config import Choice
+from ddpm_jax.diffusion import SAMPLERS
 from ddpm_jax.files import exclusive
 from ddpm_jax.training.logging.run_logger import RunLogger, read_rows
 from ddpm_jax.training.train import train
@@ -116,8 +117,9 @@ def test_a_workdir_that_is_a_file_or_below_one_is_refused(told, tmp_path):
 
 SAMPLES = {
     "a label that does not exist": (["--num", "1", "--labels", "10"], "there is no class 10"),
+    "a class that does not exist": (["--labels", "cat"], "there is no class cat; they are 0 … 9"),
     "labels of another number": (["--num", "3", "--labels", "1", "2"], "2 labels for 3 samples"),
-    "an unknown sampler": (["--sampler", "dddm"], "one of ddim, ddpm, ddpm-beta"),
+    "an unknown sampler": (["--sampler", "dddm"], f"one of {', '.join(sorted(SAMPLERS))}"),
     "more steps than T": (
         ["--steps", "21"],
         "sample.steps is 21; it must be at most T, which is 20",

@@ -100,7 +100,7 @@ def test_text_that_is_not_json_is_named_with_its_file():
         ),
         ({"diffusion": {"schedule": "cosin"}}, "did you mean cosine?"),
         ({"diffusion": {"prediction": "x0"}}, "did you mean x_0?"),
-        ({"diffusion": {"loss": "l3"}}, "diffusion.loss is 'l3'; it must be one of huber, l1, l2"),
+        ({"diffusion": {"loss": "l3"}}, "diffusion.loss is 'l3'; it must be one of "),
         ({"sample": {"sampler": "dddm"}}, "sample.sampler is 'dddm'"),
         ({"sample": {"sampler": Choice("ddim", eta=2.0)}}, "sample.sampler.eta is 2"),
         ({"sample": {"sampler": Choice("ddim", eta="no")}}, "sample.sampler.eta is 'no'; it must"),
