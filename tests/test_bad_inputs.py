@@ -173,7 +173,8 @@ POINTS_FILE = put(
     "mine.py",
     f"{_IMPORT}import pathlib\nPATH = str(pathlib.Path(__file__).parent / 'x.npy')\n"
     "def get_config():\n"
-    "    return Config(data=ArraysData(path=PATH, holds='points'), model=MlpConfig(layers=1))\n",
+    "    data, sample = ArraysData(path=PATH, holds='points'), SampleConfig(clipping='none')\n"
+    "    return Config(data=data, model=MlpConfig(layers=1), sample=sample)\n",
 )
 
 FOLDERS = {
@@ -678,7 +679,8 @@ LABELLED = put(
     f"{_IMPORT}import pathlib\nPATH = str(pathlib.Path(__file__).parent / 'x.npz')\n"
     "def get_config():\n"
     "    model = MlpConfig(width=4, layers=1, num_classes=2)\n"
-    "    return Config(data=ArraysData(path=PATH, holds='points'), model=model)\n",
+    "    data, sample = ArraysData(path=PATH, holds='points'), SampleConfig(clipping='none')\n"
+    "    return Config(data=data, model=model, sample=sample)\n",
 )
 LABELLED_RUN = "train {here}/mine.py --workdir {here}/run --diffusion.timesteps 2"
 OTHER_LABELS = {

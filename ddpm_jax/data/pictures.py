@@ -150,8 +150,8 @@ class _Stored(NamedTuple):
 
 def _stored(image: "Image.Image") -> _Stored:
     tags: Any = image.tag_v2 if image.format == "TIFF" else {}  # type: ignore[attr-defined]
-    tile: Any = getattr(image, "tile", None)
-    args = tile[0].args if tile else ""
+    tiles: Any = getattr(image, "tile", ())
+    args = tiles[0].args if tiles else ""
     args = (args,) if isinstance(args, str) else tuple(args or ("",))
     raw = str(args[0])
     deep = image.mode.startswith(("I", "F"))
@@ -211,7 +211,8 @@ def _deep_levels(
         advice = "give the values of black and white"
         raise RangeError(f"has {kind} from {low:g} to {high:g}; {advice}")
     span = span or (0.0, stored.white or 0.0)
-    pixels = _to_pixels(values, span[::-1] if stored.inverted else span, (low, high))
+    black, white = span
+    pixels = _to_pixels(values, (white, black) if stored.inverted else span, (low, high))
     grey = Image.fromarray(pixels)
     if stored.transparent is None:
         return grey, bits, high

@@ -129,9 +129,9 @@ def test_what_systems_and_people_keep_beside_pictures_is_counted_by_its_reason(
     tmp_path, png, packed, monkeypatch
 ):
     monkeypatch.setattr(formats, "_register_heif", lambda: None)
-    entries = {"1.png": png, "cat/@thing/2.png": png, "downloaded": png} | dict.fromkeys(
-        OTHERS, png
-    )
+    entries: dict[str, bytes] = {}
+    for name in ("1.png", "cat/@thing/2.png", "downloaded", *OTHERS):
+        entries[name] = png
     entries["README"] = b"about these pictures"
     if packed:
         root = zipped(tmp_path / "set.zip", entries)
