@@ -13,7 +13,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.ops import REFERENCE
 from ddpm_jax.runtime.mesh import fitting_mesh
-from ddpm_jax.training.step import batch_layout, check_batch, jit_train_step, state_layout
+from ddpm_jax.training.step import check_batch, jit_train_step, step_layouts
 from ddpm_jax.typing import Conditioning
 
 
@@ -48,8 +48,7 @@ def step_memory(experiment: Experiment, mesh: Mesh) -> int | None:
     """
     check_batch(experiment.config, mesh)
     step = jit_train_step(experiment, mesh)
-    layout = state_layout(experiment, mesh), batch_layout(experiment, mesh)
-    return planned_bytes(step.lower(*layout).compile())
+    return planned_bytes(step.lower(*step_layouts(experiment, mesh)).compile())
 
 
 def planned_bytes(compiled: Any) -> int | None:

@@ -39,9 +39,9 @@ def averages_of(train: TrainConfig) -> dict[str, Decay]:
     return make_averages(train.averages, decay=train.ema_decay)
 
 
-def init_state(experiment: Experiment) -> TrainState:
+def init_state(experiment: Experiment, seed: int | jax.Array) -> TrainState:
     """Draws the parameters from the run's seed; pure, so `jax.eval_shape` gives its shapes."""
-    params = experiment.init_params(stream_key(experiment.config.seed, "init"))
+    params = experiment.init_params(stream_key(seed, "init"))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -30,7 +30,13 @@ from ddpm_jax.training.diagnosis import Diagnosis, diagnose
 from ddpm_jax.training.feed import Feed
 from ddpm_jax.training.logging.run_logger import RunLogger
 from ddpm_jax.training.state import TrainState
-from ddpm_jax.training.step import batch_layout, jit_init, jit_train_step, state_layout
+from ddpm_jax.training.step import (
+    jit_init,
+    jit_train_step,
+    state_layout,
+    step_inputs,
+    step_layouts,
+)
 from ddpm_jax.training.step_metrics import StepMetrics
 
 
@@ -125,7 +131,7 @@ class Trainer:
         each = self.config.train.steps_per_dispatch
         with self._metrics.waiting():
             batch = feed(step)
-        state, metrics = self._compiled(state, batch)
+        state, metrics = self._compiled(state, batch, step_inputs(self.experiment, step))
         self._metrics.add(step + each, metrics)
         self.logger.advance(step + each)
         return state, step + each
@@ -134,8 +140,7 @@ class Trainer:
         begun = time.monotonic()
         self.logger.say("compiling the training step")
         step = jit_train_step(self.experiment, self.mesh)
-        layout = state_layout(self.experiment, self.mesh)
-        compiled = step.lower(layout, batch_layout(self.experiment, self.mesh)).compile()
+        compiled = step.lower(*step_layouts(self.experiment, self.mesh)).compile()
         self.logger.say(f"compiled in {time.monotonic() - begun:.1f} s")
         return compiled
 
