@@ -54,15 +54,12 @@ def test_the_optimizer_is_optaxs_chain(name, size):
 def test_a_step_that_is_not_good_leaves_every_state_as_it_is(name):
     optimizer = make_optimizer(name, clip=1.0)
     params = {"w": jnp.ones(3)}
-    _, state = optimizer.update(
-        {"w": jnp.ones(3)}, optimizer.init(params), params, learning_rate=0.1
-    )
+    ones, rate = {"w": jnp.ones(3)}, {"learning_rate": 0.1}
+    _, state = optimizer.update(ones, optimizer.init(params), params, **rate)
     worse = {"w": jnp.asarray([1.0, jnp.nan, jnp.inf])}
-    _, after = optimizer.update(worse, state, params, learning_rate=0.1, good=jnp.asarray(False))
+    _, after = optimizer.update(worse, state, params, **rate, good=jnp.asarray(False))
     jax.tree.map(np.testing.assert_array_equal, after, state)
-    _, after = optimizer.update(
-        {"w": jnp.ones(3)}, state, params, learning_rate=0.1, good=jnp.asarray(True)
-    )
+    _, after = optimizer.update(ones, state, params, **rate, good=jnp.asarray(True))
     assert any(not np.array_equal(a, b) for a, b in zip(*map(arrays, (after, state)), strict=True))
 
 
@@ -70,7 +67,7 @@ def test_every_row_goes_down(name):
     optimizer = make_optimizer(name, clip=None)
     params = {"w": jnp.asarray([3.0, -2.0])}
     state = optimizer.init(params)
-    for step in range(20):
+    for _ in range(20):
         updates, state = optimizer.update(params, state, params, learning_rate=0.05)
         params = optax.apply_updates(params, updates)
     assert float(optax.tree.norm(params)) < 3.0

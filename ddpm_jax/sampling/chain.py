@@ -179,7 +179,7 @@ class SampleProgram:
         drawn_labels = self._check_labels(first, num, labels)
         given = self._check_conditioning(num, conditioning)._replace(labels=drawn_labels)
         times, rows = self._from(start, num)
-        size, steps = self._batch_size(num), len(times) - 1
+        size, steps = self._batch_size(num, num_trajectories), len(times) - 1
         batches, chunk = math.ceil(num / size), _chunk(steps)
         samples, frames = [], []
         for batch in range(batches):
@@ -250,9 +250,11 @@ class SampleProgram:
         times = np.append(start.t, self.times[self.times < start.t]).astype(self.times.dtype)
         return times, self._plan(times)
 
-    def _batch_size(self, num: int) -> int:
-        devices = self.mesh.size
-        return math.ceil(min(num, self.options.batch_size) / devices) * devices
+    def _batch_size(self, num: int, num_trajectories: int) -> int:
+        """Returns the samples of each batch: no more than it takes, as they all have one shape."""
+        most, devices = min(num, self.options.batch_size), self.mesh.size
+        each = max(math.ceil(num / math.ceil(num / most)), min(num_trajectories, most))
+        return math.ceil(each / devices) * devices
 
     def _check_conditioning(self, num: int, given: Conditioning) -> Conditioning:
         """Returns the parts besides labels as float32 and int32 arrays, one row a sample."""

@@ -3,8 +3,8 @@
     DIR/samples.json         what they are samples of
     DIR/samples-00000.npz    the first `sample.batch_size` of them, and so on
 
-One process draws each file, on its own devices, with one compiled shape. So the contents depend
-neither on the number of processes nor on kills in between.
+One process draws each file, on its own devices, with one compiled shape: that of the first file.
+So the contents depend neither on the number of processes nor on kills in between.
 """
 
 import json
@@ -59,10 +59,11 @@ def sample_shards(
     lacking = distributed.broadcast_from_first(lambda: lacking)
     process, count = distributed.rank_and_count()
     own = lacking[process::count]
+    drawn_at_once = min(size, num)
     for done, k in enumerate(own):
-        places = np.arange(k * size, (k + 1) * size)
+        places = np.arange(k * size, k * size + drawn_at_once)
         drawn = run.sample(
-            size,
+            drawn_at_once,
             first=k * size,
             seed=seed,
             labels=None if labels is None else [labels[i] for i in np.minimum(places, num - 1)],
