@@ -25,6 +25,7 @@ def get_config() -> Config:
 # `ddpm train --smoke`: the same run in seconds.
 SMOKE = {
     "model.channels": 8,
+    "model.multipliers": (1, 2),
     "model.blocks": 1,
     "diffusion.timesteps": 20,
     "train.steps": 4,

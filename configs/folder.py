@@ -26,6 +26,7 @@ def get_config() -> Config:
 SMOKE = {
     "data.image_size": (16, 16),
     "model.channels": 8,
+    "model.multipliers": (1, 2),
     "model.blocks": 1,
     "diffusion.timesteps": 20,
     "train.steps": 4,

@@ -1,5 +1,6 @@
 """The one place where a config becomes network, schedule, optimizer and loss."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +60,11 @@ class Experiment:
         t = jnp.ones((1,), jnp.int32)
         conditioning = self.condition(jnp.zeros((1,), jnp.int32))
         return self.model.init(key, x_t, t, conditioning, train=False)["params"]
+
+    @functools.cached_property
+    def param_shapes(self) -> Any:
+        """The parameters as shapes. The network is traced for it once, which takes a second."""
+        return jax.eval_shape(self.init_params, jax.random.key(0))
 
     def condition(
         self,

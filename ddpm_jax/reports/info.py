@@ -19,7 +19,7 @@ from ddpm_jax.typing import Conditioning
 
 def count_parameters(experiment: Experiment) -> int:
     """Returns the number of parameters; nothing is computed."""
-    shapes = jax.eval_shape(experiment.init_params, jax.random.key(0))
+    shapes = experiment.param_shapes
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
@@ -30,7 +30,7 @@ def forward_flops(experiment: Experiment) -> int | None:
     forms, such as Winograd's, have fewer. None where the backend does not count.
     """
     experiment = replace(experiment, model=experiment.model.clone(ops=REFERENCE))
-    params = jax.eval_shape(experiment.init_params, jax.random.key(0))
+    params = experiment.param_shapes
     x_t = jax.ShapeDtypeStruct((1, *experiment.config.data.example_shape), jnp.float32)
     t = jax.ShapeDtypeStruct((1,), jnp.int32)
 

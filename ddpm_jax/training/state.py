@@ -40,8 +40,12 @@ def averages_of(train: TrainConfig) -> dict[str, Decay]:
 
 
 def init_state(experiment: Experiment, seed: int | jax.Array) -> TrainState:
-    """Draws the parameters from the run's seed; pure, so `jax.eval_shape` gives its shapes."""
-    params = experiment.init_params(stream_key(seed, "init"))
+    """Draws the parameters from the run's seed."""
+    return first_state(experiment, experiment.init_params(stream_key(seed, "init")))
+
+
+def first_state(experiment: Experiment, params: Any) -> TrainState:
+    """Returns the state before the first step; pure, so `jax.eval_shape` gives its shapes."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -16,7 +16,7 @@ from ddpm_jax.experiment import DiffusionInputs, Experiment
 from ddpm_jax.runtime.compilation import compiler_options
 from ddpm_jax.runtime.mesh import batch_sharding, replicated, state_shardings, with_shardings
 from ddpm_jax.training.ema import ema_update
-from ddpm_jax.training.state import TrainState, averages_of, init_state
+from ddpm_jax.training.state import TrainState, averages_of, first_state, init_state
 from ddpm_jax.typing import Batch, PerExample
 
 Metrics = dict[str, jax.Array]
@@ -230,8 +230,8 @@ def check_batch(config: Config, mesh: Mesh | AbstractMesh) -> None:
 
 
 def state_layout(experiment: Experiment, mesh: Mesh | AbstractMesh) -> TrainState:
-    """Returns the state as shapes with shardings: the network is traced, nothing is computed."""
-    shapes = jax.eval_shape(functools.partial(init_state, experiment), np.uint32(0))
+    """Returns the state as shapes with shardings; nothing is computed."""
+    shapes = jax.eval_shape(functools.partial(first_state, experiment), experiment.param_shapes)
     layout = with_shardings(shapes, mesh)
     # Every device draws the timesteps of the whole batch, so each needs the sampler's whole state.
     whole = jax.tree.map(
