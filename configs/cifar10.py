@@ -22,7 +22,7 @@ def get_config() -> Config:
     )
 
 
-# `ddpm train --smoke`: the same run in seconds.
+# `ddpm train --smoke`: the same run, as small as it can be.
 SMOKE = {
     "model.channels": 8,
     "model.multipliers": (1, 2),

@@ -48,10 +48,11 @@ def get_config() -> Config:
     )
 
 
-# `ddpm train --smoke`: the same run in seconds.
+# `ddpm train --smoke`: the same run, as small as it can be.
 SMOKE = {
     "data.image_size": (32, 32),
     "model.dim": 8,
+    "model.multipliers": (1, 2),
     "diffusion.timesteps": 20,
     "train.steps": 4,
     "train.batch_size": 16,

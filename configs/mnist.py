@@ -1,4 +1,4 @@
-"""MNIST at its own 28×28, by class, with a small U-Net: under an hour on two CPU cores."""
+"""MNIST at its own 28×28, by class, with a U-Net small enough for a CPU."""
 
 from ddpm_jax.config import (
     Config,
