@@ -1,6 +1,7 @@
 """The 1,797 handwritten digits of scikit-learn, by class: minutes on a laptop's CPU."""
 
 from ddpm_jax.config import (
+    Choice,
     Config,
     DiffusionConfig,
     DigitsData,
@@ -20,7 +21,7 @@ def get_config() -> Config:
         train=TrainConfig(
             steps=800,
             steps_per_dispatch=10,
-            ema_decay=0.995,
+            averages={"ema": Choice("ema", decay=0.995)},
             label_dropout=0.1,
             log_every=20,
             save_every=200,

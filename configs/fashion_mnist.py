@@ -16,6 +16,7 @@ every 1,000 steps of the run.
 
 from ddpm_jax.config import (
     AnnotatedUNetConfig,
+    Choice,
     Config,
     DiffusionConfig,
     OptimizerConfig,
@@ -31,7 +32,12 @@ def get_config() -> Config:
         model=AnnotatedUNetConfig(),
         diffusion=DiffusionConfig(timesteps=200, loss="huber"),
         optimizer=OptimizerConfig(learning_rate=1e-3, clip=None),
-        train=TrainConfig(steps=2_345, ema_decay=0.0, save_every=1_000, preview_every=1_000),
+        train=TrainConfig(
+            steps=2_345,
+            averages={"ema": Choice("ema", decay=0.0)},
+            save_every=1_000,
+            preview_every=1_000,
+        ),
         sample=SampleConfig(sampler="ddpm", clipping="none"),
         figures=("forward",),
     )

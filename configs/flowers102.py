@@ -19,6 +19,7 @@ row per time, and ten stages of ten samples.
 
 from ddpm_jax.config import (
     AnnotatedUNetConfig,
+    Choice,
     Config,
     DiffusionConfig,
     OptimizerConfig,
@@ -39,7 +40,7 @@ def get_config() -> Config:
         train=TrainConfig(
             steps=43_000,
             batch_size=192,
-            ema_decay=0.0,
+            averages={"ema": Choice("ema", decay=0.0)},
             save_every=1_000,
             keep_every=10_000,
         ),

@@ -1,6 +1,7 @@
 """MNIST at its own 28×28, by class, with a U-Net small enough for a CPU."""
 
 from ddpm_jax.config import (
+    Choice,
     Config,
     DiffusionConfig,
     OptimizerConfig,
@@ -23,7 +24,7 @@ def get_config() -> Config:
             steps=4_000,
             batch_size=64,
             steps_per_dispatch=10,
-            ema_decay=0.999,
+            averages={"ema": Choice("ema", decay=0.999)},
             label_dropout=0.1,
             log_every=50,
             save_every=200,

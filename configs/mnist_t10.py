@@ -38,7 +38,7 @@ def get_config() -> Config:
             steps=37_500,
             batch_size=32,
             steps_per_dispatch=5,
-            ema_decay=0.999,
+            averages={"ema": Choice("ema", decay=0.999)},
             preview_every=1_875,
         ),
         sample=SampleConfig(sampler="ddpm", num=50),

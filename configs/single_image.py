@@ -50,7 +50,7 @@ def get_config() -> Config:
         train=TrainConfig(
             steps=20_000,
             batch_size=2,
-            ema_decay=0.999,
+            averages={"ema": Choice("ema", decay=0.999)},
             save_every=1_000,
             preview_every=1_000,
         ),

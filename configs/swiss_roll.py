@@ -18,6 +18,7 @@ training never was. That limits what any network can reach; `swiss_roll_noise.py
 """
 
 from ddpm_jax.config import (
+    Choice,
     Config,
     DiffusionConfig,
     MlpConfig,
@@ -37,7 +38,7 @@ def get_config() -> Config:
         train=TrainConfig(
             steps=78_000,
             steps_per_dispatch=100,
-            ema_decay=0.999,
+            averages={"ema": Choice("ema", decay=0.999)},
             log_every=600,
             save_every=7_800,
             preview_every=7_800,

@@ -159,13 +159,11 @@ def _scale_by_adam(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _scale_by_rate(
-    updates: Any, state: Any, params: Any = None, *, learning_rate: Any, **extra: Any
-) -> tuple[Any, Any]:
+def _scale_by_rate(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
     """Multiplies by minus the learning rate.
 
     Optax's own counts the updates that were made. A step without an update would then delay the
     whole schedule, and the rate that is logged would not be the one that was used.
     """
-    rate = -jnp.asarray(learning_rate)
+    rate = -jnp.asarray(extra["learning_rate"])
     return jax.tree.map(lambda leaf: leaf * jnp.asarray(rate, leaf.dtype), updates), state

@@ -10,7 +10,7 @@ The annotation may hold a help text: `eta: Annotated[float, "0 for no noise"]`.
 
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -59,6 +59,30 @@ class Choice:
 
 def _choice(name: str, options: dict[str, Any]) -> Choice:
     return Choice(name, **options)
+
+
+class Choices(Mapping[str, Choice]):
+    """Several choices of one table, each under a name of its own; immutable and hashable."""
+
+    __slots__ = ("_choices",)
+
+    def __init__(self, choices: Mapping[str, Choice]):
+        self._choices = dict(choices)
+
+    def __getitem__(self, name: str) -> Choice:
+        return self._choices[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._choices)
+
+    def __len__(self) -> int:
+        return len(self._choices)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._choices.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._choices)
 
 
 class Option(NamedTuple):
@@ -125,16 +149,3 @@ def row_with(
     row = choose(kind, table, name)
     require_options(f"{kind} {name!r}", options, options_of(row))
     return row
-
-
-def settings_for(
-    kind: str, table: Mapping[str, Callable], row: Callable, settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Returns those of the table's settings that one row takes.
-
-    Raises ValueError for a setting that no row of the table takes.
-    """
-    require_options(
-        f"a {kind}", settings, sorted({o for r in table.values() for o in options_of(r)})
-    )
-    return {option: settings[option] for option in options_of(row) if option in settings}

@@ -63,6 +63,17 @@ Denoiser = Callable[[Examples, Timesteps], Prediction]
 DenoiserTransform = Callable[[Denoiser], Denoiser]
 
 
+class Operator(NamedTuple):
+    """A transform with data for each sample, such as known pixels.
+
+    An array of one row a sample must be data: `apply` sees batches of samples.
+    """
+
+    apply: Callable[[Denoiser, Any], Denoiser]
+    data: Any
+    """A tree of arrays `[num, …]`; `apply` gets the rows of its batch."""
+
+
 class Objective(NamedTuple):
     """What training minimizes; called as `objective(output, inputs)`, it gives the losses `[B]`."""
 

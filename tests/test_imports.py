@@ -16,7 +16,7 @@ LAYERS = (
     ("diffusion", "plots"),
     ("runtime",),
     ("ops",),
-    ("models", "optimizers"),
+    ("models", "optimizers", "averages"),
     ("config",),
     ("data",),
     ("experiment",),

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from ddpm_jax.config import (
+    Choice,
     Config,
     DiffusionConfig,
     DigitsData,
@@ -19,7 +20,7 @@ from ddpm_jax.data import open_source
 from ddpm_jax.data.batches import local_batch
 from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.runtime.mesh import make_mesh, shard_batch
-from ddpm_jax.training.step import jit_init, jit_train_step, step_inputs
+from ddpm_jax.training.step import draw_state, jit_train_step, step_inputs
 
 TINY = Config(
     data=DigitsData(flip=True),
@@ -31,7 +32,7 @@ TINY = Config(
     train=TrainConfig(
         steps=12,
         batch_size=16,
-        ema_decay=0.9,
+        averages={"ema": Choice("ema", decay=0.9)},
         label_dropout=0.2,
         log_every=4,
         save_every=4,
@@ -60,7 +61,7 @@ class StepLoop:
         self.program = jit_train_step(self.experiment, self.mesh)
 
     def init(self) -> Any:
-        return jit_init(self.experiment, self.mesh)()
+        return draw_state(self.experiment, self.mesh)
 
     def _step(self, state: Any, batch: Any) -> Any:
         return self.program(state, batch, step_inputs(self.experiment, int(state.step)))

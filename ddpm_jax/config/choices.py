@@ -1,4 +1,4 @@
-"""Settings that choose a row of a table, together with the row's options."""
+"""Settings that choose one row of a table, or several, together with the rows' options."""
 
 import contextlib
 import dataclasses
@@ -8,8 +8,8 @@ from typing import Any
 
 from ddpm_jax.config.checks import require_row
 from ddpm_jax.config.values import typed
-from ddpm_jax.errors import UserError, nearest
-from ddpm_jax.tables import Choice, Option, defaults_of, signature_of
+from ddpm_jax.errors import UserError, nearest, require
+from ddpm_jax.tables import Choice, Choices, Option, defaults_of, signature_of
 
 
 class ChoiceField:
@@ -39,10 +39,14 @@ class ChoiceField:
         return self.complete(self._default) if instance is None else instance.__dict__[self._name]
 
     def __set__(self, instance: Any, value: Choice | str) -> None:
+        instance.__dict__[self._name] = self.checked(value)
+
+    def checked(self, value: Choice | str) -> Choice:
+        """Returns the complete choice; raises UserError as `complete` does, and as the row does."""
         choice = self.complete(value)
         with naming(self.dotted, choice):
             self._make(choice.name, **choice.options)
-        instance.__dict__[self._name] = choice
+        return choice
 
     def complete(self, value: Choice | str) -> Choice:
         """Returns the choice with the row's defaults for the options that are left out.
@@ -96,6 +100,10 @@ class ChoiceField:
         choice = self.read(new)
         return {"name": choice.name, **choice.options}
 
+    def rows(self, dotted: str, value: Choice) -> dict[str, tuple["ChoiceField", Choice]]:
+        """Returns the choice with its field by its dotted name, as `ChoicesField` does."""
+        return {dotted: (self, value)}
+
     def options(self) -> dict[str, tuple[Option, list[str]]]:
         """Returns every option that a row of the table takes, and the names of those rows."""
         found: dict[str, tuple[Option, list[str]]] = {}
@@ -105,13 +113,76 @@ class ChoiceField:
         return found
 
 
-def choice_fields(section: Any) -> dict[str, ChoiceField]:
-    """Returns the fields of a section, or of its class, that hold a choice."""
+class ChoicesField:
+    """A dataclass field that holds `Choices` of one table by name, at least one.
+
+    Built from a mapping: `TrainConfig(averages={"ema": Choice("ema", decay=0.999)})`. Options are
+    settings as `train.averages.ema.decay`.
+    """
+
+    def __init__(
+        self,
+        dotted: str,
+        table: Mapping[str, Any],
+        default: Mapping[str, Choice | str],
+        make: Callable[..., Any] = lambda name, **options: None,
+    ):
+        """`make(name, **options)` makes a row, as in ChoiceField."""
+        self.dotted, self.table, self._default, self._make = dotted, table, default, make
+        self._name = dotted.rpartition(".")[2]
+
+    def __get__(self, instance: Any, owner: type) -> Choices:
+        if instance is not None:
+            return instance.__dict__[self._name]
+        return Choices({name: self._one(name).complete(it) for name, it in self._default.items()})
+
+    def __set__(self, instance: Any, value: Mapping[str, Choice | str]) -> None:
+        self._check_names(value)
+        choices = {name: self._one(name).checked(choice) for name, choice in value.items()}
+        instance.__dict__[self._name] = Choices(choices)
+
+    def read(self, plain: Any) -> Choices:
+        """Returns the choices that JSON holds: a table from names to rows with options."""
+        self._check_names(plain)
+        return Choices({name: self._one(name).read(each) for name, each in plain.items()})
+
+    def rows(self, dotted: str, value: Choices) -> dict[str, tuple[ChoiceField, Choice]]:
+        """Returns each choice of a value, with its field, by its dotted name."""
+        return {f"{dotted}.{name}": (self._one(name), choice) for name, choice in value.items()}
+
+    def _one(self, name: str) -> ChoiceField:
+        return ChoiceField(f"{self.dotted}.{name}", self.table, "", self._make)
+
+    def _check_names(self, value: Any) -> None:
+        need = "a table from at least one name to a row"
+        require(isinstance(value, Mapping) and len(value) > 0, self.dotted, value, need)
+        for name in value:
+            # A name is a part of dotted names, of flags and of the names of saved arrays.
+            word = isinstance(name, str) and name.isidentifier()
+            require(word, f"a name in {self.dotted}", name, "a word of letters, digits and _")
+
+
+def choice_fields(section: Any) -> dict[str, ChoiceField | ChoicesField]:
+    """Returns the fields of a section, or of its class, that hold a choice or several."""
     cls = section if isinstance(section, type) else type(section)
     found = {
         item.name: inspect.getattr_static(cls, item.name, None) for item in dataclasses.fields(cls)
     }
-    return {name: each for name, each in found.items() if isinstance(each, ChoiceField)}
+    kinds = ChoiceField | ChoicesField
+    return {name: each for name, each in found.items() if isinstance(each, kinds)}
+
+
+def chosen(config: Any, prefix: str = "") -> dict[str, tuple[ChoiceField, Choice]]:
+    """Returns each choice of a config, or of one section, with its field, by its dotted name."""
+    found: dict[str, tuple[ChoiceField, Choice]] = {}
+    fields = choice_fields(config)
+    for item in dataclasses.fields(config):
+        dotted, value = f"{prefix}{item.name}", getattr(config, item.name)
+        if item.name in fields:
+            found |= fields[item.name].rows(dotted, value)
+        elif dataclasses.is_dataclass(value):
+            found |= chosen(value, f"{dotted}.")
+    return found
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ RENAMED = {
     "train.accumulate": "train.gradient_accumulation_steps",
     "train.on_nan": "train.on_nonfinite",
     "train.max_bad_steps": "train.max_nonfinite_steps",
+    "train.ema_decay": "train.averages.ema.decay",
     "diffusion.min_snr_gamma": "diffusion.weighting.gamma",
     "diffusion.p2_gamma": "diffusion.weighting.gamma",
     "diffusion.p2_k": "diffusion.weighting.k",
@@ -46,8 +47,10 @@ def lift_config(config: Plain) -> Plain:
     lifted = dict(config)
     if isinstance(lifted.get("train"), dict):
         new = {old: name.partition(".")[2] for old, name in RENAMED.items()}
-        train = lifted["train"].items()
-        lifted["train"] = {new.get(f"train.{name}", name): value for name, value in train}
+        train = dict(lifted["train"])
+        average = {"name": "ema", "decay": train.pop("ema_decay", 0.9999)}
+        train = {new.get(f"train.{name}", name): value for name, value in train.items()}
+        lifted["train"] = {**train, "averages": {"ema": average}}
     for section, old, new, default, rows in (
         ("diffusion", "schedule", "schedule", "linear", _SCHEDULES),
         ("diffusion", "weighting", "weighting", "none", _WEIGHTINGS),

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from ddpm_jax.tables import Choice
+from ddpm_jax.tables import Choice, Choices
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -23,6 +23,8 @@ def _plain(value: Any) -> Any:
         return to_dict(value)
     if isinstance(value, Choice):
         return {"name": value.name} | {name: _plain(v) for name, v in value.options.items()}
+    if isinstance(value, Choices):
+        return {name: _plain(choice) for name, choice in value.items()}
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
@@ -37,12 +39,20 @@ def flatten(config: Any) -> dict[str, Any]:
 def _flatten(config: Any, prefix: str) -> dict[str, Any]:
     flat = {f"{prefix}kind": config.kind} if hasattr(config, "kind") else {}
     for item in dataclasses.fields(config):
-        dotted, value = f"{prefix}{item.name}", getattr(config, item.name)
-        if dataclasses.is_dataclass(value):
-            flat |= _flatten(value, f"{dotted}.")
-        elif isinstance(value, Choice):
-            flat[dotted] = value.name
-            flat |= {f"{dotted}.{name}": _plain(v) for name, v in value.options.items()}
-        else:
-            flat[dotted] = _plain(value)
+        flat |= _flat(f"{prefix}{item.name}", getattr(config, item.name))
+    return flat
+
+
+def _flat(dotted: str, value: Any) -> dict[str, Any]:
+    if dataclasses.is_dataclass(value):
+        return _flatten(value, f"{dotted}.")
+    flat = {}
+    if isinstance(value, Choices):
+        for name, choice in value.items():
+            flat |= _flat(f"{dotted}.{name}", choice)
+    elif isinstance(value, Choice):
+        flat[dotted] = value.name
+        flat |= {f"{dotted}.{name}": _plain(v) for name, v in value.options.items()}
+    else:
+        flat[dotted] = _plain(value)
     return flat

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from ddpm_jax.config.checks import require_row
-from ddpm_jax.config.choices import choice_fields
+from ddpm_jax.config.choices import choice_fields, chosen
 from ddpm_jax.config.format_0 import RENAMED
 from ddpm_jax.config.migrations import lift
 from ddpm_jax.config.plain import flatten, to_dict
@@ -85,16 +85,17 @@ def override(config: Section, settings: Mapping[str, Any]) -> Section:
     """
     known = [each.name for each in settings_of(config)]
     given = {canonical(name, known): value for name, value in settings.items()}
-    plain = to_dict(config)
+    plain, rows = to_dict(config), chosen(config)
     # A row comes before its options: their names have one part more.
     for name in sorted(given, key=lambda name: name.count(".")):
         *path, last = name.split(".")
-        place, section = plain, config
+        place = plain
         for part in path:
-            place, section = place[part], getattr(section, part, None)
-        field = choice_fields(section).get(last) if dataclasses.is_dataclass(section) else None
-        value = given[name]
-        place[last] = value if field is None else field.changed(getattr(section, last), value)
+            place = place[part]
+        place[last] = given[name]
+        if name in rows:
+            field, old = rows[name]
+            place[last] = field.changed(old, given[name])
     return _section(type(config), plain, "")
 
 

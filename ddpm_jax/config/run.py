@@ -7,8 +7,9 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from ddpm_jax.averages import AVERAGES
 from ddpm_jax.config.checks import check_seed
-from ddpm_jax.config.choices import ChoiceField, naming
+from ddpm_jax.config.choices import ChoiceField, ChoicesField, naming
 from ddpm_jax.config.data import DataConfig, PictureData, TfdsData
 from ddpm_jax.config.plain import flatten
 from ddpm_jax.diffusion import (
@@ -48,6 +49,10 @@ def _weighting(name: str, **options: Any) -> None:
 
 def _optimizer(name: str, **options: Any) -> None:
     OPTIMIZERS[name](**options)
+
+
+def _average(name: str, **options: Any) -> None:
+    AVERAGES[name](**options)
 
 
 def _timestep_sampler(name: str, **options: Any) -> None:
@@ -141,10 +146,8 @@ class TrainConfig:
     steps_per_dispatch: int = 1
     """Steps in each call of the compiled program. More is faster for short steps and on a CPU;
     logs, saves and signals wait for the end of a call."""
-    averages: tuple[str, ...] = ("ema",)
-    """Averages of the parameters that are kept; previews are drawn from the first."""
-    ema_decay: float = 0.9999
-    """Decay of the moving average of the parameters; it warms up as (1 + step) / (10 + step)."""
+    averages: ChoicesField = ChoicesField("train.averages", AVERAGES, {"ema": "ema"}, _average)
+    """The averages of the parameters that are kept; previews are drawn from the first."""
     timestep_sampler: ChoiceField = ChoiceField(
         "train.timestep_sampler", TIMESTEP_SAMPLERS, "uniform", _timestep_sampler
     )
@@ -166,6 +169,10 @@ class TrainConfig:
     ends the run at once, rollback returns to the last save and skips the steps in between."""
     max_nonfinite_steps: int = 10
     """Non-finite steps in a row after which skip ends the run and rollback goes back."""
+
+    @property
+    def first_average(self) -> str:
+        return next(iter(self.averages))
 
     @property
     def nonfinite_limit(self) -> int:
@@ -191,8 +198,8 @@ class TrainConfig:
         require(
             divides, "train.gradient_accumulation_steps", self.gradient_accumulation_steps, need
         )
-        require(len(self.averages) > 0, "train.averages", self.averages, "at least one name")
-        require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "in [0, 1)")
+        need = "without raw, which stands for the parameters themselves"
+        require("raw" not in self.averages, "train.averages", self.averages, need)
         require(0 <= self.label_dropout < 1, "train.label_dropout", self.label_dropout, "in [0, 1)")
 
 

@@ -49,7 +49,8 @@ def _settings(config: Any, prefix: str, section: str) -> Iterable[Setting]:
         dotted, value = f"{prefix}{item.name.rstrip('_')}", getattr(config, item.name)
         doc = functools.partial(_doc, cls, item.name)
         if item.name in choices:
-            yield from _choice_settings(choices[item.name], dotted, value, doc, section)
+            for name, (field, choice) in choices[item.name].rows(dotted, value).items():
+                yield from _choice_settings(field, name, choice, doc, section)
         elif dataclasses.is_dataclass(value):
             yield from _settings(value, f"{dotted}.", (inspect.getdoc(type(value)) or "").strip())
         else:

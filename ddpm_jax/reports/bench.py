@@ -23,7 +23,7 @@ from ddpm_jax.training.feed import Feed
 from ddpm_jax.training.step import (
     batch_layout,
     check_batch,
-    jit_init,
+    draw_state,
     jit_train_step,
     step_inputs,
     step_layouts,
@@ -99,7 +99,7 @@ def _training(
     _compile(experiment, mesh, cached=True)  # fills the cache
     warm, compiled = _compile(experiment, mesh, cached=True)
     each, size = config.train.steps_per_dispatch, config.train.batch_size
-    state = jit_init(experiment, mesh)()
+    state = draw_state(experiment, mesh)
     took, waited = [], []
     with _feed(experiment, mesh) as (feed, origin):
         state, _ = compiled(state, feed(0), step_inputs(experiment, 0))
@@ -128,7 +128,7 @@ def _training(
         "images_per_s": size / step,
         "data_wait_ms": 1e3 * statistics.median(waited),
         "train_peak_bytes": stats.get("peak_bytes_in_use", planned_bytes(compiled)),
-    }, state.ema[config.train.averages[0]]
+    }, state.ema[config.train.first_average]
 
 
 def _compile(experiment: Experiment, mesh: Mesh, *, cached: bool) -> tuple[float, Any]:

@@ -31,7 +31,7 @@ from ddpm_jax.runtime.mesh import batch_sharding, fetch, replicated, shard_rows
 from ddpm_jax.runtime.random import sample_keys
 from ddpm_jax.sampling.denoiser import is_guided, make_denoiser
 from ddpm_jax.sampling.samples import Samples
-from ddpm_jax.typing import Conditioning, DenoiserTransform, Examples
+from ddpm_jax.typing import Conditioning, Denoiser, Examples, Operator
 
 # A chain is about this many calls of the compiled program: the frames of a trajectory.
 _CHUNKS = 50
@@ -56,19 +56,18 @@ class SampleProgram:
         options: SampleConfig,
         *,
         times: np.ndarray | None = None,
-        transforms: Sequence[DenoiserTransform] = (),
+        operators: Sequence[Callable[[Denoiser, Any], Denoiser]] = (),
     ):
         """`times` are the chain's, and may go up and down; None for the grid of the options.
 
-        `transforms` of the denoiser come after clipping: the operators of editing. They see batches
-        of the size that the chain computes at once.
+        `operators` transform the denoiser after clipping. Each call brings their data.
 
         Raises UserError for steps or guidance that this network can't give, ValueError for times
         that `plan_chain` refuses.
         """
         T = experiment.schedule.T
         self.experiment, self.mesh, self.options = experiment, mesh, options
-        self.transforms = tuple(transforms)
+        self.operators = tuple(operators)
         if options.steps is not None and options.steps > T:
             raise UserError(f"sample.steps is {options.steps}; it must be at most T, which is {T}")
         if is_guided(options) and experiment.config.train.label_dropout == 0:
@@ -122,9 +121,11 @@ class SampleProgram:
         seed: jax.Array,
         indices: jax.Array,
         conditioning: Conditioning,
+        operands: Sequence[Any],
     ) -> Any:
+        operators = [Operator(*each) for each in zip(self.operators, operands, strict=True)]
         denoiser = make_denoiser(
-            self.experiment, params, conditioning, self.options, transforms=self.transforms
+            self.experiment, params, conditioning, self.options, operators=operators
         )
         return advance(self.sampler, denoiser, carry, rows, sample_keys(seed, indices))
 
@@ -157,6 +158,7 @@ class SampleProgram:
         first: int = 0,
         labels: Sequence[int] | None = None,
         conditioning: Conditioning = NO_CONDITIONING,
+        operands: Sequence[Any] = (),
         start: Start | None = None,
         num_trajectories: int = 0,
         progress: Progress = lambda done, total: None,
@@ -166,7 +168,8 @@ class SampleProgram:
         Every process of the mesh must call it, and gets all samples.
 
         `labels` has one class for each sample; None takes the classes in turn. `conditioning` has
-        what else the network takes, an array `[num, …]` for each part. A chain with a `start` takes
+        what else the network takes, an array `[num, …]` for each part. `operands` has the data of
+        each operator, a tree of arrays `[num, …]`. A chain with a `start` takes
         the times of the grid below it. The first `num_trajectories` samples (within one batch)
         leave their trajectory, at about 50 times. `progress` gets the intervals done and their
         total. Raises UserError for a label that does not exist, for labels, starting points or
@@ -178,6 +181,7 @@ class SampleProgram:
             raise UserError(f"the number of samples is {num}; it must be at least 1")
         drawn_labels = self._check_labels(first, num, labels)
         given = self._check_conditioning(num, conditioning)._replace(labels=drawn_labels)
+        operands = jax.tree.map(lambda x: _rows("an operator's data", x, num), tuple(operands))
         times, rows = self._from(start, num)
         size, steps = self._batch_size(num, num_trajectories), len(times) - 1
         batches, chunk = math.ceil(num / size), _chunk(steps)
@@ -193,7 +197,9 @@ class SampleProgram:
                 key=np.uint32(seed),
                 indices=shard_rows(indices + np.uint32(first), self.mesh),
                 x=None if start is None else self._shard(start.x.astype(np.float32), places),
-                conditioning=jax.tree.map(lambda x, places=places: self._shard(x, places), given),
+                given=jax.tree.map(
+                    lambda x, places=places: self._shard(x, places), (given, operands)
+                ),
             )
             for done, carry in chain:
                 if batch == 0 and num_trajectories:
@@ -221,7 +227,7 @@ class SampleProgram:
         key: np.uint32,
         indices: jax.Array,
         x: jax.Array | None,
-        conditioning: Conditioning,
+        given: tuple[Conditioning, Sequence[Any]],
     ) -> Iterator[tuple[int, Any]]:
         """Yields the intervals done and the carry, before the first and after each chunk."""
         carry, steps = self._start(key, indices, x), len(rows.t)
@@ -229,7 +235,7 @@ class SampleProgram:
         for begin in range(0, steps, chunk):
             end = min(begin + chunk, steps)
             piece = jax.tree.map(lambda leaf, a=begin, b=end: leaf[a:b], rows)
-            carry = self._advance(params, carry, piece, key, indices, conditioning)
+            carry = self._advance(params, carry, piece, key, indices, *given)
             jax.block_until_ready(carry)
             yield end, carry
 
@@ -262,17 +268,12 @@ class SampleProgram:
             raise UserError("conditioning.labels: give the classes of the samples as labels")
         require_taken(self.experiment.model, given)
 
-        def rows(name: str, part: Any, dtype: Any) -> Any:
-            if part is not None and (np.ndim(part) == 0 or len(part) != num):
-                shape = np.shape(part)
-                raise UserError(
-                    f"conditioning.{name} has the shape {shape}; it must have {num} rows"
-                )
-            return None if part is None else np.asarray(part, dtype)
+        def part(name: str, dtype: Any) -> Any:
+            found = getattr(given, name)
+            return None if found is None else _rows(f"conditioning.{name}", found, num, dtype)
 
         return Conditioning(
-            image=rows("image", given.image, np.float32),
-            image_noise=rows("image_noise", given.image_noise, np.int32),
+            image=part("image", np.float32), image_noise=part("image_noise", np.int32)
         )
 
     def _check_labels(
@@ -291,6 +292,13 @@ class SampleProgram:
         if wrong:
             raise UserError(f"labels: there is no class {wrong[0]}; they are 0 … {classes - 1}")
         return np.asarray(labels, np.int32)
+
+
+def _rows(name: str, array: Any, num: int, dtype: Any = None) -> np.ndarray:
+    """Returns the array; raises UserError unless it has one row for each of `num` samples."""
+    if np.ndim(array) == 0 or len(array) != num:
+        raise UserError(f"{name} has the shape {np.shape(array)}; it must have {num} rows")
+    return np.asarray(array, dtype)
 
 
 def _chunk(steps: int) -> int:

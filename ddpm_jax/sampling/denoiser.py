@@ -6,14 +6,7 @@ from typing import Any
 from ddpm_jax.config import SampleConfig
 from ddpm_jax.diffusion import constant_weight, make_clipping, make_guidance, predict
 from ddpm_jax.experiment import Experiment
-from ddpm_jax.typing import (
-    Conditioning,
-    Denoiser,
-    DenoiserTransform,
-    Examples,
-    Prediction,
-    Timesteps,
-)
+from ddpm_jax.typing import Conditioning, Denoiser, Examples, Operator, Prediction, Timesteps
 
 
 def make_denoiser(
@@ -22,12 +15,12 @@ def make_denoiser(
     conditioning: Conditioning,
     options: SampleConfig,
     *,
-    transforms: Sequence[DenoiserTransform] = (),
+    operators: Sequence[Operator] = (),
 ) -> Denoiser:
     """Returns the denoiser of a network with the transforms that the options ask for.
 
-    Transforms come in this order: guidance, clipping, and then `transforms`, the operators of
-    editing, the first of them innermost.
+    Transforms come in this order: guidance, clipping, and then the operators of editing, the first
+    of them innermost.
     """
 
     def network(conditioning: Conditioning) -> Denoiser:
@@ -45,8 +38,8 @@ def make_denoiser(
         denoiser = guide(denoiser, network(conditioning._replace(labels=no_class)), weight)
     clipping = options.clipping
     denoiser = make_clipping(clipping.name, experiment.schedule, **clipping.options)(denoiser)
-    for transform in transforms:
-        denoiser = transform(denoiser)
+    for apply, data in operators:
+        denoiser = apply(denoiser, data)
     return denoiser
 
 

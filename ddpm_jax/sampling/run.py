@@ -22,7 +22,7 @@ from ddpm_jax.runtime.distributed import broadcast_from_first
 from ddpm_jax.runtime.mesh import fitting_mesh, with_shardings
 from ddpm_jax.sampling.chain import Progress, SampleProgram, Start
 from ddpm_jax.sampling.samples import Samples
-from ddpm_jax.typing import Conditioning, DenoiserTransform
+from ddpm_jax.typing import Conditioning, DenoiserTransform, Operator
 
 
 class Run:
@@ -62,7 +62,7 @@ class Run:
         conditioning: Conditioning = NO_CONDITIONING,
         start: Start | None = None,
         times: Sequence[int] | np.ndarray | None = None,
-        transforms: Sequence[DenoiserTransform] = (),
+        transforms: Sequence[DenoiserTransform | Operator] = (),
         num_trajectories: int = 0,
         progress: Progress = lambda done, total: None,
         **settings: Any,
@@ -73,8 +73,8 @@ class Run:
         `run.sample(16, sampler="ddim", eta=0.5, steps=50)`. `conditioning` is what the network
         takes besides labels, an array `[num, …]` each. `start` is where the chains start if not
         from noise. `times` are those of the chain, which may go up and down; None for the grid of
-        the settings. `transforms` of the denoiser come after clipping. The same functions share one
-        compiled program.
+        the settings. `transforms` of the denoiser come after clipping; one that has data for each
+        sample is an Operator. The same functions share one compiled program, whatever their data.
 
         Returns float32 samples `[num, …]` on the data's scale ([-1, 1] for pictures), their
         labels, and the trajectories of the first `num_trajectories` samples. Raises UserError for
@@ -83,10 +83,16 @@ class Run:
         """
         options = override(self.config.sample, settings)
         chain = None if times is None else np.asarray(times)
-        key = options, None if chain is None else tuple(chain.tolist()), tuple(transforms)
+        key = (
+            options,
+            None if chain is None else tuple(chain.tolist()),
+            tuple(it.apply if isinstance(it, Operator) else it for it in transforms),
+        )
+        operators = [it if isinstance(it, Operator) else _without_data(it) for it in transforms]
         if key not in self._programs:
+            functions = [operator.apply for operator in operators]
             self._programs[key] = SampleProgram(
-                self.experiment, self.mesh, options, times=chain, transforms=transforms
+                self.experiment, self.mesh, options, times=chain, operators=functions
             )
         if num is None:
             given = labels if start is None else start.x
@@ -98,10 +104,15 @@ class Run:
             first=first,
             labels=labels,
             conditioning=conditioning,
+            operands=[operator.data for operator in operators],
             start=start,
             num_trajectories=num_trajectories,
             progress=progress,
         )
+
+
+def _without_data(transform: DenoiserTransform) -> Operator:
+    return Operator(lambda denoiser, data: transform(denoiser), None)
 
 
 def _warn(line: str) -> None:
@@ -136,10 +147,9 @@ def load(
     config = checkpoints.config(step)
     mesh = fitting_mesh(config.mesh.fsdp, jax.local_devices() if local else None)
     experiment = build(config, devices=mesh.size)
-    averages = config.train.averages
-    params = averages[0] if params is None else params
-    if params not in (*averages, "raw"):
-        have = ", ".join(averages)
+    params = config.train.first_average if params is None else params
+    if params not in (*config.train.averages, "raw"):
+        have = ", ".join(config.train.averages)
         raise UserError(f"params is {params!r}; {folder} has {have}, and raw parameters")
     name = "params" if params == "raw" else f"ema.{params}"
     shapes = checkpoints.shapes(step, name)

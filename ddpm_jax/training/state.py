@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ddpm_jax.config import TrainConfig
+from ddpm_jax.averages import ema_init, make_averages
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.runtime.random import stream_key
-from ddpm_jax.training.ema import Decay, ema_init, make_averages
 
 
 class TrainState(NamedTuple):
@@ -22,7 +21,7 @@ class TrainState(NamedTuple):
     """int32, how many steps have been made. It determines the next batch and its random draws."""
     params: Any
     ema: dict[str, Any]
-    """A tree like `params` for each average, by its name in AVERAGES."""
+    """A tree like `params` for each average, by its name."""
     opt_state: Any
     nonfinite: jax.Array
     """int32, how many of the last steps in a row made no update because they were not finite.
@@ -32,11 +31,6 @@ class TrainState(NamedTuple):
     """
     timesteps: Any = None
     """The state of the timestep sampler; None for a sampler without a history."""
-
-
-def averages_of(train: TrainConfig) -> dict[str, Decay]:
-    """Returns the averages that a config keeps, by name."""
-    return make_averages(train.averages, decay=train.ema_decay)
 
 
 def init_state(experiment: Experiment, seed: int | jax.Array) -> TrainState:
@@ -49,7 +43,7 @@ def first_state(experiment: Experiment, params: Any) -> TrainState:
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        ema=ema_init(averages_of(experiment.config.train), params),
+        ema=ema_init(make_averages(experiment.config.train.averages), params),
         opt_state=experiment.optimizer.init(params),
         nonfinite=jnp.zeros((), jnp.int32),
         timesteps=experiment.timestep_sampler.init(),

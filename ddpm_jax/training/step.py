@@ -10,13 +10,13 @@ import numpy as np
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
+from ddpm_jax.averages import ema_update, make_averages
 from ddpm_jax.config import Config
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import DiffusionInputs, Experiment
 from ddpm_jax.runtime.compilation import compiler_options
 from ddpm_jax.runtime.mesh import batch_sharding, replicated, state_shardings, with_shardings
-from ddpm_jax.training.ema import ema_update
-from ddpm_jax.training.state import TrainState, averages_of, first_state, init_state
+from ddpm_jax.training.state import TrainState, first_state, init_state
 from ddpm_jax.typing import Batch, PerExample
 
 Metrics = dict[str, jax.Array]
@@ -70,7 +70,7 @@ def make_update(
     parameters that failed. `mesh` holds the devices, if there are several.
     """
     train = experiment.config.train
-    averages = averages_of(train)
+    averages = make_averages(train.averages)
     gather, scatter = _split_over(mesh)
 
     def update(
@@ -245,14 +245,18 @@ def _shardings(experiment: Experiment, mesh: Mesh) -> TrainState:
     return jax.tree.map(lambda leaf: leaf.sharding, state_layout(experiment, mesh))
 
 
-def jit_init(experiment: Experiment, mesh: Mesh) -> Callable[[], TrainState]:
-    """Compiles the initial state straight into its shards: no device ever holds all of it."""
-    init = jax.jit(
+def jit_init(experiment: Experiment, mesh: Mesh) -> Any:
+    """Jits `init(seed) -> state`, straight into its shards: no device ever holds all of it."""
+    return jax.jit(
         functools.partial(init_state, experiment),
         out_shardings=_shardings(experiment, mesh),
         compiler_options=compiler_options(mesh.devices.flat[0], once=True),
     )
-    return functools.partial(init, np.uint32(experiment.config.seed))
+
+
+def draw_state(experiment: Experiment, mesh: Mesh) -> TrainState:
+    """Returns the state before the first step, on the mesh."""
+    return jit_init(experiment, mesh)(np.uint32(experiment.config.seed))
 
 
 def jit_train_step(experiment: Experiment, mesh: Mesh) -> Any:

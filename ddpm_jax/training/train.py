@@ -20,7 +20,6 @@ from ddpm_jax.sampling.run import Run
 from ddpm_jax.tables import choose
 from ddpm_jax.training.logging.run_logger import LOGGERS, RunLogger
 from ddpm_jax.training.preemption import PreemptionHandler
-from ddpm_jax.training.state import averages_of
 from ddpm_jax.training.step import check_batch, state_layout
 from ddpm_jax.training.trainer import Trainer
 
@@ -91,7 +90,7 @@ def train(
         finally:
             logger.close()
             checkpoints.close()
-    name = config.train.averages[0]
+    name = config.train.first_average
     trained = Run(run, step, experiment, state.ema[name], name=name, mesh=mesh)
     return TrainResult(trained, step, preemption.signal if preemption and stopped else None)
 
@@ -158,7 +157,6 @@ def _what_must_agree(config: Config, run: StoragePath, source: Source) -> dict[s
 def _check_rows(config: Config) -> None:
     """Raises UserError for names that the tables of this room do not have."""
     try:
-        averages_of(config.train)
         for name in config.train.loggers:
             choose("logger", LOGGERS, name)
     except ValueError as error:

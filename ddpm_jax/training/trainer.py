@@ -31,7 +31,7 @@ from ddpm_jax.training.feed import Feed
 from ddpm_jax.training.logging.run_logger import RunLogger
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import (
-    jit_init,
+    draw_state,
     jit_train_step,
     state_layout,
     step_inputs,
@@ -79,7 +79,7 @@ class Trainer:
     def _load(self, step: int) -> TrainState:
         self._saved = step
         if step == 0:
-            return jit_init(self.experiment, self.mesh)()
+            return draw_state(self.experiment, self.mesh)
         return self.checkpoints.restore(step, state_layout(self.experiment, self.mesh))
 
     def train(self, state: TrainState, step: int) -> tuple[TrainState, int]:
@@ -288,7 +288,7 @@ class Trainer:
                 raise _Interrupted
 
         config = self.config
-        params = state.ema[config.train.averages[0]]
+        params = state.ema[config.train.first_average]
         return self.program(params, config.sample.num, seed=config.seed, progress=check, **options)
 
 

@@ -188,12 +188,12 @@ class Ours:
         from ddpm_jax.experiment import build
         from ddpm_jax.runtime.mesh import make_mesh
         from ddpm_jax.sampling.chain import SampleProgram
-        from ddpm_jax.training.step import jit_init, jit_train_step, step_inputs
+        from ddpm_jax.training.step import draw_state, jit_train_step, step_inputs
 
         self.config, self.mesh = config, make_mesh(1, jax.devices()[:1])
         self.experiment, self._build = build(config), build
         self._jax, self._inputs, self._step = jax, step_inputs, 0
-        self._state = jit_init(self.experiment, self.mesh)()
+        self._state = draw_state(self.experiment, self.mesh)
         self._train = jit_train_step(self.experiment, self.mesh)
         self._chain = SampleProgram(self.experiment, self.mesh, config.sample)
         shape = (1_000, *config.data.example_shape)

@@ -8,7 +8,14 @@ import pickle
 import pytest
 
 from ddpm_jax import config as configs
-from ddpm_jax.config import Choice, Config, DiffusionConfig, OptimizerConfig, SampleConfig
+from ddpm_jax.config import (
+    Choice,
+    Config,
+    DiffusionConfig,
+    OptimizerConfig,
+    SampleConfig,
+    TrainConfig,
+)
 from ddpm_jax.config.choices import choice_fields
 from ddpm_jax.diffusion import (
     CLIPPINGS,
@@ -220,3 +227,38 @@ def test_an_option_without_a_default_must_be_given(monkeypatch):
     assert SampleConfig(sampler=Choice("needs", order=2)).sampler.options == {"order": 2}
     with pytest.raises(UserError, match=r"sample\.sampler\.order is missing: needs needs it"):
         SampleConfig(sampler="needs")
+
+
+TWO = {"ema": Choice("ema", decay=0.999), "slow": "ema"}
+
+
+def test_several_choices_are_settings_by_their_names():
+    config = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, averages=TWO))
+    assert configs.loads(configs.dumps(config)) == config
+    assert hash(config.train) == hash(copy.deepcopy(config.train))
+    flat = configs.flatten(config)
+    assert flat["train.averages.slow"] == "ema"
+    assert flat["train.averages.slow.decay"] == 0.9999
+    quick = configs.override(config, {"train.averages.slow.decay": 0.5})
+    assert quick.train.averages["slow"] == Choice("ema", decay=0.5)
+    assert quick.train.averages["ema"] == config.train.averages["ema"]
+    known = {each.name: each.default for each in configs.settings(config)}
+    assert known["train.averages.ema.decay"] == 0.999
+
+
+@pytest.mark.parametrize(
+    ("averages", "words"),
+    [
+        ({}, "train.averages is {}; it must be a table from at least one name to a row"),
+        (("ema",), "train.averages is ('ema',); it must be a table"),
+        ({"a.b": "ema"}, "a name in train.averages is 'a.b'; it must be a word"),
+        ({"raw": "ema"}, "without raw, which stands for the parameters themselves"),
+        ({"ema": "emma"}, "train.averages.ema is 'emma'; it must be one of ema"),
+        ({"ema": Choice("ema", decay=1.0)}, "train.averages.ema.decay is 1.0: it must be in"),
+        ({"ema": Choice("ema", dekay=0.5)}, "(did you mean decay?)"),
+    ],
+)
+def test_averages_that_cannot_be_are_named(averages, words):
+    with pytest.raises(UserError) as told:
+        TrainConfig(averages=averages)
+    assert words in str(told.value)

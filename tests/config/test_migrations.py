@@ -42,6 +42,7 @@ TODAY = {
     "train.accumulate": "train.gradient_accumulation_steps",
     "train.on_nan": "train.on_nonfinite",
     "train.max_bad_steps": "train.max_nonfinite_steps",
+    "train.ema_decay": "train.averages.ema.decay",
     "diffusion.beta_1": "diffusion.schedule.beta_1",
     "diffusion.beta_T": "diffusion.schedule.beta_T",
     "diffusion.s": "diffusion.schedule.s",

@@ -71,7 +71,12 @@ SOURCE_SETTINGS = {
         | {"schedule.beta_1": 1e-4, "schedule.beta_T": 0.02}
         | {"prediction": "eps", "loss": "huber", "weighting": "none"},
         "optimizer": {"method": "adam", "learning_rate": 1e-3, "clip": None},
-        "train": {"steps": 5 * 469, "batch_size": 128, "ema_decay": 0.0, "preview_every": 1_000},
+        "train": {
+            "steps": 5 * 469,
+            "batch_size": 128,
+            "averages.ema.decay": 0.0,
+            "preview_every": 1_000,
+        },
         "data": {"name": "fashion_mnist", "image_size": [28, 28], "flip": True},
         "sample": {"sampler": "ddpm", "clipping": "none", "num": 64},
     },
@@ -80,7 +85,7 @@ SOURCE_SETTINGS = {
         | {"schedule.beta_1": 1e-4, "schedule.beta_T": 0.02}
         | {"prediction": "eps", "loss": "l1", "weighting": "none"},
         "optimizer": {"method": "adam", "learning_rate": 1e-3, "clip": None},
-        "train": {"steps": 1_000 * 43, "batch_size": 192, "ema_decay": 0.0},
+        "train": {"steps": 1_000 * 43, "batch_size": 192, "averages.ema.decay": 0.0},
         "data": {"name": "oxford_flowers102", "image_size": [128, 128], "flip": False},
         "sample": {"sampler": "ddpm", "clipping": "none"},
     },

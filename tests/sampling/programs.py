@@ -8,7 +8,7 @@ from ddpm_jax.sampling.chain import SampleProgram
 from tests.tiny import TINY
 
 
-def program(experiment, devices=1, *, times=None, transforms=(), **options):
+def program(experiment, devices=1, *, times=None, operators=(), **options):
     settings = override(TINY.sample, options)
     mesh = make_mesh(devices=jax.devices()[:devices])
-    return SampleProgram(experiment, mesh, settings, times=times, transforms=transforms)
+    return SampleProgram(experiment, mesh, settings, times=times, operators=operators)

@@ -225,21 +225,25 @@ def test_an_image_beside_x_t_goes_with_its_sample(monkeypatch):
         assert words in str(caught.value)
 
 
-def test_a_transform_puts_known_pixels_into_the_guess_of_x_0(trained):
-    known = jnp.linspace(-0.5, 0.5, 4 * 8).reshape(4, 8, 1)
+def inpainting(denoiser, known):
+    def inpainted(x_t, t):
+        found = denoiser(x_t, t)
+        return found._replace(x_0=found.x_0.at[:, :4].set(known))
 
-    def inpainting(denoiser):
-        def inpainted(x_t, t):
-            found = denoiser(x_t, t)
-            return found._replace(x_0=found.x_0.at[:, :4].set(known))
+    return inpainted
 
-        return inpainted
 
-    plain = program(trained[0])(trained[1], 8, seed=3).samples
-    filled = program(trained[0], 3, transforms=(inpainting,))(trained[1], 8, seed=3).samples
-    np.testing.assert_allclose(filled[:, :4], np.broadcast_to(known, (8, 4, 8, 1)), atol=1e-6)
-    assert np.abs(filled[:, 4:] - plain[:, 4:]).max() > 1e-3
-    assert (np.abs(filled[:, 4:]) <= 1).all()
+def test_an_operator_puts_each_samples_known_pixels_into_the_guess_of_x_0(trained):
+    known = np.linspace(-0.9, 0.9, 11 * 4 * 8, dtype=np.float32).reshape(11, 4, 8, 1)
+    plain = program(trained[0])(trained[1], 11, seed=3).samples
+    for devices, size in ((1, 11), (3, 6)):
+        chain = program(trained[0], devices, batch_size=size, operators=(inpainting,))
+        filled = chain(trained[1], 11, seed=3, operands=(known,)).samples
+        np.testing.assert_allclose(filled[:, :4], known, atol=1e-6)
+        assert np.abs(filled[:, 4:] - plain[:, 4:]).max() > 1e-3
+        assert (np.abs(filled[:, 4:]) <= 1).all()
+    with pytest.raises(UserError, match=r"an operator's data has the shape .8, .* have 11 rows"):
+        chain(trained[1], 11, seed=3, operands=(known[:8],))
 
 
 # --- what a carry may hold ------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from ddpm_jax.files import storage_path
 from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.sampling.chain import Start
 from ddpm_jax.sampling.run import Run
+from ddpm_jax.typing import Operator
 
 
 @pytest.fixture(scope="module")
@@ -38,4 +39,16 @@ def test_a_run_takes_times_and_transforms_and_compiles_them_once(run):
     )
     np.testing.assert_array_equal(drawn.times, [20, 10, 15, 0])
     np.testing.assert_array_equal(drawn.samples, 0)
+    assert len(run._programs) == before + 1
+
+
+def test_operators_with_other_data_share_one_program(run):
+    def put(denoiser, value):
+        return lambda x_t, t: denoiser(x_t, t)._replace(x_0=value + 0 * x_t)
+
+    before = len(run._programs)
+    for value in (0.25, 0.5):
+        rows = np.full((3, 8, 8, 1), value, np.float32)
+        drawn = run.sample(3, steps=2, transforms=[Operator(put, rows)])
+        np.testing.assert_allclose(drawn.samples, value, rtol=1e-6)
     assert len(run._programs) == before + 1

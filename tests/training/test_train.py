@@ -13,6 +13,7 @@ from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.checkpoints.commit import commit_in
 from ddpm_jax.config import (
     ArraysData,
+    Choice,
     Config,
     DiffusionConfig,
     MlpConfig,
@@ -35,7 +36,7 @@ POINTS = Config(
     data=PointsData(size=50),
     model=MlpConfig(width=8, layers=2),
     diffusion=DiffusionConfig(timesteps=10),
-    train=TrainConfig(batch_size=8, ema_decay=0.9, preview_every=None),
+    train=TrainConfig(batch_size=8, averages={"ema": Choice("ema", decay=0.9)}, preview_every=None),
     sample=SampleConfig(clipping="none", num=8, batch_size=8),
 )
 

@@ -12,8 +12,9 @@ import optax
 import pytest
 
 import ddpm_jax
+from ddpm_jax.averages import ema_update, make_averages
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
-from ddpm_jax.config import Config, DiffusionConfig, MlpConfig, PointsData, SampleConfig
+from ddpm_jax.config import Choice, Config, DiffusionConfig, MlpConfig, PointsData, SampleConfig
 from ddpm_jax.config import TrainConfig as Train
 from ddpm_jax.data.batches import Batches
 from ddpm_jax.errors import UserError
@@ -21,9 +22,7 @@ from ddpm_jax.experiment import build
 from ddpm_jax.models import make_network
 from ddpm_jax.runtime.compilation import compiler_options
 from ddpm_jax.runtime.mesh import make_mesh, shard_batch
-from ddpm_jax.training.ema import ema_update
 from ddpm_jax.training.logging.run_logger import read_events, read_rows
-from ddpm_jax.training.state import averages_of
 from ddpm_jax.training.step import gradient, state_layout
 from ddpm_jax.training.train import train
 from ddpm_jax.training.trainer import Trainer
@@ -38,7 +37,7 @@ POINTS = Config(
     train=Train(
         steps=80,
         batch_size=8,
-        ema_decay=0.9,
+        averages={"ema": Choice("ema", decay=0.9)},
         log_every=10,
         save_every=20,
         keep=9,
@@ -120,7 +119,7 @@ def test_where_nothing_is_bad_the_guard_changes_no_bit():
             grads, state.opt_state, state.params, learning_rate=rate
         )
         params = optax.apply_updates(state.params, updates)
-        ema = ema_update(averages_of(POINTS.train), state.ema, params, state.step + 1)
+        ema = ema_update(make_averages(POINTS.train.averages), state.ema, params, state.step + 1)
         return state._replace(step=state.step + 1, params=params, ema=ema, opt_state=opt_state)
 
     # Told the same: another order of sums is another rounding.

@@ -1,16 +1,16 @@
 """Moving averages of the parameters: which ones a run keeps, and how each is updated.
 
 To add one, write a function whose keyword-only parameters are its options, and which returns the
-decay as a function of the step. `train.averages` names the rows that a run keeps.
+decay as a function of the step. `train.averages` says which rows a run keeps, each under a name.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ddpm_jax.tables import choose, settings_for
+from ddpm_jax.tables import Choice
 
 Decay = Callable[[jax.Array], Any]
 """The decay of the average after update number `step`, float32, counted from 1."""
@@ -20,22 +20,19 @@ def warmed_up(*, decay: float = 0.9999) -> Decay:
     """Returns min(decay, (1 + step) / (10 + step)).
 
     So the average follows the parameters closely at first, and forgets their initial values.
+    Raises ValueError for a decay outside [0, 1).
     """
+    if not 0 <= decay < 1:
+        raise ValueError(f"decay is {decay}: it must be in [0, 1)")
     return lambda step: jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
 
 AVERAGES: dict[str, Callable[..., Decay]] = {"ema": warmed_up}
 
 
-def make_averages(names: Sequence[str], **settings: Any) -> dict[str, Decay]:
-    """Returns the decay of each named row of AVERAGES, given those settings that it takes.
-
-    Raises ValueError for an unknown name, or a setting that no row takes.
-    """
-    rows = {name: choose("average", AVERAGES, name) for name in names}
-    return {
-        name: row(**settings_for("average", AVERAGES, row, settings)) for name, row in rows.items()
-    }
+def make_averages(choices: Mapping[str, Choice]) -> dict[str, Decay]:
+    """Returns the decay of each average by its name; raises ValueError as the rows do."""
+    return {name: AVERAGES[row.name](**row.options) for name, row in choices.items()}
 
 
 def ema_init(averages: Mapping[str, Decay], params: Any) -> dict[str, Any]:
