@@ -25,7 +25,7 @@ def get_config() -> Config:
     )
 
 
-# `ddpm train --smoke`: the same run in seconds.
+# `ddpm train --smoke`: the same run, as small as it can be.
 SMOKE = {
     "data.image_size": (32, 32),
     "model.channels": 8,

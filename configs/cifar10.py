@@ -22,9 +22,10 @@ def get_config() -> Config:
     )
 
 
-# `ddpm train --smoke`: the same run in seconds.
+# `ddpm train --smoke`: the same run, as small as it can be.
 SMOKE = {
     "model.channels": 8,
+    "model.multipliers": (1, 2),
     "model.blocks": 1,
     "diffusion.timesteps": 20,
     "diffusion.schedule": "cosine",  # It ends in noise after 20 steps too.

@@ -31,7 +31,7 @@ def get_config() -> Config:
     )
 
 
-# `ddpm train --smoke`: the same run in seconds.
+# `ddpm train --smoke`: the same run, as small as it can be.
 SMOKE = {
     "model.channels": 8,
     "diffusion.timesteps": 20,

@@ -43,7 +43,7 @@ def get_config() -> Config:
     )
 
 
-# `ddpm train --smoke`: the same run in seconds.
+# `ddpm train --smoke`: the same run, as small as it can be.
 SMOKE = {
     "model.dim": 8,
     "model.multipliers": (1, 2),

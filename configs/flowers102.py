@@ -49,10 +49,11 @@ def get_config() -> Config:
     )
 
 
-# `ddpm train --smoke`: the same run in seconds.
+# `ddpm train --smoke`: the same run, as small as it can be.
 SMOKE = {
     "data.image_size": (32, 32),
     "model.dim": 8,
+    "model.multipliers": (1, 2),
     "diffusion.timesteps": 20,
     "diffusion.schedule": "cosine",  # It ends in noise after 20 steps too.
     "train.steps": 4,

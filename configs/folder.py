@@ -22,10 +22,11 @@ def get_config() -> Config:
     )
 
 
-# `ddpm train --smoke`: the same run in seconds.
+# `ddpm train --smoke`: the same run, as small as it can be.
 SMOKE = {
     "data.image_size": (16, 16),
     "model.channels": 8,
+    "model.multipliers": (1, 2),
     "model.blocks": 1,
     "diffusion.timesteps": 20,
     "train.steps": 4,

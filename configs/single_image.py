@@ -60,7 +60,7 @@ def get_config() -> Config:
     )
 
 
-# `ddpm train --smoke`: the same run in seconds.
+# `ddpm train --smoke`: the same run, as small as it can be.
 SMOKE = {
     "data.image_size": (27, 40),
     "diffusion.timesteps": 20,

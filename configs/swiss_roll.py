@@ -48,7 +48,7 @@ def get_config() -> Config:
     )
 
 
-# `ddpm train --smoke`: the same run in seconds.
+# `ddpm train --smoke`: the same run, as small as it can be.
 SMOKE = {
     "data.size": 500,
     "model.width": 16,

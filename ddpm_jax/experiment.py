@@ -1,5 +1,6 @@
 """The one place where a config becomes network, schedule, optimizer and loss."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from ddpm_jax.diffusion import (
 from ddpm_jax.diffusion.timestep_samplers import TimestepSampler, make_timestep_sampler
 from ddpm_jax.models import make_network
 from ddpm_jax.ops import from_environment
-from ddpm_jax.optimizers import make_learning_rate, make_optimizer
+from ddpm_jax.optimizers import LearningRate, make_learning_rate, make_optimizer
 from ddpm_jax.runtime.random import stream_key
 from ddpm_jax.runtime.switches import pinned
 from ddpm_jax.typing import (
@@ -45,9 +46,9 @@ class Experiment:
     schedule: NoiseSchedule
     parameterization: Parameterization
     objective: Objective
-    learning_rate: optax.Schedule
+    learning_rate: LearningRate
     optimizer: optax.GradientTransformationExtraArgs
-    """Its update takes the `step` of the run, and whether it is `good` (finite)."""
+    """Its update takes the `learning_rate`, and whether the step is `good` (finite)."""
     timestep_sampler: TimestepSampler
     class_names: tuple[str, ...] = ()
     """The name of each label; empty if the data has no labels, or where nobody recorded them."""
@@ -63,6 +64,11 @@ class Experiment:
         t = jnp.ones((1,), jnp.int32)
         conditioning = self.condition(jnp.zeros((1,), jnp.int32))
         return self.model.init(key, x_t, t, conditioning, train=False)["params"]
+
+    @functools.cached_property
+    def param_shapes(self) -> Any:
+        """The parameters as shapes. The network is traced for it once, which takes a second."""
+        return jax.eval_shape(self.init_params, jax.random.key(0))
 
     def condition(
         self,
@@ -91,16 +97,24 @@ class Experiment:
         return self.model.apply({"params": params}, x_t, t, conditioning, **options)  # type: ignore
 
     @pinned()
-    def draw(self, batch: Batch, step: int | jax.Array, timesteps: Any = None) -> DiffusionInputs:
+    def draw(
+        self,
+        batch: Batch,
+        step: int | jax.Array,
+        timesteps: Any = None,
+        *,
+        seed: int | jax.Array | None = None,
+    ) -> DiffusionInputs:
         """Draws noise, timesteps, flips and dropped labels of a step, for the global batch.
 
         They depend only on (seed, step), on the position in the global batch and on `timesteps`,
         the timestep sampler's state. So neither the number of devices nor a restart changes them.
+        `seed` is the config's if it is None; a program takes it as an argument, to serve all seeds.
         """
         config = self.config
 
         def key(stream: str) -> jax.Array:
-            return stream_key(config.seed, stream, step)
+            return stream_key(config.seed if seed is None else seed, stream, step)
 
         x_0 = to_unit(jnp.asarray(batch.examples))
         if getattr(config.data, "flip", False):  # points have no such setting
@@ -170,7 +184,7 @@ def build(config: Config, *, devices: int = 1) -> Experiment:
         objective=objective,
         learning_rate=learning_rate,
         optimizer=make_optimizer(
-            optimizer.method.name, learning_rate, clip=optimizer.clip, **optimizer.method.options
+            optimizer.method.name, clip=optimizer.clip, **optimizer.method.options
         ),
         timestep_sampler=make_timestep_sampler(
             timestep_sampler.name, diffusion.timesteps, **timestep_sampler.options

@@ -2,7 +2,7 @@
 
 To add one, write a function whose keyword-only parameters are its options, and which returns an
 Optax transformation of the gradient into the direction to go against (`optax.scale_by_lion`, say,
-or a chain of such). The learning rate is applied afterwards, from the number of the run's step.
+or a chain of such). The learning rate is applied afterwards.
 """
 
 import inspect
@@ -11,30 +11,39 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ddpm_jax.tables import choose, row_with
 
-DECAYS: dict[str, Callable[[float, int], optax.Schedule]] = {
-    "constant": lambda peak, steps: optax.constant_schedule(peak),
-    "linear": lambda peak, steps: optax.linear_schedule(peak, 0.0, steps),
-    "cosine": lambda peak, steps: optax.cosine_decay_schedule(peak, steps),
+LearningRate = Callable[[int | np.ndarray], np.ndarray]
+"""The learning rate of each step, float32. Computed on the host: no program contains it."""
+
+# The factor of the peak at a share of the way, in [0, 1], from the warm-up to the last step.
+DECAYS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "constant": np.ones_like,
+    "linear": lambda share: 1 - share,
+    "cosine": lambda share: 0.5 * (1 + np.cos(np.pi * share)),
 }
 
 
 def make_learning_rate(
     peak: float, steps: int, *, warmup: int = 0, decay: str = "constant"
-) -> optax.Schedule:
+) -> LearningRate:
     """Returns the learning rate of step 0 … steps-1: a linear warm-up, then a row of DECAYS.
 
-    All rows but `constant` reach 0 at the last step.
+    All rows but `constant` reach 0 at the last step. The rate is computed in float64 and rounded.
     """
-    course = choose("decay of the learning rate", DECAYS, decay)(peak, max(1, steps - warmup))
-    if warmup == 0:
-        return course
-    # The first step already learns: its rate is peak / warmup, not zero.
-    rise = optax.linear_schedule(peak / warmup, peak, max(1, warmup - 1))
-    return optax.join_schedules([rise, course], [warmup])
+    factor = choose("decay of the learning rate", DECAYS, decay)
+
+    def rate(step: int | np.ndarray) -> np.ndarray:
+        made = np.asarray(step, np.float64)
+        # The first step already learns: its rate is peak / warmup, not zero.
+        rise = (made + 1) / max(1, warmup)
+        share = np.clip((made - warmup) / max(1, steps - warmup), 0, 1)
+        return np.asarray(peak * np.where(made < warmup, rise, factor(share)), np.float32)
+
+    return rate
 
 
 def adam(
@@ -67,20 +76,20 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"adam": ad
 
 
 def make_optimizer(
-    name: str, learning_rate: optax.Schedule, *, clip: float | None = None, **options: Any
+    name: str, *, clip: float | None = None, **options: Any
 ) -> optax.GradientTransformationExtraArgs:
     """Returns a row of OPTIMIZERS after clipping by the gradient's global norm.
 
-    Its `update` takes `step=`, the number of the run's step, and `good=`, a boolean scalar. Where
-    `good` is False the state stays as it is and the updates are meaningless. Raises ValueError for
-    an unknown row or option.
+    Its `update` takes `learning_rate=`, that of the run's step, and `good=`, a boolean scalar.
+    Where `good` is False the state stays as it is and the updates are meaningless. Raises
+    ValueError for an unknown row or option.
     """
     row = row_with("optimizer", OPTIMIZERS, name, options)
     return optax.chain(
         optax.identity() if clip is None else _clip_by_global_norm(clip),
         _guarded(row(**options)),
         optax.identity(),  # Older checkpoints have an (empty) state here.
-        _scale_by_schedule(learning_rate),
+        optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), _scale_by_rate),
     )
 
 
@@ -150,15 +159,11 @@ def _scale_by_adam(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _scale_by_schedule(learning_rate: optax.Schedule) -> optax.GradientTransformationExtraArgs:
-    """Multiplies by minus the learning rate of the run's own step.
+def _scale_by_rate(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    """Multiplies by minus the learning rate.
 
-    Optax counts the updates that were made. A step without an update would then delay the whole
-    schedule, and the rate that is logged would not be the one that was used.
+    Optax's own counts the updates that were made. A step without an update would then delay the
+    whole schedule, and the rate that is logged would not be the one that was used.
     """
-
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        rate = -jnp.asarray(learning_rate(extra["step"]))
-        return jax.tree.map(lambda leaf: leaf * jnp.asarray(rate, leaf.dtype), updates), state
-
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    rate = -jnp.asarray(extra["learning_rate"])
+    return jax.tree.map(lambda leaf: leaf * jnp.asarray(rate, leaf.dtype), updates), state

@@ -20,7 +20,7 @@ from ddpm_jax.data import open_source
 from ddpm_jax.data.batches import local_batch
 from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.runtime.mesh import make_mesh, shard_batch
-from ddpm_jax.training.step import jit_init, jit_train_step
+from ddpm_jax.training.step import draw_state, jit_train_step, step_inputs
 
 TINY = Config(
     data=DigitsData(flip=True),
@@ -58,10 +58,13 @@ class StepLoop:
         self.experiment: Experiment = build(config, devices=devices)
         self.mesh = make_mesh(config.mesh.fsdp, devices=jax.devices()[:devices])
         self.source = open_source(config.data)
-        self._step = jit_train_step(self.experiment, self.mesh)
+        self.program = jit_train_step(self.experiment, self.mesh)
 
     def init(self) -> Any:
-        return jit_init(self.experiment, self.mesh)()
+        return draw_state(self.experiment, self.mesh)
+
+    def _step(self, state: Any, batch: Any) -> Any:
+        return self.program(state, batch, step_inputs(self.experiment, int(state.step)))
 
     def batch(self, step: int) -> Any:
         config = self.experiment.config

@@ -24,7 +24,7 @@ class Options:
     workdir: str | None = None
     """Folder of the run; if left out, runs/NAME for NAME.py, or the run that CONFIG names."""
     smoke: bool = False
-    """Run the config's small version in runs/NAME-smoke: seconds that show that all works."""
+    """Run the config's smallest version in runs/NAME-smoke, to see that all works."""
 
 
 def run(words: list[str]) -> int:

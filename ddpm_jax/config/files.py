@@ -76,7 +76,7 @@ def load_file(path: str | Path, *, smoke: bool = False) -> Config:
     """Runs the `get_config()` of a config file, given by its path or a shipped config's name.
 
     With `smoke`, the settings in the file's `SMOKE`, by dotted name, replace its own: the same run
-    in seconds, to see that it works. Raises UserError for a file that is no config.
+    as small as it can be, to see that it works. Raises UserError for a file that is no config.
     """
     path = find_file(path)
     if path.suffix != ".py":

@@ -22,7 +22,14 @@ from ddpm_jax.runtime.mesh import fitting_mesh
 from ddpm_jax.runtime.switches import pinned, require_compiling
 from ddpm_jax.sampling.chain import SampleProgram
 from ddpm_jax.training.feed import Feed
-from ddpm_jax.training.step import batch_layout, check_batch, jit_init, jit_train_step, state_layout
+from ddpm_jax.training.step import (
+    batch_layout,
+    check_batch,
+    draw_state,
+    jit_train_step,
+    step_inputs,
+    step_layouts,
+)
 
 _WINDOWS = 5
 
@@ -96,10 +103,10 @@ def _training(
     _compile(experiment, mesh, cached=True)  # fills the cache
     warm, compiled = _compile(experiment, mesh, cached=True)
     each, size = config.train.steps_per_dispatch, config.train.batch_size
-    state = jit_init(experiment, mesh)()
+    state = draw_state(experiment, mesh)
     took, waited = [], []
     with _feed(experiment, mesh) as (feed, origin):
-        state, _ = compiled(state, feed(0))
+        state, _ = compiled(state, feed(0), step_inputs(experiment, 0))
         jax.block_until_ready(state)
         done = each
         for window in range(_WINDOWS):
@@ -109,7 +116,7 @@ def _training(
                 asked = time.perf_counter()
                 batch = feed(done)
                 waiting += time.perf_counter() - asked
-                state, _ = compiled(state, batch)
+                state, _ = compiled(state, batch, step_inputs(experiment, done))
                 done += each
             jax.block_until_ready(state)
             took.append((time.perf_counter() - begun) / (done - before))
@@ -137,7 +144,7 @@ def _compile(experiment: Experiment, mesh: Mesh, *, cached: bool) -> tuple[float
     enabled = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     jax.config.update("jax_enable_compilation_cache", enabled and cached)
     try:
-        layout = state_layout(experiment, mesh), batch_layout(experiment, mesh)
+        layout = step_layouts(experiment, mesh)
         begun = time.perf_counter()
         compiled = jit_train_step(experiment, mesh).lower(*layout).compile()
         return time.perf_counter() - begun, compiled

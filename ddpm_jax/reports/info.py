@@ -17,13 +17,13 @@ from ddpm_jax.ops import REFERENCE
 from ddpm_jax.runtime.memory import planned_bytes
 from ddpm_jax.runtime.mesh import fitting_mesh
 from ddpm_jax.runtime.switches import pinned, require_compiling
-from ddpm_jax.training.step import batch_layout, check_batch, jit_train_step, state_layout
+from ddpm_jax.training.step import check_batch, jit_train_step, step_layouts
 from ddpm_jax.typing import Conditioning
 
 
 def count_parameters(experiment: Experiment) -> int:
     """Returns the number of parameters; nothing is computed."""
-    shapes = jax.eval_shape(experiment.init_params, jax.random.key(0))
+    shapes = experiment.param_shapes
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
@@ -34,7 +34,7 @@ def forward_flops(experiment: Experiment) -> int | None:
     forms, such as Winograd's, have fewer. None where the backend does not count.
     """
     experiment = replace(experiment, model=experiment.model.clone(ops=REFERENCE))
-    params = jax.eval_shape(experiment.init_params, jax.random.key(0))
+    params = experiment.param_shapes
     x_t = jax.ShapeDtypeStruct((1, *experiment.config.data.example_shape), jnp.float32)
     t = jax.ShapeDtypeStruct((1,), jnp.int32)
 
@@ -53,8 +53,7 @@ def step_memory(experiment: Experiment, mesh: Mesh) -> int | None:
     require_compiling()
     check_batch(experiment.config, mesh)
     step = jit_train_step(experiment, mesh)
-    layout = state_layout(experiment, mesh), batch_layout(experiment, mesh)
-    return planned_bytes(step.lower(*layout).compile())
+    return planned_bytes(step.lower(*step_layouts(experiment, mesh)).compile())
 
 
 @pinned()

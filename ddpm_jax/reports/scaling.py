@@ -198,7 +198,7 @@ def kept_bytes(experiment: Experiment) -> int:
 
 
 def _residual_bytes(experiment: Experiment, examples: int) -> int:
-    params = jax.eval_shape(experiment.init_params, jax.random.key(0))
+    params = experiment.param_shapes
     train = replace(experiment.config.train, batch_size=examples, gradient_accumulation_steps=1)
     few = build(replace(experiment.config, train=replace(train, steps_per_dispatch=1)))
     drawn = jax.eval_shape(few.draw, batch_layout(few, abstract_mesh(1, 1)), 0)

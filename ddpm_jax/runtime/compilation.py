@@ -12,25 +12,28 @@ from ddpm_jax.files import cache_folder
 # On a CPU, XLA hands sums to another library. By default it hands over convolutions as well, which
 # makes a U-Net's training step 1.5 times as long.
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+# Of a program that runs once, most of the time goes into its compilation.
+_CPU_OPTIONS_ONCE = {"xla_backend_optimization_level": 0}
 
 
-def compiler_options(device: Any) -> dict[str, str]:
+def compiler_options(device: Any, *, once: bool = False) -> dict[str, Any]:
     """Returns the `compiler_options` of `jax.jit` for a device, without those in $XLA_FLAGS.
 
     Options come and go with XLA's versions, so an option that this XLA does not know is left out.
+    `once` is for a program that runs a single time.
     """
     if device.platform != "cpu":
         return {}
     flags = os.environ.get("XLA_FLAGS", "")
     return {
         name: value
-        for name, value in _CPU_OPTIONS.items()
+        for name, value in (_CPU_OPTIONS_ONCE if once else _CPU_OPTIONS).items()
         if name not in flags and _is_known(name, value)
     }
 
 
 @functools.cache
-def _is_known(name: str, value: str) -> bool:
+def _is_known(name: str, value: Any) -> bool:
     import jax
 
     try:

@@ -190,7 +190,7 @@ class SampleProgram:
         drawn_labels = self._check_labels(first, num, labels)
         given = self._check_given(num, conditioning, operands, drawn_labels)
         times, rows = self._from(start, num)
-        size, steps = self._batch_size(num), len(times) - 1
+        size, steps = self._batch_size(num, num_trajectories), len(times) - 1
         batches = math.ceil(num / size)
         shape = (num, *self.experiment.config.data.example_shape)
         samples, frames = np.empty(shape, np.float32), []
@@ -272,9 +272,11 @@ class SampleProgram:
         times = np.append(start.t, self.times[self.times < start.t]).astype(self.times.dtype)
         return times, self._plan(times)
 
-    def _batch_size(self, num: int) -> int:
-        devices = self.mesh.size
-        return math.ceil(min(num, self.options.batch_size) / devices) * devices
+    def _batch_size(self, num: int, num_trajectories: int) -> int:
+        """Returns the samples of each batch: no more than it takes, as they all have one shape."""
+        most, devices = min(num, self.options.batch_size), self.mesh.size
+        each = max(math.ceil(num / math.ceil(num / most)), min(num_trajectories, most))
+        return math.ceil(each / devices) * devices
 
     def _check_given(
         self, num: int, conditioning: Conditioning, operands: Sequence[Any], labels: Any

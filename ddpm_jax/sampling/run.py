@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -202,6 +201,6 @@ def load(
     name = "params" if params == "raw" else f"ema.{params}"
     shapes = checkpoints.shapes(step, name)
     if shapes is None:
-        shapes = jax.eval_shape(experiment.init_params, jax.random.key(0))
+        shapes = experiment.param_shapes
     restored = checkpoints.restore(step, {name: with_shardings(shapes, mesh)})[name]
     return Run(folder, step, experiment, restored, name=params, mesh=mesh, report=report)

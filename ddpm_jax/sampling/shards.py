@@ -3,8 +3,8 @@
     DIR/samples.json         what they are samples of
     DIR/samples-00000.npz    the first `sample.batch_size` of them, and so on
 
-One process draws each file, on its own devices, with one compiled shape. So the contents depend
-neither on the number of processes nor on kills in between.
+One process draws each file, on its own devices, with one compiled shape: that of the first file.
+So the contents depend neither on the number of processes nor on kills in between.
 """
 
 import hashlib

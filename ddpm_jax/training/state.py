@@ -33,9 +33,13 @@ class TrainState(NamedTuple):
     """The state of the timestep sampler; None for a sampler without a history."""
 
 
-def init_state(experiment: Experiment) -> TrainState:
-    """Draws the parameters from the run's seed; pure, so `jax.eval_shape` gives its shapes."""
-    params = experiment.init_params(stream_key(experiment.config.seed, "init"))
+def init_state(experiment: Experiment, seed: int | jax.Array) -> TrainState:
+    """Draws the parameters from the run's seed."""
+    return first_state(experiment, experiment.init_params(stream_key(seed, "init")))
+
+
+def first_state(experiment: Experiment, params: Any) -> TrainState:
+    """Returns the state before the first step; pure, so `jax.eval_shape` gives its shapes."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

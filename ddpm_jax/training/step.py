@@ -1,10 +1,12 @@
 """The training step: a pure function of state and batch, compiled once over the mesh."""
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
@@ -14,30 +16,52 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import DiffusionInputs, Experiment
 from ddpm_jax.runtime.compilation import compiler_options
 from ddpm_jax.runtime.mesh import batch_sharding, replicated, state_shardings, with_shardings
-from ddpm_jax.training.state import TrainState, init_state
+from ddpm_jax.training.state import TrainState, first_state, init_state
 from ddpm_jax.typing import Batch, PerExample
 
 Metrics = dict[str, jax.Array]
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+class StepInputs(NamedTuple):
+    """What a step is told besides state and batch: no program contains it, so one serves all."""
+
+    seed: Any
+    """uint32, the run's."""
+    learning_rate: Any
+    """float32, a scalar, or one for each step of a dispatch."""
+
+
+TrainStep = Callable[[TrainState, Batch, StepInputs], tuple[TrainState, Metrics]]
+
+
+def step_inputs(experiment: Experiment, step: int) -> StepInputs:
+    """Returns the inputs of the dispatch that begins at `step`, as NumPy's numbers."""
+    config = experiment.config
+    each = config.train.steps_per_dispatch
+    steps = np.arange(step, step + each) if each > 1 else step
+    return StepInputs(np.uint32(config.seed), experiment.learning_rate(steps))
 
 
 def make_train_step(experiment: Experiment, mesh: Mesh | None = None) -> TrainStep:
-    """Returns `train_step(state, batch) -> (state, metrics)`: Ho et al. 2020, algorithm 1.
+    """Returns `train_step(state, batch, inputs) -> (state, metrics)`: Ho et al. 2020, algorithm 1.
 
     It draws what the experiment draws for the batch, then calls `make_update`'s function.
     """
     update = make_update(experiment, mesh)
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        return update(state, experiment.draw(batch, state.step, state.timesteps))
+    def train_step(
+        state: TrainState, batch: Batch, inputs: StepInputs
+    ) -> tuple[TrainState, Metrics]:
+        drawn = experiment.draw(batch, state.step, state.timesteps, seed=inputs.seed)
+        return update(state, drawn, inputs.learning_rate)
 
     return train_step
 
 
 def make_update(
     experiment: Experiment, mesh: Mesh | None = None
-) -> Callable[[TrainState, DiffusionInputs], tuple[TrainState, Metrics]]:
-    """Returns `update(state, drawn) -> (state, metrics)`, which draws nothing itself.
+) -> Callable[[TrainState, DiffusionInputs, jax.Array], tuple[TrainState, Metrics]]:
+    """Returns `update(state, drawn, learning_rate) -> (state, metrics)`, which draws nothing.
 
     `metrics` are scalars: loss, grad_norm before clipping and learning_rate in float32, and
     `nonfinite`, the new state's count. A step whose loss or gradient is not finite changes nothing
@@ -49,7 +73,9 @@ def make_update(
     averages = make_averages(train.averages)
     gather, scatter = _split_over(mesh)
 
-    def update(state: TrainState, drawn: DiffusionInputs) -> tuple[TrainState, Metrics]:
+    def update(
+        state: TrainState, drawn: DiffusionInputs, learning_rate: jax.Array
+    ) -> tuple[TrainState, Metrics]:
         loss, losses, grads = gradient(
             experiment, gather(state.params), drawn, train.gradient_accumulation_steps
         )
@@ -60,7 +86,7 @@ def make_update(
         stopped = state.nonfinite >= train.nonfinite_limit
         good = finite & ~stopped
         updates, opt_state = experiment.optimizer.update(
-            grads, state.opt_state, state.params, step=state.step, good=good
+            grads, state.opt_state, state.params, learning_rate=learning_rate, good=good
         )
         # Each leaf is chosen from its own old value alone. So every buffer of the state, which is
         # donated, can be written in place.
@@ -79,8 +105,7 @@ def make_update(
         metrics = {
             "loss": loss,
             "grad_norm": norm,
-            # Computed in the step: on the host it would have to wait for the next step to end.
-            "learning_rate": jnp.asarray(experiment.learning_rate(state.step), jnp.float32),
+            "learning_rate": learning_rate,
             "nonfinite": after.nonfinite,
         }
         return after, metrics
@@ -177,11 +202,15 @@ def make_multi_step(experiment: Experiment, mesh: Mesh | None = None) -> TrainSt
     """
     update = make_update(experiment, mesh)
 
-    def steps(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
+    def steps(state: TrainState, batches: Batch, inputs: StepInputs) -> tuple[TrainState, Metrics]:
+        rates, count = inputs.learning_rate, len(batches.examples)
         if state.timesteps is not None:
-            return jax.lax.scan(make_train_step(experiment, mesh), state, batches)
-        numbers = state.step + jnp.arange(len(batches.examples))
-        return jax.lax.scan(update, state, jax.vmap(experiment.draw)(batches, numbers))
+            step = make_train_step(experiment, mesh)
+            each = inputs._replace(seed=jnp.broadcast_to(inputs.seed, count))
+            return jax.lax.scan(lambda state, it: step(state, *it), state, (batches, each))
+        draw = functools.partial(experiment.draw, seed=inputs.seed)
+        drawn = jax.vmap(draw)(batches, state.step + jnp.arange(count))
+        return jax.lax.scan(lambda state, it: update(state, *it), state, (drawn, rates))
 
     return steps
 
@@ -201,8 +230,9 @@ def check_batch(config: Config, mesh: Mesh | AbstractMesh) -> None:
 
 
 def state_layout(experiment: Experiment, mesh: Mesh | AbstractMesh) -> TrainState:
-    """Returns the state as shapes with shardings: the network is traced, nothing is computed."""
-    layout = with_shardings(jax.eval_shape(lambda: init_state(experiment)), mesh)
+    """Returns the state as shapes with shardings; nothing is computed."""
+    shapes = jax.eval_shape(functools.partial(first_state, experiment), experiment.param_shapes)
+    layout = with_shardings(shapes, mesh)
     # Every device draws the timesteps of the whole batch, so each needs the sampler's whole state.
     whole = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
@@ -211,20 +241,32 @@ def state_layout(experiment: Experiment, mesh: Mesh | AbstractMesh) -> TrainStat
     return layout._replace(timesteps=whole)
 
 
-def jit_init(experiment: Experiment, mesh: Mesh) -> Callable[[], TrainState]:
-    """Compiles the initial state straight into its shards: no device ever holds all of it."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state_layout(experiment, mesh))
-    return jax.jit(lambda: init_state(experiment), out_shardings=shardings)
+def _shardings(experiment: Experiment, mesh: Mesh) -> TrainState:
+    return jax.tree.map(lambda leaf: leaf.sharding, state_layout(experiment, mesh))
+
+
+def jit_init(experiment: Experiment, mesh: Mesh) -> Any:
+    """Jits `init(seed) -> state`, straight into its shards: no device ever holds all of it."""
+    return jax.jit(
+        functools.partial(init_state, experiment),
+        out_shardings=_shardings(experiment, mesh),
+        compiler_options=compiler_options(mesh.devices.flat[0], once=True),
+    )
+
+
+def draw_state(experiment: Experiment, mesh: Mesh) -> TrainState:
+    """Returns the state before the first step, on the mesh."""
+    return jit_init(experiment, mesh)(np.uint32(experiment.config.seed))
 
 
 def jit_train_step(experiment: Experiment, mesh: Mesh) -> Any:
     """Jits the step (or several per dispatch) over the mesh; the state passed to it is donated."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state_layout(experiment, mesh))
+    shardings = _shardings(experiment, mesh)
     several = experiment.config.train.steps_per_dispatch > 1
     make, leading = (make_multi_step, 1) if several else (make_train_step, 0)
     return jax.jit(
         make(experiment, mesh),
-        in_shardings=(shardings, batch_sharding(mesh, leading=leading)),
+        in_shardings=(shardings, batch_sharding(mesh, leading=leading), replicated(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
         compiler_options=compiler_options(mesh.devices.flat[0]),
@@ -245,3 +287,9 @@ def batch_layout(experiment: Experiment, mesh: Mesh | AbstractMesh) -> Batch:
     pixels = jnp.uint8 if len(config.data.example_shape) == 3 else jnp.float32
     labels = shape(size, dtype=jnp.int32) if experiment.num_classes else None
     return Batch(shape(size, *config.data.example_shape, dtype=pixels), labels)
+
+
+def step_layouts(experiment: Experiment, mesh: Mesh) -> tuple[TrainState, Batch, StepInputs]:
+    """Returns what the jitted step is lowered with: shapes and shardings of its arguments."""
+    state, batch = state_layout(experiment, mesh), batch_layout(experiment, mesh)
+    return state, batch, step_inputs(experiment, 0)

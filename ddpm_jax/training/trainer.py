@@ -34,7 +34,13 @@ from ddpm_jax.training.feed import Feed
 from ddpm_jax.training.logging.run_logger import RunLogger
 from ddpm_jax.training.preemption import PreemptionHandler
 from ddpm_jax.training.state import TrainState
-from ddpm_jax.training.step import batch_layout, jit_init, jit_train_step, state_layout
+from ddpm_jax.training.step import (
+    draw_state,
+    jit_train_step,
+    state_layout,
+    step_inputs,
+    step_layouts,
+)
 from ddpm_jax.training.step_metrics import StepMetrics
 
 LESS_MEMORY = (
@@ -90,7 +96,7 @@ class Trainer:
     def _load(self, step: int) -> TrainState:
         self._saved = step
         if step == 0:
-            return jit_init(self.experiment, self.mesh)()
+            return draw_state(self.experiment, self.mesh)
         return self.checkpoints.restore(step, state_layout(self.experiment, self.mesh))
 
     def train(self, state: TrainState, step: int) -> tuple[TrainState, int]:
@@ -142,7 +148,7 @@ class Trainer:
         each = self.config.train.steps_per_dispatch
         with self._metrics.waiting():
             batch = feed(step)
-        state, metrics = self._compiled(state, batch)
+        state, metrics = self._compiled(state, batch, step_inputs(self.experiment, step))
         self._metrics.add(step + each, metrics)
         self.logger.advance(step + each)
         return state, step + each
@@ -151,8 +157,8 @@ class Trainer:
         begun = time.monotonic()
         self.logger.say("compiling the training step")
         step = jit_train_step(self.experiment, self.mesh)
-        layout = state_layout(self.experiment, self.mesh)
-        lowered = step.lower(layout, batch_layout(self.experiment, self.mesh))
+        layouts = step_layouts(self.experiment, self.mesh)
+        lowered = step.lower(*layouts)
         # Whatever the run has made is on disk, so a signal need not wait for the compiler.
         with self.preemption.at_once() if self.preemption is not None else nullcontext():
             compiled = lowered.compile()
@@ -160,7 +166,7 @@ class Trainer:
             self.preemption.begin()
         self.logger.say(f"compiled in {time.monotonic() - begun:.1f} s")
         # On a CPU Linux may kill a process that takes too much, so nothing later could say it.
-        need = (planned_bytes(compiled) or 0) - bytes_per_device(layout)
+        need = (planned_bytes(compiled) or 0) - bytes_per_device(layouts[0])
         have = device_bytes(self.mesh.local_devices[0])
         require_memory(need, have, "the activations of a training step", LESS_MEMORY)
         return compiled

@@ -188,12 +188,12 @@ class Ours:
         from ddpm_jax.experiment import build
         from ddpm_jax.runtime.mesh import make_mesh
         from ddpm_jax.sampling.chain import SampleProgram
-        from ddpm_jax.training.step import jit_init, jit_train_step
+        from ddpm_jax.training.step import draw_state, jit_train_step, step_inputs
 
         self.config, self.mesh = config, make_mesh(1, jax.devices()[:1])
         self.experiment, self._build = build(config), build
-        self._jax, self._step = jax, 0
-        self._state = jit_init(self.experiment, self.mesh)()
+        self._jax, self._inputs, self._step = jax, step_inputs, 0
+        self._state = draw_state(self.experiment, self.mesh)
         self._train = jit_train_step(self.experiment, self.mesh)
         self._chain = SampleProgram(self.experiment, self.mesh, config.sample)
         shape = (1_000, *config.data.example_shape)
@@ -224,7 +224,8 @@ class Ours:
         each = self.config.train.steps_per_dispatch
         assert steps % each == 0, f"{steps} steps are no whole number of dispatches of {each}"
         for _ in range(0, steps, each):
-            self._state, _ = self._train(self._state, self._gather(self._step))
+            inputs = self._inputs(self.experiment, self._step)
+            self._state, _ = self._train(self._state, self._gather(self._step), inputs)
             self._step += each
         self._jax.block_until_ready(self._state)
 

@@ -38,8 +38,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
 from ddpm_jax.reports.info import describe
 from ddpm_jax.runtime.mesh import make_mesh
-from ddpm_jax.training.state import init_state
-from ddpm_jax.training.step import batch_layout, make_train_step
+from ddpm_jax.training.step import make_train_step, step_layouts
 from ddpm_jax.training.train import train
 from ddpm_jax.typing import Conditioning, is_image
 from tests.data.examples import example_config, is_there
@@ -131,8 +130,7 @@ def _feed(data: SourceConfig) -> None:
     else:
         open_source(config.data)
     experiment = build(config)
-    state = jax.eval_shape(lambda: init_state(experiment))
-    jax.eval_shape(make_train_step(experiment), state, batch_layout(experiment, make_mesh(1)))
+    jax.eval_shape(make_train_step(experiment), *step_layouts(experiment, make_mesh(1)))
 
 
 @pytest.mark.parametrize("section", SECTIONS)

@@ -16,7 +16,7 @@ from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.sampling.chain import SampleProgram
 from ddpm_jax.training.state import init_state
-from ddpm_jax.training.step import batch_layout, make_multi_step, make_train_step
+from ddpm_jax.training.step import batch_layout, make_multi_step, make_train_step, step_inputs
 from ddpm_jax.typing import Conditioning
 
 FILES = {path.stem: path for path in sorted(Path("configs").glob("*.py"))}
@@ -43,7 +43,7 @@ def experiment(name: str) -> Experiment:
 
 @cache
 def state(name: str) -> Any:
-    return jax.eval_shape(lambda: init_state(experiment(name)))
+    return jax.eval_shape(lambda: init_state(experiment(name), 0))
 
 
 @pytest.mark.parametrize(("name", "settings", "count"), KNOWN)
@@ -116,7 +116,8 @@ def test_its_train_step_is_traced(name):
     run, mesh = experiment(name), make_mesh(1)
     each = run.config.train.steps_per_dispatch
     step = make_multi_step(run) if each > 1 else make_train_step(run)
-    after, metrics = jax.eval_shape(step, state(name), batch_layout(run, mesh))
+    inputs = step_inputs(run, 0)
+    after, metrics = jax.eval_shape(step, state(name), batch_layout(run, mesh), inputs)
     assert jax.tree.map(shape, after) == jax.tree.map(shape, state(name))
     assert {leaf.shape for leaf in metrics.values()} == {(each,) if each > 1 else ()}
 

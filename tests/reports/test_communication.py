@@ -9,7 +9,7 @@ from ddpm_jax.experiment import build
 from ddpm_jax.reports.communication import Collective, collectives, of_kind, sent
 from ddpm_jax.runtime import mesh as meshes
 from ddpm_jax.runtime.mesh import bytes_per_device, make_mesh
-from ddpm_jax.training.step import batch_layout, jit_train_step, state_layout
+from ddpm_jax.training.step import jit_train_step, step_layouts
 from tests.tiny import TINY, changed
 
 # Wide enough that some of its kernels are split, and narrow enough that its biases are not.
@@ -28,8 +28,8 @@ def compiled(config, devices=8):
     """The training step, with the layouts of its state and batch."""
     mesh = make_mesh(config.mesh.fsdp, jax.devices()[:devices])
     experiment = build(config, devices=mesh.size)
-    state, batch = state_layout(experiment, mesh), batch_layout(experiment, mesh)
-    return jit_train_step(experiment, mesh).lower(state, batch).compile(), state, batch
+    state, batch, inputs = step_layouts(experiment, mesh)
+    return jit_train_step(experiment, mesh).lower(state, batch, inputs).compile(), state, batch
 
 
 def size(params):

@@ -10,11 +10,13 @@ from ddpm_jax.averages import ema_update, warmed_up
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.experiment import build
 from ddpm_jax.runtime import mesh as meshes
-from ddpm_jax.runtime.mesh import shard_batch
+from ddpm_jax.runtime.mesh import make_mesh, shard_batch
 from ddpm_jax.training.step import (
-    batch_layout,
+    jit_init,
     jit_train_step,
     state_layout,
+    step_inputs,
+    step_layouts,
 )
 from tests.tiny import TINY, StepLoop, assert_same, changed
 
@@ -134,8 +136,10 @@ def test_several_steps_a_dispatch_are_the_single_steps(trainer, unbroken):
     several, state = jit_train_step(build(config), trainer.mesh), trainer.init()
     for first in (0, 4):
         batches = [trainer.batch(n) for n in range(first, first + 4)]
-        stacked = jax.tree.map(lambda *x: np.stack(x), *batches)
-        state, metrics = several(state, shard_batch(stacked, trainer.mesh, leading=1))
+        stacked = shard_batch(
+            jax.tree.map(lambda *x: np.stack(x), *batches), trainer.mesh, leading=1
+        )
+        state, metrics = several(state, stacked, step_inputs(build(config), first))
         np.testing.assert_allclose(metrics["loss"], unbroken[1][first : first + 4], rtol=1e-4)
     assert int(state.step) == 8
 
@@ -143,8 +147,8 @@ def test_several_steps_a_dispatch_are_the_single_steps(trainer, unbroken):
 def test_no_array_of_the_state_is_copied(trainer):
     # It is donated, and each array of it can be written in its place. A guard that chooses between
     # the old state and the new one once both are there had all moments and parameters copied.
-    layouts = (it(trainer.experiment, trainer.mesh) for it in (state_layout, batch_layout))
-    program = trainer._step.lower(*layouts).compile().as_text()
+    layouts = step_layouts(trainer.experiment, trainer.mesh)
+    program = trainer.program.lower(*layouts).compile().as_text()
     assert "parameter(" in program
     assert not re.findall(r"= f32\[\d\S* copy\((?:\S+ )?%state_\w+", program)
 
@@ -214,8 +218,67 @@ def test_the_layouts_are_what_the_step_takes_and_the_state_is_consumed(trainer):
     )
     compiled = (
         jit_train_step(trainer.experiment, trainer.mesh)
-        .lower(layout, batch_layout(trainer.experiment, trainer.mesh))
+        .lower(*step_layouts(trainer.experiment, trainer.mesh))
         .compile()
     )
-    compiled(state, shard_batch(trainer.batch(0), trainer.mesh))
+    inputs = step_inputs(trainer.experiment, 0)
+    compiled(state, shard_batch(trainer.batch(0), trainer.mesh), inputs)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+
+
+# What changes from one run to the next of the same network. `optimizer.warmup` and `decay` are the
+# course of the rate; TINY's own are 1e-2, 2 and constant.
+OTHER_RUNS = [
+    {"optimizer": {"learning_rate": 1e-4}},
+    {"optimizer": {"warmup": 5, "decay": "cosine"}},
+    {"train": {"steps": 999}},
+    {"train": {"save_every": 6, "log_every": 3, "preview_every": None, "keep": 7}},
+    {"seed": 7},
+]
+
+
+@pytest.mark.parametrize("several", [1, 3])
+@pytest.mark.parametrize("change", OTHER_RUNS, ids=str)
+def test_another_rate_seed_or_number_of_steps_needs_no_other_program(change, several):
+    plain = changed(TINY, train={"steps": 12, "save_every": 6, "log_every": 6, "preview_every": 6})
+    plain = changed(plain, train={"steps_per_dispatch": several})
+    sections = {name: value for name, value in change.items() if name != "seed"}
+    other = dataclasses.replace(changed(plain, **sections), seed=change.get("seed", 0))
+    assert other != plain
+    assert _programs(other) == _programs(plain)
+
+
+def _programs(config):
+    """What the compile cache knows the programs of the first step by."""
+    experiment, mesh = build(config), make_mesh(1, jax.devices()[:1])
+    step = jit_train_step(experiment, mesh).lower(*step_layouts(experiment, mesh))
+    init = jit_init(experiment, mesh).lower(np.uint32(config.seed))
+    return init.as_text(), step.as_text()
+
+
+def test_another_seed_trains_another_run(trainer, unbroken):
+    other = StepLoop(dataclasses.replace(TINY, seed=7))
+    _, losses = other.run(other.init(), 2)
+    assert not np.array_equal(losses, unbroken[1][:2])
+    # The step draws for the seed that it is told, not for one that was compiled.
+    batch = shard_batch(trainer.batch(0), trainer.mesh)
+    inputs = step_inputs(trainer.experiment, 0)
+    losses = [
+        float(trainer.program(trainer.init(), batch, it)[1]["loss"])
+        for it in (inputs, inputs._replace(seed=np.uint32(7)))
+    ]
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("several", [1, 4])
+def test_each_step_learns_at_its_own_rate(trainer, several):
+    course = {"learning_rate": 1e-2, "warmup": 2, "decay": "cosine"}
+    config = changed(TINY, optimizer=course, train={"steps_per_dispatch": several})
+    experiment = build(config)
+    rates = np.concatenate(
+        [np.ravel(step_inputs(experiment, n).learning_rate) for n in range(0, 12, several)]
+    )
+    rise = [0.5e-2, 1e-2]
+    fall = 0.5e-2 * (1 + np.cos(np.pi * np.arange(10) / 10))
+    np.testing.assert_allclose(rates, [*rise, *fall], rtol=1e-6)
+    assert rates.dtype == np.float32

@@ -115,11 +115,11 @@ def test_where_nothing_is_bad_the_guard_changes_no_bit():
     trainer = StepLoop(POINTS)
     experiment = trainer.experiment
 
-    def plain(state, batch):
+    def plain(state, batch, rate):
         drawn = experiment.draw(batch, state.step)
         _, _, grads = gradient(experiment, state.params, drawn, 1)
         updates, opt_state = experiment.optimizer.update(
-            grads, state.opt_state, state.params, step=state.step
+            grads, state.opt_state, state.params, learning_rate=rate
         )
         params = optax.apply_updates(state.params, updates)
         ema = ema_update(make_averages(POINTS.train.averages), state.ema, params, state.step + 1)
@@ -130,7 +130,7 @@ def test_where_nothing_is_bad_the_guard_changes_no_bit():
     expected, step = trainer.init(), jax.jit(plain, compiler_options=told)
     for n in range(20):
         batch = trainer.batch(n)._replace(labels=None)
-        expected = step(expected, shard_batch(batch, trainer.mesh))
+        expected = step(expected, shard_batch(batch, trainer.mesh), experiment.learning_rate(n))
     assert_same(trainer.run(trainer.init(), 20)[0], expected)
 
 
