@@ -139,7 +139,7 @@ class Experiment:
         return self.objective(output, drawn)
 
 
-def learning_rate_of(config: Config) -> optax.Schedule:
+def learning_rate_of(config: Config) -> LearningRate:
     """Returns the learning rate of a config as a function of the run's step."""
     optimizer = config.optimizer
     return make_learning_rate(

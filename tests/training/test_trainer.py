@@ -156,9 +156,9 @@ def test_a_gradient_that_is_not_finite_changes_nothing_though_the_loss_is_finite
 
     experiment = dataclasses.replace(build(POINTS), objective=Objective(rooted))
     step = jax.jit(make_train_step(experiment))
-    before = init_state(experiment)
+    before = init_state(experiment, np.uint32(0))
     batch = StepLoop(POINTS).batch(0)._replace(labels=None)
-    after, metrics = step(before, batch)
+    after, metrics = step(before, batch, step_inputs(experiment, 0))
     assert (float(metrics["loss"]), int(metrics["nonfinite"])) == (0, 1)
     assert not np.isfinite(metrics["grad_norm"])
     assert int(after.step) == 1
@@ -352,8 +352,8 @@ def test_its_pictures_show_the_first_average_and_are_of_the_runs_seed(tmp_path):
             return params, num, seed
 
     checkpoints = Checkpoints(tmp_path)
-    trainer = Trainer(Program(), None, checkpoints, None, should_stop=lambda: False)  # type: ignore
-    state = init_state(build(config))
+    trainer = Trainer(Program(), None, {}, checkpoints, None, preemption=None)  # type: ignore
+    state = init_state(build(config), np.uint32(0))
     state = state._replace(ema={"ema": "the average", "other": "another"})
     assert trainer._draw(state) == ("the average", POINTS.sample.num, 2**16)
 
