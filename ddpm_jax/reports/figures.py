@@ -64,7 +64,7 @@ class Subject(NamedTuple):
 
     def run(self) -> Run:
         """Returns the run; raises UserError for a bare config."""
-        more = {} if self.report is None else {"report": self.report}
+        more: dict[str, Any] = {} if self.report is None else {"report": self.report}
         return self.loaded or load(self.run_folder(), **more)
 
     def run_folder(self) -> StoragePath:

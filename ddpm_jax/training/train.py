@@ -252,9 +252,9 @@ def _rate_jump(config: Config, checkpoints: Checkpoints, step: int) -> list[str]
     if not 0 < step < config.train.steps:
         return []
     before, now = learning_rate_of(checkpoints.config(step)), learning_rate_of(config)
-    if np.isclose(before(step), now(step), rtol=0.01, atol=0):
+    last, expected, rate = map(np.asarray, (before(step - 1), before(step), now(step)))
+    if np.isclose(expected, rate, rtol=0.01, atol=0):
         return []
-    last, rate = float(before(step - 1)), float(now(step))
     return [f"the learning rate jumps from {last:.2g} to {rate:.2g} with the changed settings"]
 
 
