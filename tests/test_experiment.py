@@ -190,7 +190,7 @@ def test_each_seed_begins_with_its_own_parameters():
     )
     kernels = [
         [np.asarray(leaf) for leaf in jax.tree.leaves(state.params) if leaf.ndim > 1 and leaf.any()]
-        for state in (init_state(build(config), np.uint32(seed)) for seed in (0, 1, 2**16))
+        for state in (init_state(build(config), seed) for seed in (0, 1, 2**16))
     ]
     assert len(kernels[0]) > 1
     for one, other in itertools.combinations(kernels, 2):

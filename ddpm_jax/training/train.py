@@ -266,3 +266,99 @@ def _check_labels(config: Config, source: Source) -> None:
             f"model.num_classes is {classes}, and the data has {have or 'no'} classes; "
             f"set model.num_classes to {have}"
         )
+<<<<<<< HEAD
+=======
+
+
+def _check_shared(checkpoints: Checkpoints, step: int) -> None:
+    """Raises UserError on every process if one of them doesn't see the checkpoint to continue."""
+    seen = distributed.allgather("seen", step in checkpoints.steps())
+    if not all(seen):
+        missing = ", ".join(str(process) for process, sees in enumerate(seen) if not sees)
+        raise UserError(
+            f"process 0 finds checkpoint {step} in {checkpoints.folder}, and process(es) {missing} "
+            "don't; choose a folder that all of them share"
+        )
+
+
+def _check_resume(config: Config, checkpoints: Checkpoints, step: int) -> None:
+    """Raises UserError if the run can't go on from a checkpoint with this config."""
+    run, each = checkpoints.run, config.train.steps_per_dispatch
+    changed = configs.breaking(checkpoints.config(step), config)
+    if changed:
+        name, (old, new) = next(iter(changed.items()))
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        raise UserError(
+            f"{run} holds a run with {name} = {old!r}, and this config has {new!r}{more}; "
+            "choose another folder, or put the setting back"
+        )
+    if step % each:
+        raise UserError(
+            f"train.steps_per_dispatch is {each}; it must divide step {step}, where {run} goes on"
+        )
+
+
+# The settings that decide which arrays a field of the state has. They may change if the saved
+# arrays still fit, as from adam to adamw.
+_STATE_SETTINGS = {
+    "optimizer.": "opt_state",
+    "train.averages": "ema",
+    "train.timestep_sampler": "timesteps",
+}
+
+
+def _check_state(experiment: Experiment, mesh: Mesh, checkpoints: Checkpoints, step: int) -> None:
+    """Raises UserError if a changed setting asks for other arrays than the checkpoint has."""
+    changed = configs.differences(checkpoints.config(step), experiment.config)
+    for prefix, field in _STATE_SETTINGS.items():
+        names = [name for name in changed if name.startswith(prefix)]
+        if not names:
+            continue
+        layout = getattr(state_layout(experiment, mesh), field)
+        if checkpoints.difference(step, {field: layout}) is not None:
+            old, new = changed[names[0]]
+            raise UserError(
+                f"{checkpoints.run} holds a run with {names[0]} = {old!r}, and this config has "
+                f"{new!r}, which does not fit its saved {field}; choose another folder, or put the "
+                "setting back"
+            )
+
+
+def _say_cautions(
+    logger: RunLogger,
+    config: Config,
+    checkpoints: Checkpoints,
+    program: SampleProgram,
+    step: int,
+) -> None:
+    for line in [*_rate_jump(config, checkpoints, step), *program.cautions]:
+        logger.say(line)
+
+
+def _rate_jump(config: Config, checkpoints: Checkpoints, step: int) -> list[str]:
+    """Returns a line with both learning rates if a changed config makes the rate jump here."""
+    if not 0 < step < config.train.steps:
+        return []
+    before, now = learning_rate_of(checkpoints.config(step)), learning_rate_of(config)
+    last, expected, rate = map(np.asarray, (before(step - 1), before(step), now(step)))
+    if np.isclose(expected, rate, rtol=0.01, atol=0):
+        return []
+    return [f"the learning rate jumps from {last:.2g} to {rate:.2g} with the changed settings"]
+
+
+def _check_data(
+    config: Config, checkpoints: Checkpoints, step: int, source: Source
+) -> dict[str, tuple[Any, Any]]:
+    """Returns how the data differ from a checkpoint's; raises UserError if its labels do."""
+    before = checkpoints.data(step)
+    if before is None:  # It is older than this entry.
+        return {}
+    changes = identity.source_changes(before, identity.describe_source(source))
+    for name, (old, new) in changes.items():
+        if config.model.num_classes and name != "data.examples":
+            raise UserError(
+                f"{checkpoints.run} holds a run with {name} = {old!r}, and the data has {new!r}: "
+                "its labels mean something else; put the data back, or choose another folder"
+            )
+    return changes
+>>>>>>> room-C

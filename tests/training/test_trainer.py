@@ -25,7 +25,7 @@ from ddpm_jax.runtime.compilation import compiler_options
 from ddpm_jax.runtime.mesh import make_mesh, shard_batch
 from ddpm_jax.training.logging.run_logger import read_events, read_rows
 from ddpm_jax.training.state import init_state
-from ddpm_jax.training.step import gradient, make_train_step, state_layout
+from ddpm_jax.training.step import gradient, make_train_step, state_layout, step_inputs
 from ddpm_jax.training.train import train
 from ddpm_jax.training.trainer import Trainer
 from ddpm_jax.typing import Objective
@@ -156,7 +156,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_though_the_loss_is_finite
 
     experiment = dataclasses.replace(build(POINTS), objective=Objective(rooted))
     step = jax.jit(make_train_step(experiment))
-    before = init_state(experiment, np.uint32(0))
+    before = init_state(experiment, 0)
     batch = StepLoop(POINTS).batch(0)._replace(labels=None)
     after, metrics = step(before, batch, step_inputs(experiment, 0))
     assert (float(metrics["loss"]), int(metrics["nonfinite"])) == (0, 1)
@@ -353,7 +353,7 @@ def test_its_pictures_show_the_first_average_and_are_of_the_runs_seed(tmp_path):
 
     checkpoints = Checkpoints(tmp_path)
     trainer = Trainer(Program(), None, {}, checkpoints, None, preemption=None)  # type: ignore
-    state = init_state(build(config), np.uint32(0))
+    state = init_state(build(config), 0)
     state = state._replace(ema={"ema": "the average", "other": "another"})
     assert trainer._draw(state) == ("the average", POINTS.sample.num, 2**16)
 
