@@ -135,11 +135,7 @@ DENOISERS = {
     "another shape": lambda x_t, t: Prediction(x_t[..., 0], x_t[..., 0]),
     "one for all examples": lambda x_t, t: Prediction(x_t[:1], x_t[:1]),
     "half precision": lambda x_t, t: Prediction(x_t.astype(jnp.bfloat16), x_t),
-<<<<<<< HEAD
-    "a part that is none": lambda x_t, t: Prediction(x_t, None),  # type: ignore[arg-type]
-=======
     "a part that is none": lambda x_t, t: Prediction(x_t, None),  # type: ignore
->>>>>>> room-C
 }
 
 
@@ -223,11 +219,7 @@ MISTAKES = {
         ),
         "^the bound needs a schedule of at least two steps",
     ),
-<<<<<<< HEAD
-    "a T that is no whole number": (lambda: make_schedule("linear", 10.5), "steps, not 10.5"),  # type: ignore[arg-type]
-=======
     "a T that is no whole number": (lambda: make_schedule("linear", 10.5), "step, not 10.5"),  # type: ignore
->>>>>>> room-C
     "raw keys": (
         chain(good, keys=jax.random.key_data(KEYS)),
         r"^keys must be typed keys, as .*; not uint32 of the shape \(2, 2\)",
@@ -239,11 +231,7 @@ MISTAKES = {
     ),
     "keys whose numbers depend on the batch": (chain(good, keys=RBG), "^keys are of rbg"),
     "such keys for the first noise": (lambda: sample_noise(RBG, (4,)), "^keys are of rbg"),
-<<<<<<< HEAD
-    "a seed for a key": (lambda: sample_noise(3, (4,)), "^keys must be typed keys, .* not int"),  # type: ignore[arg-type]
-=======
     "a seed for a key": (lambda: sample_noise(3, (4,)), "^keys must be typed keys, .* not int"),  # type: ignore
->>>>>>> room-C
     "pixels to start from": (chain(good, x=PIXELS), "^x must be an array of floats"),
     "times for rows": (
         chain(good, rows=time_steps(T, T)),
@@ -261,11 +249,4 @@ def test_a_mistake_is_one_error(case):
 
 
 def test_betas_may_be_a_list():
-<<<<<<< HEAD
-    np.testing.assert_array_equal(
-        noise_schedule([0.1, 0.2]).beta,  # type: ignore[arg-type]
-        [0, 0.1, 0.2],
-    )
-=======
     np.testing.assert_array_equal(noise_schedule([0.1, 0.2]).beta, [0, 0.1, 0.2])  # type: ignore
->>>>>>> room-C
