@@ -126,7 +126,7 @@ def base():
         ("optimizer.method", Choice("adam", beta2=0.5), {"updates"}),
         ("optimizer.method", Choice("adamw", weight_decay=0.1), {"updates"}),
     ],
-    ids=str,
+    ids=lambda it: " ".join(sorted(it)) if isinstance(it, set) else str(it),
 )
 def test_each_setting_reaches_what_it_is_about_and_nothing_else(setting, value, reached, base):
     found = parts(build(override(BASE, {setting: value})))
