@@ -11,13 +11,14 @@ from ddpm_jax.typing import is_image
 def write_samples(path: StoragePath, drawn: Samples) -> None:
     """Writes samples as .png (a grid), .gif (an animation of their trajectories) or .npz.
 
-    The .npz holds `samples`, and `labels` and `class_names` if there are labels. Raises ValueError
+    The .npz holds `samples`, and the `labels` and `class_names` that there are. Raises ValueError
     for an animation of samples without trajectories.
     """
     if path.suffix == ".npz":
         arrays = {"samples": drawn.samples}
         if drawn.labels is not None:
             arrays["labels"] = drawn.labels
+        if drawn.class_names:
             arrays["class_names"] = np.array(drawn.class_names, np.str_)
         with replacing(path) as beside, beside.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
