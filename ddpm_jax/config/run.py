@@ -36,7 +36,6 @@ from ddpm_jax.errors import require
 from ddpm_jax.models import ModelConfig, UNetConfig
 from ddpm_jax.optimizers import OPTIMIZERS
 from ddpm_jax.tables import Choice
-from ddpm_jax.typing import is_image
 
 # A row checks its options when it is made, whatever it is made of.
 _ANY_SCHEDULE = make_schedule("cosine", 1_000)
@@ -281,9 +280,9 @@ class Config:
         # The size of a picture may be unknown yet; `data.resolve` builds the config again with it.
         if not (isinstance(self.data, PictureData) and self.data.image_size is None):
             self.model.check_shape(self.data.example_shape)
-            clipping, need = self.sample.clipping.name, "none for points, which lie outside [-1, 1]"
-            good = clipping == "none" or is_image(self.data.example_shape)
-            require(good, "sample.clipping", clipping, need)
+        clips = self.sample.clipping.name != "none" and self.data.kind == "points"
+        need = "none for points, which lie outside [-1, 1]"
+        require(not clips, "sample.clipping", self.sample.clipping.name, need)
         T, steps = self.diffusion.timesteps, self.sample.steps
         need = f"at most diffusion.timesteps, which is {T}"
         require(steps is None or steps <= T, "sample.steps", steps, need)
