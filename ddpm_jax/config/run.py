@@ -38,7 +38,6 @@ from ddpm_jax.errors import INT32_MAX, require, require_whole
 from ddpm_jax.models import ModelConfig, UNetConfig
 from ddpm_jax.optimizers import OPTIMIZERS
 from ddpm_jax.tables import Choice
-from ddpm_jax.typing import is_image
 
 # Values of one batch: XLA ends the process where a program's array has more than int64 can count.
 _LARGEST_BATCH = 2**40
@@ -287,11 +286,11 @@ class Config:
         # The size of a picture may be unknown yet; `data.resolve` builds the config again with it.
         if not (isinstance(self.data, PictureData) and self.data.image_size is None):
             self.model.check_shape(self.data.example_shape)
-            clipping, need = self.sample.clipping.name, "none for points, which lie outside [-1, 1]"
-            good = clipping == "none" or is_image(self.data.example_shape)
-            require(good, "sample.clipping", clipping, need)
             most = _LARGEST_BATCH // math.prod(self.data.example_shape)
             require_whole("train.batch_size", self.train.batch_size, most=min(most, INT32_MAX))
+        clips = self.sample.clipping.name != "none" and self.data.kind == "points"
+        need = "none for points, which lie outside [-1, 1]"
+        require(not clips, "sample.clipping", self.sample.clipping.name, need)
         T, steps = self.diffusion.timesteps, self.sample.steps
         need = f"at most diffusion.timesteps, which is {T}"
         require(steps is None or steps <= T, "sample.steps", steps, need)

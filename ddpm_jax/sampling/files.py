@@ -19,6 +19,7 @@ def write_samples(path: StoragePath, drawn: Samples) -> None:
         arrays = {"samples": drawn.samples}
         if drawn.labels is not None:
             arrays["labels"] = drawn.labels
+        if drawn.class_names:
             arrays["class_names"] = np.array(drawn.class_names, np.str_)
         with replacing(path) as beside, beside.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
