@@ -24,7 +24,7 @@ def computed(monkeypatch):
     """The size of each batch that a chain computes; the chain itself is its first noise."""
     sizes = []
 
-    def chain(self, params, rows, chunk, *, key, indices, x, conditioning):
+    def chain(self, params, rows, chunk, *, key, indices, x, **rest):
         sizes.append(len(indices))
         yield len(rows.t), self._start(key, indices, x)
 

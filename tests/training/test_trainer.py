@@ -23,10 +23,10 @@ from ddpm_jax.models import make_network
 from ddpm_jax.runtime.compilation import compiler_options
 from ddpm_jax.runtime.mesh import make_mesh, shard_batch
 from ddpm_jax.training.logging.run_logger import read_events, read_rows
-from ddpm_jax.training.step import gradient, state_layout
+from ddpm_jax.training.step import gradient, state_layout, step_inputs
 from ddpm_jax.training.train import train
 from ddpm_jax.training.trainer import Trainer
-from tests.tiny import StepLoop, assert_same, changed
+from tests.tiny import StepLoop, arrays, assert_same, changed
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -107,28 +107,31 @@ def policy(name, **settings):
     return changed(POINTS, train={"on_nonfinite": name, **settings})
 
 
-def test_where_nothing_is_bad_the_guard_changes_no_bit():
+def test_where_nothing_is_bad_the_guard_changes_nothing_but_rounding():
     # The step as it would be without it.
     trainer = StepLoop(POINTS)
     experiment = trainer.experiment
 
-    def plain(state, batch, rate):
-        drawn = experiment.draw(batch, state.step)
+    def plain(state, batch, inputs):
+        drawn = experiment.draw(batch, state.step, seed=inputs.seed)
         _, _, grads = gradient(experiment, state.params, drawn, 1)
         updates, opt_state = experiment.optimizer.update(
-            grads, state.opt_state, state.params, learning_rate=rate
+            grads, state.opt_state, state.params, learning_rate=inputs.learning_rate
         )
         params = optax.apply_updates(state.params, updates)
         ema = ema_update(make_averages(POINTS.train.averages), state.ema, params, state.step + 1)
         return state._replace(step=state.step + 1, params=params, ema=ema, opt_state=opt_state)
 
-    # Told the same: another order of sums is another rounding.
+    # They are two programs, and XLA fuses each in its own way: the last bits differ.
     told = compiler_options(jax.devices()[0])
     expected, step = trainer.init(), jax.jit(plain, compiler_options=told)
     for n in range(20):
         batch = trainer.batch(n)._replace(labels=None)
-        expected = step(expected, shard_batch(batch, trainer.mesh), experiment.learning_rate(n))
-    assert_same(trainer.run(trainer.init(), 20)[0], expected)
+        batch = shard_batch(batch, trainer.mesh)
+        expected = step(expected, batch, step_inputs(experiment, n))
+    found = trainer.run(trainer.init(), 20)[0]
+    for a, b in zip(arrays(found), arrays(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * np.abs(b).max())
 
 
 def test_after_too_many_bad_steps_the_state_stands_still():
