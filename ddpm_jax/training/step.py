@@ -29,6 +29,8 @@ class StepInputs(NamedTuple):
     """uint32, the run's."""
     learning_rate: Any
     """float32, a scalar, or one for each step of a dispatch."""
+    nonfinite_limit: Any
+    """int32, how many steps in a row may be non-finite before the state stands still."""
 
 
 TrainStep = Callable[[TrainState, Batch, StepInputs], tuple[TrainState, Metrics]]
@@ -39,7 +41,8 @@ def step_inputs(experiment: Experiment, step: int) -> StepInputs:
     config = experiment.config
     each = config.train.steps_per_dispatch
     steps = np.arange(step, step + each) if each > 1 else step
-    return StepInputs(np.uint32(config.seed), experiment.learning_rate(steps))
+    rate, limit = experiment.learning_rate(steps), np.int32(config.train.nonfinite_limit)
+    return StepInputs(np.uint32(config.seed), rate, limit)
 
 
 def make_train_step(experiment: Experiment, mesh: Mesh | None = None) -> TrainStep:
@@ -53,15 +56,15 @@ def make_train_step(experiment: Experiment, mesh: Mesh | None = None) -> TrainSt
         state: TrainState, batch: Batch, inputs: StepInputs
     ) -> tuple[TrainState, Metrics]:
         drawn = experiment.draw(batch, state.step, state.timesteps, seed=inputs.seed)
-        return update(state, drawn, inputs.learning_rate)
+        return update(state, drawn, inputs)
 
     return train_step
 
 
 def make_update(
     experiment: Experiment, mesh: Mesh | None = None
-) -> Callable[[TrainState, DiffusionInputs, jax.Array], tuple[TrainState, Metrics]]:
-    """Returns `update(state, drawn, learning_rate) -> (state, metrics)`, which draws nothing.
+) -> Callable[[TrainState, DiffusionInputs, StepInputs], tuple[TrainState, Metrics]]:
+    """Returns `update(state, drawn, inputs) -> (state, metrics)`, which draws nothing.
 
     `metrics` are scalars: loss, grad_norm before clipping and learning_rate in float32, and
     `nonfinite`, the new state's count. A step whose loss or gradient is not finite changes nothing
@@ -74,7 +77,7 @@ def make_update(
     gather, scatter = _split_over(mesh)
 
     def update(
-        state: TrainState, drawn: DiffusionInputs, learning_rate: jax.Array
+        state: TrainState, drawn: DiffusionInputs, inputs: StepInputs
     ) -> tuple[TrainState, Metrics]:
         loss, losses, grads = gradient(
             experiment, gather(state.params), drawn, train.gradient_accumulation_steps
@@ -83,10 +86,10 @@ def make_update(
         # If any number of any leaf is not finite, the norm is not finite.
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        stopped = state.nonfinite >= train.nonfinite_limit
+        stopped = state.nonfinite >= inputs.nonfinite_limit
         good = finite & ~stopped
         updates, opt_state = experiment.optimizer.update(
-            grads, state.opt_state, state.params, learning_rate=learning_rate, good=good
+            grads, state.opt_state, state.params, learning_rate=inputs.learning_rate, good=good
         )
         # Each leaf is chosen from its own old value alone. So every buffer of the state, which is
         # donated, can be written in place.
@@ -105,7 +108,7 @@ def make_update(
         metrics = {
             "loss": loss,
             "grad_norm": norm,
-            "learning_rate": learning_rate,
+            "learning_rate": inputs.learning_rate,
             "nonfinite": after.nonfinite,
         }
         return after, metrics
@@ -203,14 +206,14 @@ def make_multi_step(experiment: Experiment, mesh: Mesh | None = None) -> TrainSt
     update = make_update(experiment, mesh)
 
     def steps(state: TrainState, batches: Batch, inputs: StepInputs) -> tuple[TrainState, Metrics]:
-        rates, count = inputs.learning_rate, len(batches.examples)
+        count = len(batches.examples)
+        each = jax.tree.map(lambda x: jnp.broadcast_to(x, count), inputs)
         if state.timesteps is not None:
             step = make_train_step(experiment, mesh)
-            each = inputs._replace(seed=jnp.broadcast_to(inputs.seed, count))
             return jax.lax.scan(lambda state, it: step(state, *it), state, (batches, each))
         draw = functools.partial(experiment.draw, seed=inputs.seed)
         drawn = jax.vmap(draw)(batches, state.step + jnp.arange(count))
-        return jax.lax.scan(lambda state, it: update(state, *it), state, (drawn, rates))
+        return jax.lax.scan(lambda state, it: update(state, *it), state, (drawn, each))
 
     return steps
 

@@ -233,6 +233,7 @@ OTHER_RUNS = [
     {"optimizer": {"warmup": 5, "decay": "cosine"}},
     {"train": {"steps": 999}},
     {"train": {"save_every": 6, "log_every": 3, "preview_every": None, "keep": 7}},
+    {"train": {"on_nonfinite": "rollback", "max_nonfinite_steps": 3}},
     {"seed": 7},
 ]
 

@@ -114,11 +114,11 @@ def test_where_nothing_is_bad_the_guard_changes_no_bit():
     trainer = StepLoop(POINTS)
     experiment = trainer.experiment
 
-    def plain(state, batch, rate):
-        drawn = experiment.draw(batch, state.step)
+    def plain(state, batch, inputs):
+        drawn = experiment.draw(batch, state.step, seed=inputs.seed)
         _, _, grads = gradient(experiment, state.params, drawn, 1)
         updates, opt_state = experiment.optimizer.update(
-            grads, state.opt_state, state.params, learning_rate=rate
+            grads, state.opt_state, state.params, learning_rate=inputs.learning_rate
         )
         params = optax.apply_updates(state.params, updates)
         ema = ema_update(make_averages(POINTS.train.averages), state.ema, params, state.step + 1)
@@ -129,7 +129,7 @@ def test_where_nothing_is_bad_the_guard_changes_no_bit():
     step = make_train_step(experiment)
     for n in range(4):
         batch = trainer.batch(n)._replace(labels=None)
-        expected = plain(expected, batch, experiment.learning_rate(n))
+        expected = plain(expected, batch, step_inputs(experiment, n))
         found, _ = step(found, batch, step_inputs(experiment, n))
     assert_same(found, expected)
 
