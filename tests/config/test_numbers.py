@@ -29,7 +29,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
 from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.sampling.chain import SampleProgram
-from ddpm_jax.training.step import batch_layout, make_train_step, state_layout
+from ddpm_jax.training.step import make_train_step, step_layouts
 
 WHOLE = (10**5000, -1, 0, 2**31, 2**32, 2**63, 2**64, 10**400)
 FLOATS = (math.inf, -math.inf, math.nan, 1e-320, 1e39, -1e300, 2.5)
@@ -91,8 +91,7 @@ def refusal(name: str):
 def is_traced(config: Config) -> None:
     """Traces a training step, and plans a chain."""
     experiment, mesh = build(config), make_mesh(1, jax.devices()[:1])
-    layout = state_layout(experiment, mesh), batch_layout(experiment, mesh)
-    jax.eval_shape(make_train_step(experiment), *layout)
+    jax.eval_shape(make_train_step(experiment), *step_layouts(experiment, mesh))
     SampleProgram(experiment, mesh, config.sample)
 
 

@@ -135,7 +135,7 @@ def test_its_sample_step_is_traced(name):
     row = jax.tree.map(lambda leaf: leaf[:1], program.rows)
     some_steps = program._some_steps
     after = jax.eval_shape(
-        some_steps, state(name).ema["ema"], carry, row, seed, indices, conditioning
+        some_steps, state(name).ema["ema"], carry, row, seed, indices, conditioning, ()
     )
     assert jax.tree.map(shape, after) == jax.tree.map(shape, carry)
     assert after.x.shape == (rows, *run.config.data.example_shape)

@@ -273,8 +273,8 @@ def test_a_class_whose_name_is_not_utf_8_is_written_out(tmp_path, monkeypatch):
     monkeypatch.setenv("DDPM_JAX_CACHE", str(tmp_path / "cache"))
     set_ = tmp_path / os.fsdecode(b"s\xe9t")
     for level, name in enumerate((b"caf\xe9", b"the")):
-        save(set_ / os.fsdecode(name) / "a.png", 10 * level)
+        save(set_ / os.fsdecode(name) / "a.png", 100 * level)
     for _ in range(2):
         source = open_source(config(set_))
         assert tuple(source.class_names) == ("caf\\xe9", "the")
-        assert levels(source) == [0, 10]
+        assert levels(source) == [0, 100]

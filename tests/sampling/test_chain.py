@@ -339,7 +339,7 @@ def test_each_leaf_of_a_carry_lies_where_it_belongs(trained, monkeypatch):
     monkeypatch.setitem(SAMPLERS, "remembering", remembering)
     one, many = (program(trained[0], devices, sampler="remembering", steps=4) for devices in (1, 8))
     found = [run(trained[1], 8, seed=3).samples for run in (one, many)]
-    np.testing.assert_allclose(found[1], found[0], atol=1e-4)
+    np.testing.assert_allclose(found[1], found[0], atol=3e-5)
     carry = many._start(np.uint32(3), jnp.arange(8, dtype=jnp.uint32), None)
     shards = jax.tree.map(lambda leaf: leaf.sharding.shard_shape(leaf.shape), carry)
     image = (1, 8, 8, 1)
