@@ -61,7 +61,7 @@ CONFIGS = {
     "a negative beta": ([DIGITS, "--diffusion.beta_1=-0.1"], "diffusion.schedule.beta_1 is -0.1"),
     "levels that do not divide": (
         [DIGITS, "--model.multipliers", "1", "2", "2", "2", "2"],
-        "8×8 is not divisible by 16",
+        "8×8, is not divisible by 16",
     ),
     "an unknown schedule": ([DIGITS, "--diffusion.schedule", "cosin"], "did you mean cosine?"),
     "an unknown sampler": ([DIGITS, "--sample.sampler", "dddm"], "one of ddim, ddpm, ddpm-beta"),

@@ -92,7 +92,9 @@ def parts(experiment):
     state, moves = experiment.optimizer.init(params), []
     for scale in (10.0, 0.1):
         grads = {"w": scale * jnp.array([1.0, -2.0, 3.0])}
-        update, state = experiment.optimizer.update(grads, state, params, step=jnp.asarray(6))
+        update, state = experiment.optimizer.update(
+            grads, state, params, learning_rate=experiment.learning_rate(6)
+        )
         moves.append(update["w"])
     return {
         "schedule": experiment.schedule.log_snr,

@@ -81,7 +81,7 @@ def test_other_data_resolve_to_themselves():
 
 def test_a_size_that_the_network_can_not_take_is_an_error_once_known(saved):
     config = Config(data=PictureData(path=str(saved[0])), model=UNetConfig(attention=()))
-    with pytest.raises(UserError, match="5×7 is not divisible by 8"):
+    with pytest.raises(UserError, match="5×7, is not divisible by 8"):
         resolve(config)
 
 

@@ -219,7 +219,7 @@ MISTAKES = {
         ),
         "^the bound needs a schedule of at least two steps",
     ),
-    "a T that is no whole number": (lambda: make_schedule("linear", 10.5), "step, not 10.5"),  # type: ignore
+    "a T that is no whole number": (lambda: make_schedule("linear", 10.5), "steps, not 10.5"),  # type: ignore
     "raw keys": (
         chain(good, keys=jax.random.key_data(KEYS)),
         r"^keys must be typed keys, as .*; not uint32 of the shape \(2, 2\)",

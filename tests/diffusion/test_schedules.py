@@ -96,7 +96,7 @@ def test_cosine_follows_its_angle_until_the_limit():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: make_schedule("linear", 0), "at least one step, not 0"),
+        (lambda: make_schedule("linear", 0), "has 1 … 16,777,216 steps, not 0"),
         (lambda: noise_schedule(np.zeros(0)), "at least one step"),
         (lambda: make_schedule("linear", 10, beta_1=0.0), "^beta_1 is 0.0; it must be between 0"),
         (lambda: make_schedule("linear", 10, beta_T=1.0), "^beta_T is 1.0; it must be between 0"),

@@ -152,7 +152,7 @@ def test_the_data_are_compared_on_the_scale_of_the_samples():
         pixels = digits.examples[np.arange(first, first + num) % len(digits)]
         return SimpleNamespace(samples=pixels.astype(np.float32) / 127.5 - 1, labels=None)
 
-    run: Any = SimpleNamespace(config=config, sample=sample)
+    run: Any = SimpleNamespace(config=config, class_names=(), sample=sample)
     values = evaluate(run, ["coverage"])
     assert (values["precision"], values["recall"], values["coverage"]) == (1, 1, 1)
 
@@ -173,7 +173,7 @@ def test_data_that_are_decoded_on_demand_give_the_same_values(monkeypatch):
         samples = np.array(pixels, np.float32) / 127.5 - 1
         return SimpleNamespace(samples=samples, labels=np.array(labels))
 
-    run: Any = SimpleNamespace(config=TINY, sample=sample)
+    run: Any = SimpleNamespace(config=TINY, class_names=held.class_names, sample=sample)
     monkeypatch.setattr(module, "_NUMBERS_AT_ONCE", 64 * 7)
     values = []
     for source in (held, streamed):

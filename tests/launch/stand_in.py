@@ -223,7 +223,9 @@ def ddpm() -> int:
         print("saved", flush=True)
         return int(rest or 0)
     if event == "step":
-        (Path(rest) / "checkpoints" / str(len(calls("ddpm")))).mkdir(exist_ok=True)
+        checkpoint = Path(rest) / "checkpoints" / str(len(calls("ddpm")))
+        checkpoint.mkdir(exist_ok=True)
+        (checkpoint / "checksums.json").touch()
         return 0
     if event == "kill":
         os.kill(os.getpid(), signal.SIGKILL)

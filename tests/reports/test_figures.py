@@ -59,8 +59,11 @@ def test_the_forward_trajectory_of_bands_shows_the_chosen_ones(drawn_arrays, tmp
     size: Any = {"image_size": (8, 8), "channels": 5}
     for chosen, shown in ((None, (0, 1, 2)), ((3, 2, 1), (3, 2, 1)), ((4,), (4,))):
         data = ArraysData(path=str(tmp_path / "x.npy"), show_channels=chosen, **size)
-        unlabelled = changed(PICTURES, train={"label_dropout": 0.0})
-        config = dataclasses.replace(unlabelled, data=data, model=MlpConfig(width=4, layers=1))
+        unlabelled = changed(PICTURES, sample={"guidance": 0.0})
+        training = dataclasses.replace(PICTURES.train, label_dropout=0.0)
+        config = dataclasses.replace(
+            unlabelled, data=data, model=MlpConfig(width=4, layers=1), train=training
+        )
         draw("forward", config, None, str(tmp_path / "it.png"), num=2, times=3, way="direct")
         frames = drawn_arrays.pop()[0]
         assert frames.shape == (2, 3, 8, 8, len(shown))

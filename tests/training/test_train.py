@@ -210,7 +210,7 @@ def folder_of(root, classes, *, shift=0):
 FOLDER = changed(
     dataclasses.replace(
         POINTS,
-        data=FolderData(image_size=(4, 4), channels=1),
+        data=FolderData(image_size=(4, 4), channels=1, range=(0, 255)),
         model=SmallUNetConfig(channels=(2, 2), num_classes=4),
     ),
     train={"steps": 2, "batch_size": 4, "save_every": 2, "label_dropout": 0.1},
