@@ -160,7 +160,7 @@ def _ignoring_data(transform: DenoiserTransform) -> Callable[[Denoiser, Any], De
 
 
 def _warn(line: str) -> None:
-    warnings.warn(line, stacklevel=3)
+    warnings.warn(line, stacklevel=4)
 
 
 @pinned()

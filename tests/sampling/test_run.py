@@ -44,8 +44,9 @@ def test_a_run_passes_on_all_that_it_is_asked_for(run, trained):
     expected: Any = program(trained[0])(
         trained[1], 16, progress=lambda *pair: told[1].append(pair), **options
     )
-    for found, right in zip(drawn, expected, strict=True):
+    for found, right in zip(drawn[:4], expected[:4], strict=True):
         np.testing.assert_allclose(found, right, atol=1e-5)
+    assert drawn[4:] == expected[4:]
     assert told[0] == told[1]
 
 
