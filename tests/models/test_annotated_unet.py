@@ -42,7 +42,9 @@ def test_any_sides_that_the_levels_halve_are_taken(block):
     assert size(abstract_params((4, 12, 2), **fields)) == size(
         abstract_params((16, 8, 2), **fields)
     )
-    with pytest.raises(ValueError, match="4 divides, not 6x8: the nearest are 4x8 and 8x8"):
+    with pytest.raises(
+        ValueError, match="4 divides, not height x width = 6x8: the nearest are 4x8 and 8x8"
+    ):
         abstract_params((6, 8, 1), **fields)
 
 

@@ -105,5 +105,7 @@ def test_the_first_convolution_sees_the_time_and_each_levels_first_the_class(ran
 def test_other_sides_are_refused_with_the_nearest_that_work():
     x_t = jnp.zeros((1, 30, 28, 1))
     model = StepUNet(StepUNetConfig(), out_channels=1, timesteps=10)
-    with pytest.raises(ValueError, match="4 divides, not 30x28: the nearest are 28x28 and 32x28"):
+    with pytest.raises(
+        ValueError, match="4 divides, not height x width = 30x28: the nearest are 28x28 and 32x28"
+    ):
         model.init(jax.random.key(0), x_t, jnp.array([1]), train=False)

@@ -95,7 +95,9 @@ def test_divisor_is_the_smallest_side_that_works(multipliers, divisor):
 
 
 def test_other_sides_are_refused_with_the_nearest_that_work():
-    with pytest.raises(ValueError, match="8 divides, not 28x3: the nearest are 24x8 and 32x8"):
+    with pytest.raises(
+        ValueError, match="8 divides, not height x width = 28x3: the nearest are 24x8 and 32x8"
+    ):
         abstract_params((28, 3, 1), channels=8, multipliers=(1, 1, 1, 1))
 
 
