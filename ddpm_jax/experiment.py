@@ -67,7 +67,7 @@ class Experiment:
 
     @functools.cached_property
     def param_shapes(self) -> Any:
-        """The parameters as shapes. The network is traced for it once, which takes a second."""
+        """The parameters as shapes. The network is traced for it once."""
         return jax.eval_shape(self.init_params, jax.random.key(0))
 
     def condition(

@@ -356,6 +356,7 @@ def test_a_failed_removal_of_old_checkpoints_keeps_the_new_one(bucket, local):
     assert checkpoints.problem() is None
     assert len(lines) == 1
     assert "can't be removed" in lines[0]
+    assert "refuses this account" in lines[0]
     assert checkpoints.newest_good() == 8
     checkpoints.close()
 
