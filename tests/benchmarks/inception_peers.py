@@ -22,14 +22,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
 # Not as `tests.…`: clean-fid installs a package named tests.
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests/evaluation/features/inception")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation/features/inception"))
 
 import oracle  # type: ignore[import-not-found]
 
 from ddpm_jax.evaluation.features.inception.network import apply
-from ddpm_jax.evaluation.features.inception.resize import resize
+from ddpm_jax.evaluation.features.inception.resize import RESIZES, resize
 from ddpm_jax.evaluation.features.inception.weights import read_weights
 
 SIZES = ((1, 1), (2, 3), (3, 2), (1, 5), (8, 8), (28, 28), (32, 32), (64, 48), (299, 299))
@@ -102,9 +102,9 @@ def compare_network(images: np.ndarray) -> bool:
     for name, our, their in zip(("features", "logits"), ours, theirs, strict=True):
         error = relative(our, their)
         print(
-            f"{name}: largest {np.abs(their).max():.3g}, std over images {their.std(0).mean():.3g}; "
-            f"ours differ by {error:.2g} of the largest (at most {NETWORK_TOLERANCE})"
+            f"{name}: largest {np.abs(their).max():.3g}, std over images {their.std(0).mean():.2g}"
         )
+        print(f"  ours differ by {error:.2g} of the largest (at most {NETWORK_TOLERANCE})")
         good &= error <= NETWORK_TOLERANCE
     return good
 
@@ -134,7 +134,7 @@ def compare_resizes() -> bool:
             "clean": np.stack([(clean(picture) - 128) / 128 for picture in pixels]),
         }
 
-    worst = dict.fromkeys(("tf1", "torch", "clean"), 0.0)
+    worst: dict[str, float] = dict.fromkeys(RESIZES, 0.0)
     rng = np.random.default_rng(0)
     for size in SIZES:
         noise = rng.integers(0, 256, (2, *size, 3), np.uint8)

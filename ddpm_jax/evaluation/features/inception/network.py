@@ -1,4 +1,4 @@
-"""The InceptionV3 that TensorFlow published in 2015; FID, KID and inception score are defined by it.
+"""The InceptionV3 that TensorFlow published in 2015, by which FID and inception score are defined.
 
 Source: Szegedy et al. 2015, "Rethinking the Inception Architecture for Computer Vision". The names
 are those of the published weights. The network that torchvision ships is another one. Here average

@@ -1,8 +1,7 @@
 """Inception and its resizes written out a second time, slowly: NumPy, PyTorch's layout and names.
 
-Weights are drawn so that activations stay of order 1 through all layers. Written from the
-descriptions of the peers: torch-fidelity's and pytorch-fid's state dict, their pools and their
-grids. `tests/benchmarks/inception_peers.py` compares it, and the package, with the peers.
+Weights are drawn so that activations stay of order 1 through all layers.
+`tests/benchmarks/inception_peers.py` loads the same weights into torch-fidelity's network.
 """
 
 import math
@@ -65,9 +64,17 @@ def _block(name: str, inputs: int) -> list[tuple[str, int, int, int, int]]:
 
 
 WIDTHS = {
-    **{"Mixed_5b": 192, "Mixed_5c": 256, "Mixed_5d": 288, "Mixed_6a": 288},
-    **{"Mixed_6b": 768, "Mixed_6c": 768, "Mixed_6d": 768, "Mixed_6e": 768},
-    **{"Mixed_7a": 768, "Mixed_7b": 1280, "Mixed_7c": 2048},
+    "Mixed_5b": 192,
+    "Mixed_5c": 256,
+    "Mixed_5d": 288,
+    "Mixed_6a": 288,
+    "Mixed_6b": 768,
+    "Mixed_6c": 768,
+    "Mixed_6d": 768,
+    "Mixed_6e": 768,
+    "Mixed_7a": 768,
+    "Mixed_7b": 1280,
+    "Mixed_7c": 2048,
 }
 ROWS = [
     ("Conv2d_1a_3x3", 3, 32, 3, 3),
