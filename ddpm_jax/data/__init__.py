@@ -17,6 +17,7 @@ from ddpm_jax.data.batches import Batches, batch_indices, epoch_order, local_bat
 from ddpm_jax.data.crops import CroppedSource
 from ddpm_jax.data.digits import open_digits
 from ddpm_jax.data.folder import open_folder
+from ddpm_jax.data.identity import describe_source
 from ddpm_jax.data.loading import materialize
 from ddpm_jax.data.picture import open_picture, own_size
 from ddpm_jax.data.pixels import random_flip, to_pixels, to_unit
@@ -35,6 +36,7 @@ __all__ = [
     "batch_indices",
     "count_examples",
     "describe_place",
+    "describe_source",
     "epoch_order",
     "local_batch",
     "open_source",
