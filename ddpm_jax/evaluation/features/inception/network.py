@@ -6,12 +6,14 @@ pools leave the padding out of the mean, the pool of the last block takes maxima
 1e-3, and there are 1008 logits.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 SIDE = 299
@@ -86,14 +88,15 @@ class Convolution(NamedTuple):
     padding: str
 
 
+Weights = Array | np.ndarray
 Branch = list[str | list[Convolution]]
 
 
 class Parameters(NamedTuple):
     """Each convolution's kernel `[h, w, in, out]` and bias `[out]`, norm folded in, by its name."""
 
-    convolutions: dict[str, tuple[Array, Array]]
-    logits: Array
+    convolutions: Mapping[str, tuple[Weights, Weights]]
+    logits: Weights
     """`[2048, 1008]`; the bias of the logits is left out."""
 
 
@@ -145,7 +148,7 @@ def apply(
         kernel, bias = parameters.convolutions[c.name]
         y = jax.lax.conv_general_dilated(
             x,
-            kernel,
+            jnp.asarray(kernel),
             (c.stride, c.stride),
             c.padding,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),

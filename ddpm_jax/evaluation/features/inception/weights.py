@@ -45,7 +45,10 @@ _SAFE_TORCH = (2, 10)
 def find_weights(given: str | None = None) -> Path:
     """Returns the file that was given, or the published one in the cache; UserError if neither."""
     if given is not None:
-        return local_path(given)
+        path = local_path(given)
+        if path.is_file():
+            return path
+        raise UserError(f"{path}: there is no such file of weights; {_TAKE}")
     cache = cache_folder()
     names = [*PUBLISHED, *(str(Path(name).with_suffix(".safetensors")) for name in PUBLISHED)]
     for path in [cache / "inception" / name for name in names] if cache else []:
@@ -76,13 +79,11 @@ def read_weights(path: str | Path) -> tuple[Parameters, str]:
 
 
 def _read_bytes(path: Path) -> bytes:
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file; {_TAKE}")
     try:
         with path.open("rb") as file:
             data = file.read(_MOST_BYTES + 1)
     except OSError as error:
-        raise UserError(f"{path} can't be read ({reason(error)}); make it readable") from None
+        raise UserError(f"{path} can't be read ({reason(error)}); {_TAKE}") from None
     if len(data) > _MOST_BYTES:
         raise UserError(f"{path} is larger than Inception's weights, 96 MB; {_TAKE}")
     return data

@@ -177,7 +177,10 @@ def test_large_files_are_not_read_or_unpacked(monkeypatch):
 @pytest.mark.usefixtures("small")
 def test_a_missing_file_or_a_folder_says_what_to_take(tmp_path):
     for path in ("x.pth", str(tmp_path)):
-        with pytest.raises(UserError, match="there is no such file; take pytorch-fid's") as told:
+        with pytest.raises(UserError, match="there is no such file of weights; take") as told:
+            find_weights(path)
+        assert URL in str(told.value)
+        with pytest.raises(UserError, match="can't be read") as told:
             read_weights(path)
         assert URL in str(told.value)
 
@@ -314,7 +317,8 @@ def test_norms_are_folded_and_the_digest_is_the_files(tmp_path):
 
 
 def test_weights_are_the_named_file_or_one_in_the_cache(tmp_path, monkeypatch):
-    assert find_weights("here/x.pth") == Path("here/x.pth")
+    (tmp_path / "x.pth").touch()
+    assert find_weights(str(tmp_path / "x.pth")) == tmp_path / "x.pth"
     monkeypatch.setenv("DDPM_JAX_CACHE", str(tmp_path))
     with pytest.raises(UserError) as told:
         find_weights()
