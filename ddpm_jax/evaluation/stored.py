@@ -54,8 +54,11 @@ def arrays_in(path: StoragePath) -> tuple[str, ...]:
 
 
 def _other_arrays(path: Path, names: tuple[str, ...]) -> ArraysData:
-    with np.load(path, allow_pickle=False) as file:
-        shape = file["arr_0"].shape
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            shape = file["arr_0"].shape
+    except ValueError as error:
+        raise UserError(f"{path}: arr_0 can't be read ({error}); write it again") from None
     if len(shape) != 4:
         raise UserError(f"{path}: arr_0 has the shape {shape}; it must be [N, H, W, C]")
     labels = "arr_1" if "arr_1" in names else None
