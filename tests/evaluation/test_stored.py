@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_jax.config import ArraysData, PointsData, TfdsData
+from ddpm_jax.config import ArraysData, DigitsData, TfdsData, dumps, load_file
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.evaluate import evaluate
-from ddpm_jax.evaluation.stored import like_samples, open_samples, read_statistics
+from ddpm_jax.evaluation.sets import Statistics
+from ddpm_jax.evaluation.stored import find_reference, open_samples, read_statistics
 from ddpm_jax.files import sha256
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 6, 4, 3), np.uint8)
@@ -135,7 +136,21 @@ def test_statistics_that_are_none_are_refused(arrays, match, tmp_path):
         read_statistics(tmp_path / "known.npz")
 
 
-def test_real_examples_take_the_size_of_the_samples():
-    assert like_samples(TfdsData(name="mnist"), (28, 20, 1)).example_shape == (28, 20, 1)
-    assert like_samples(ArraysData(path="a.npy"), (9, 8, 5)).example_shape == (9, 8, 5)
-    assert like_samples(PointsData(), (2,)) == PointsData()
+def test_what_a_reference_stands_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_reference("mnist:3.0.1", (28, 20, 1)) == TfdsData(
+        name="mnist:3.0.1", image_size=(28, 20), channels=1
+    )
+    np.save("a.npy", np.zeros((3, 9, 8, 5)))
+    five = find_reference("a.npy", (9, 8, 5))
+    assert five == ArraysData(path="a.npy", image_size=(9, 8), channels=5)
+    assert find_reference("digits", (8, 8, 1)) == DigitsData()
+    assert find_reference("swiss_roll", (2,)) == load_file("swiss_roll").data
+    run = tmp_path / "digits"
+    run.mkdir()
+    (run / "config.json").write_text(dumps(load_file("swiss_roll")))
+    assert find_reference("digits", (2,)) == load_file("swiss_roll").data
+    np.savez("known.npz", mu=np.zeros(2), sigma=np.eye(2))
+    assert isinstance(find_reference("known.npz", (2,)), Statistics)
+    with pytest.raises(UserError, match="minst does not exist"):
+        find_reference("minst", (2,))
