@@ -31,6 +31,7 @@ import oracle  # type: ignore[import-not-found]
 from ddpm_jax.evaluation.features.inception.network import apply
 from ddpm_jax.evaluation.features.inception.resize import RESIZES, resize
 from ddpm_jax.evaluation.features.inception.weights import read_weights
+from ddpm_jax.runtime.compilation import compiler_options
 
 SIZES = ((1, 1), (2, 3), (3, 2), (1, 5), (8, 8), (28, 28), (32, 32), (64, 48), (299, 299))
 SIZES += ((299, 300), (300, 301), (333, 512), (640, 480))
@@ -92,7 +93,7 @@ def compare_network(images: np.ndarray) -> bool:
     print(f"parameters of torch-fidelity's network: {count:,}")
     with torch.no_grad():
         theirs = [it.numpy() for it in peer(torch.from_numpy(images.transpose(0, 3, 1, 2)))]
-    program = jax.jit(apply)
+    program = jax.jit(apply, compiler_options=compiler_options(jax.devices()[0]))
     inputs = resize(images, "tf1")
     ours = [np.asarray(it) for it in program(read[0], inputs)]
     begun = time.perf_counter()

@@ -81,7 +81,7 @@ def test_pictures_are_rounded_and_resized_in_the_named_mode(file, monkeypatch, m
     assert extractor.described == {"weights": f"digest of {file}", "resize": mode}
     pixels = noise(11, 6, 4, channels)
     # A sample is rounded as it is where pictures are written.
-    found = extractor.extract(unit(pixels) + np.float32(0.4 / 255))
+    found = extractor.extract(unit(pixels) - np.float32(0.4 / 255))
     images = resize(pixels, mode)
     np.testing.assert_array_equal(found.vectors, images[:, 7, 5])
     np.testing.assert_array_equal(found.logits, images[:, 290, 8])
