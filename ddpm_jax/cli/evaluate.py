@@ -1,6 +1,7 @@
 """`ddpm evaluate`."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ddpm_jax import config as configs
 from ddpm_jax.cli.arguments import Shared, options_of, settings_of, target_of, with_rows
@@ -19,8 +20,8 @@ class Options:
     """Names of metrics; if left out, all that apply to the data."""
     seed: int = 0
     """Seed of the samples."""
-    checkpoint: int | None = None
-    """Step of the checkpoint; if left out, the newest good one."""
+    checkpoint: int | Literal["best"] | None = None
+    """Step of the checkpoint, or best; if left out, the newest good one."""
     params: str | None = None
     """The name of an average of the parameters, or raw; if left out, the first average."""
     json: bool = False

@@ -11,14 +11,18 @@ before the interval, it computes the same steps; if after it, it finds the state
 If a run becomes non-finite in two intervals in a row, rolling back does not help, and the run ends.
 """
 
+import math
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 
 from ddpm_jax import plots
+from ddpm_jax.checkpoints.best import Best
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.config import describe_shown
 from ddpm_jax.data.source import Source
@@ -42,6 +46,7 @@ from ddpm_jax.training.step import (
     step_layouts,
 )
 from ddpm_jax.training.step_metrics import StepMetrics
+from ddpm_jax.training.validation import BETTER, LOSS, Validation
 
 LESS_MEMORY = (
     "lower train.batch_size, raise train.gradient_accumulation_steps or mesh.fsdp, or choose a "
@@ -61,16 +66,17 @@ class Trainer:
         logger: RunLogger,
         *,
         preemption: PreemptionHandler | None,
+        validation: Validation | None = None,
     ):
         """`program` draws the previews, and holds the experiment and the devices.
 
         `described` is what each checkpoint records about the data. `preemption` is asked after
-        every dispatch whether to stop; None never stops.
+        every dispatch whether to stop; None never stops. `validation` computes the validation loss.
         """
         self.program, self.experiment, self.mesh = program, program.experiment, program.mesh
         self.source, self.checkpoints, self.logger = source, checkpoints, logger
         self.config, self.run = self.experiment.config, checkpoints.run
-        self.described, self.preemption = described, preemption
+        self.described, self.preemption, self.validation = described, preemption, validation
         self._saved: int | None = None
         self._skipped: dict[int, int] = {}
         """The first step of each interval that a rollback leaves out, and its end."""
@@ -95,6 +101,8 @@ class Trainer:
 
     def _load(self, step: int) -> TrainState:
         self._saved = step
+        if is_first() and self.config.validation.keep_best is not None:
+            self._take_back_best(step)
         if step == 0:
             return draw_state(self.experiment, self.mesh)
         return self.checkpoints.restore(step, state_layout(self.experiment, self.mesh))
@@ -110,6 +118,7 @@ class Trainer:
             return state, step
         self._compiled = self._compile()
         self._metrics = StepMetrics(train, self.logger)
+        self._catch_up(state, step)
         with Feed(self.experiment, self.mesh, self.source) as feed:
             state, step = self._run_until_due(state, step, feed)
             while self._metrics.limit_reached:
@@ -130,8 +139,10 @@ class Trainer:
                 state, step = self._skip_interval(state, step)
             else:
                 state, step = self._dispatch(state, step, feed)
+            if not metrics.limit_reached:
+                self._validate(state, step)
             # Saved first: a preview may take longer than a scheduler waits after its signal.
-            if step % train.save_every == 0:
+            if step % train.save_every == 0 and self._saved != step:
                 metrics.settle()
                 # After a non-finite step the state may already be corrupt: do not save it.
                 if not metrics.nonfinite:
@@ -162,6 +173,8 @@ class Trainer:
         # Whatever the run has made is on disk, so a signal need not wait for the compiler.
         with self.preemption.at_once() if self.preemption is not None else nullcontext():
             compiled = lowered.compile()
+            if self.validation is not None:
+                self.validation.compile()
         if self.preemption is not None:
             self.preemption.begin()
         self.logger.say(f"compiled in {time.monotonic() - begun:.1f} s")
@@ -239,9 +252,81 @@ class Trainer:
         skipped = {"step": number(to, state.step), "nonfinite": number(0, state.nonfinite)}
         return state._replace(**skipped), to
 
+    # --- validation ---
+
+    def _validate(self, state: TrainState, step: int) -> None:
+        """Computes and logs the validation loss if it is due."""
+        every = self.config.validation.every
+        if self.validation is None or every is None or step % every:
+            return
+        self._metrics.settle()
+        with self._metrics.paused():
+            loss = self.validation(state.ema[self.config.train.first_average])
+        self.logger.row(step, {LOSS: loss})
+        self._keep_if_best(state, step, {LOSS: loss})
+
+    def _keep_if_best(self, state: TrainState, step: int, values: Mapping[str, float]) -> None:
+        """Saves the state, or marks its checkpoint, if a value is better than all before."""
+        name = self.config.validation.keep_best
+        value = values.get(name, math.nan) if name is not None else math.nan
+        if name is None or not math.isfinite(value) or self._metrics.nonfinite:
+            return
+        self.checkpoints.join()
+        self._report_save(f"trying again at step {step}")
+
+        def is_best() -> bool:
+            best = self.checkpoints.best()
+            return best is None or BETTER[name](value, best.value)
+
+        if not broadcast_from_first(is_best):
+            return
+        scheduled = step % self.config.train.save_every == 0 or step == self.config.train.steps
+        best = Best(step, name, value, scheduled)
+        if self._saved != step:
+            self._save(state, step, best)
+        elif is_first():
+            self._mark_best(best)
+
+    def _catch_up(self, state: TrainState, step: int) -> None:
+        """Computes or marks what a kill after the save of this step left undone."""
+        if step == 0:
+            return
+
+        def logged() -> dict[str, float]:
+            rows = [row for row in self.logger.rows() if row["step"] == step]
+            return {name: value for row in rows for name, value in row.items()}
+
+        values = broadcast_from_first(logged)
+        if LOSS not in values:
+            self._validate(state, step)
+        self._keep_if_best(state, step, values)
+
+    def _take_back_best(self, step: int) -> None:
+        """Unmarks a best checkpoint that the run did not come through, or was chosen otherwise."""
+        best = self.checkpoints.best()
+        if best is None:
+            return
+        try:
+            chosen = self.checkpoints.config(best.step).validation
+        except (OSError, UserError):
+            chosen = None
+        own = self.config.validation
+        if best.step > step or chosen is None or replace(chosen, every=own.every) != own:
+            self._mark_best(None)
+            self.logger.say(
+                f"checkpoint {best.step} is no longer the best: the run went back before it, or "
+                "the settings of validation have changed"
+            )
+
+    def _mark_best(self, best: Best | None) -> None:
+        try:
+            self.checkpoints.mark_best(best)
+        except OSError as error:
+            self.logger.say(f"the best checkpoint can't be marked ({error}); training goes on")
+
     # --- files ---
 
-    def _save(self, state: TrainState, step: int) -> None:
+    def _save(self, state: TrainState, step: int, best: Best | None = None) -> None:
         train = self.config.train
         # During non-finite steps, a rollback may need older checkpoints.
         keep = None if self._metrics.nonfinite else train.keep
@@ -257,6 +342,7 @@ class Trainer:
                 keep_every=train.keep_every,
                 data=self.described,
                 before_commit=self.logger.put,
+                best=best,
             )
         self._saved = step
 
