@@ -223,9 +223,9 @@ class Checkpoints:
         """
         before = self.best()
         write_best(self.folder, best)
-        superseded = best is not None and before is not None and before.step != best.step
-        if superseded and not before.scheduled:
-            self._remove(before.step)
+        if best is None or before is None or before.scheduled or before.step == best.step:
+            return
+        self._remove(before.step)
 
     def problem(self) -> str | None:
         """Returns, only once and without waiting, why the last save failed; None if it did not."""

@@ -29,7 +29,7 @@ from ddpm_jax.training.preemption import PreemptionHandler
 from ddpm_jax.training.resuming import check_checkpoint, rate_change, same_labels
 from ddpm_jax.training.step import batch_layout, check_batch, state_layout
 from ddpm_jax.training.trainer import LESS_MEMORY, Trainer, has_pictures
-from ddpm_jax.training.validation import Validation, check_values, split, with_labels_of
+from ddpm_jax.training.validation import check_values, make_validation, split
 
 
 class TrainResult(NamedTuple):
@@ -87,9 +87,7 @@ def train(
         source, data_changes = same_labels(config, checkpoints, start, source, described)
     _check_labels(config, source)
     experiment = replace(experiment, class_names=tuple(source.class_names))
-    validation = None
-    if held_out is not None and config.validation.every is not None:
-        validation = Validation(experiment, mesh, with_labels_of(config, held_out, source))
+    more = {"validation": make_validation(experiment, mesh, held_out, source)}
     changes = distributed.broadcast_from_first(
         lambda: _changes(config, checkpoints, start, report or _ignore)
     )
@@ -105,15 +103,8 @@ def train(
         logger.say(f"data: {place}{_describe_labels(config, source)}")
         for line in [*rate_change(config, checkpoints, start), *program.cautions]:
             logger.say(line)
-        trainer = Trainer(
-            program,
-            source,
-            described,
-            checkpoints,
-            logger,
-            preemption=preemption,
-            validation=validation,
-        )
+        more["preemption"] = preemption
+        trainer = Trainer(program, source, described, checkpoints, logger, **more)
         return _run(trainer, start, report)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -61,18 +62,6 @@ def split(config: Config, source: Source) -> tuple[Source, Source | None]:
     return source, part_of(other, shuffled(len(other), config.seed))
 
 
-def with_labels_of(config: Config, held_out: Source, source: Source) -> Source:
-    """Returns the held-out examples with the labels that training has; UserError if it can't."""
-    if not config.model.num_classes:
-        return held_out
-    if not held_out.class_names:
-        raise UserError(
-            "validation.data has no labels, and the network takes them (model.num_classes is "
-            f"{config.model.num_classes}); name data with labels"
-        )
-    return with_classes(held_out, source.class_names)
-
-
 class Validation:
     """Computes the validation loss; every process of a run calls it together."""
 
@@ -119,10 +108,29 @@ class Validation:
         self, params: Any, batch: Batch, t: Timesteps, places: jax.Array, seed: jax.Array
     ) -> PerExample:
         experiment = self._experiment
-        x_0 = to_unit(batch.examples)
+        x_0 = to_unit(jnp.asarray(batch.examples))
         keys = jax.vmap(jax.random.fold_in, (None, 0))(stream_key(seed, "validation"), places)
         eps = jax.vmap(lambda key: jax.random.normal(key, x_0.shape[1:]))(keys)
         x_t = q_sample(experiment.schedule, x_0, t, eps)
         conditioning = experiment.condition(batch.labels)
         drawn = DiffusionInputs(x_0, x_t, eps, t, conditioning, dropout=None)
         return experiment.losses(gather_over(self._mesh, params), drawn, train=False)
+
+
+def make_validation(
+    experiment: Experiment, mesh: Mesh, held_out: Source | None, source: Source
+) -> Validation | None:
+    """Returns the validation of a run if it has one; `source` is what it trains on.
+
+    Raises UserError if the held-out examples lack the labels that the network takes.
+    """
+    if held_out is None or experiment.config.validation.every is None:
+        return None
+    if experiment.num_classes and not held_out.class_names:
+        raise UserError(
+            "validation.data has no labels, and the network takes them (model.num_classes is "
+            f"{experiment.num_classes}); name data with labels"
+        )
+    if experiment.num_classes:
+        held_out = with_classes(held_out, source.class_names)
+    return Validation(experiment, mesh, held_out)
