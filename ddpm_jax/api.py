@@ -21,10 +21,12 @@ from ddpm_jax import config as configs
 from ddpm_jax.config import Config, DataConfig
 from ddpm_jax.data import Source
 from ddpm_jax.errors import UserError
-from ddpm_jax.evaluation.evaluate import evaluate
+from ddpm_jax.evaluation.evaluate import Evaluation, evaluate
+from ddpm_jax.evaluation.sets import ExampleSet, Statistics
 from ddpm_jax.files import StoragePath
 from ddpm_jax.reports import figures
 from ddpm_jax.sampling import run as sampling
+from ddpm_jax.tables import Choice
 from ddpm_jax.training import train as training
 
 __all__ = ["Picture", "Run", "TrainResult", "load", "train"]
@@ -97,18 +99,32 @@ class Run(sampling.Run):
 
     def evaluate(
         self,
-        metrics: Sequence[str] | None = None,
+        metrics: Sequence[str | Choice] | None = None,
         *,
-        data: DataConfig | None = None,
+        reference: DataConfig | ExampleSet | Statistics | None = None,
+        features: str | Choice | None = None,
+        num: int | None = None,
         seed: int = 0,
-    ) -> dict[str, float]:
-        """Returns the values of metrics by name: samples of a seed against the data.
+        report: Callable[[str], None] = lambda line: None,
+        **settings: Any,
+    ) -> Evaluation:
+        """Compares samples of a seed with the training data, or with another `reference`.
 
-        `metrics` are rows of `evaluation.metrics.METRICS`; None takes all that apply. `data` are
-        other examples than those of the training. Raises UserError for a metric that does not
-        exist or does not apply.
+        `metrics` are rows of `evaluation.metrics.METRICS`, `features` is a row of
+        `evaluation.features.FEATURES`; None takes those that apply. `num` samples are drawn; None
+        for as many as real examples, at most 10,000. `settings` are those of `sample`. Raises
+        UserError for metrics and features that do not exist or do not apply.
         """
-        return evaluate(self, metrics, data=data, seed=seed)
+        return evaluate(
+            self,
+            metrics,
+            reference=reference,
+            features=features,
+            num=num,
+            seed=seed,
+            settings=settings,
+            report=report,
+        )
 
 
 class TrainResult(NamedTuple):

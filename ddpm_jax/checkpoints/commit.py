@@ -7,14 +7,13 @@ checksums is unfinished in a bucket, and damaged on a disk. A folder that does n
 checksums was altered in either.
 """
 
-import hashlib
 import json
 import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from ddpm_jax.files import Remote, StoragePath, StoreError, files_below, is_foreign, remove
+from ddpm_jax.files import Remote, StoragePath, StoreError, files_below, is_foreign, remove, sha256
 
 SUMS, META = "checksums.json", "meta.json"
 
@@ -150,12 +149,7 @@ def _is_number(name: str) -> bool:
 def _checksums(folder: StoragePath) -> dict[str, str]:
     found = {item.relative_to(folder).as_posix(): item for item in files_below(folder)}  # type: ignore[arg-type]
     own = sorted(name for name in found if name != SUMS and not is_foreign(name))
-    return {name: _sha256(found[name]) for name in own}
-
-
-def _sha256(path: StoragePath) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {name: sha256(found[name]) for name in own}
 
 
 def damage(folder: StoragePath) -> str | None:
@@ -175,7 +169,7 @@ def damage(folder: StoragePath) -> str | None:
         if is_foreign(name):  # Other versions listed what others had left there.
             continue
         try:
-            found = _sha256(folder / name)
+            found = sha256(folder / name)
         except FileNotFoundError:
             return f"{name} is missing"
         except StoreError:

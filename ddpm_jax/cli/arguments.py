@@ -55,10 +55,11 @@ def built(cls: type[T], given: dict[str, Any]) -> T:
 def with_rows(settings: Sequence[Setting]) -> list[Setting]:
     """Returns settings whose help shows the rows of the tables that lists of names choose from."""
     # Tables of rooms that need not be imported to read the words.
+    from ddpm_jax.evaluation.features import FEATURES
     from ddpm_jax.evaluation.metrics import METRICS
     from ddpm_jax.training.logging.run_logger import CHOSEN
 
-    rows = {"train.loggers": CHOSEN, "metrics": METRICS}
+    rows = {"train.loggers": CHOSEN, "metrics": METRICS, "features": FEATURES}
     return [each._replace(rows=tuple(rows.get(each.name, each.rows))) for each in settings]
 
 

@@ -40,7 +40,9 @@ def _module(name: str) -> Callable[[list[str]], int]:
 COMMANDS = {
     "train": Command(_module("train"), "CONFIG", "train a config, or go on where it stopped", True),
     "sample": Command(_module("sample"), "RUN", "draw samples from a run", True),
-    "evaluate": Command(_module("evaluate"), "RUN", "compare a run's samples with its data", True),
+    "evaluate": Command(
+        _module("evaluate"), "RUN|SAMPLES", "compare samples with real examples", True
+    ),
     "plot": Command(_module("plot"), "CONFIG|RUN [FIGURE]", "draw a figure, or the config's own"),
     "info": Command(_module("info"), "CONFIG|RUN", "parameters, FLOPs, memory, data"),
     "bench": Command(_module("bench"), "CONFIG|RUN", "how fast it runs on this machine"),

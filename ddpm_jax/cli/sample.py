@@ -1,6 +1,7 @@
 """`ddpm sample`."""
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -44,16 +45,24 @@ class Options:
 
 def flags() -> list[Setting]:
     """Returns what can be set: the command's own options, and the config's `sample` section."""
-    own, section = settings_of(Options), configs.settings(SampleConfig())
-    lasts = Counter(each.name.rpartition(".")[2] for each in [*own, *section])
+    own = settings_of(Options)
+    return [*own, *flags_of_sampling({each.name for each in own})]
+
+
+def flags_of_sampling(taken: Collection[str]) -> list[Setting]:
+    """Returns flags for the config's `sample` section beside flags whose names are `taken`.
+
+    An option goes by its own name, --eta, where nothing else has that name.
+    """
+    section = configs.settings(SampleConfig())
+    lasts = Counter(each.name.rpartition(".")[2] for each in section)
 
     def flag(each: Setting) -> Setting:
-        # An option goes by its own name, --eta, where nothing else has that name.
         last = each.name.rpartition(".")[2]
-        name = last if lasts[last] == 1 else each.name
+        name = last if lasts[last] == 1 and last not in taken else each.name
         return each._replace(name=name, type=each.type | None, default=None, section="")
 
-    return [*own, *map(flag, section)]
+    return [*map(flag, section)]
 
 
 def run(words: list[str]) -> int:

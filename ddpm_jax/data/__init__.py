@@ -18,6 +18,7 @@ from ddpm_jax.data.crops import CroppedSource
 from ddpm_jax.data.digits import open_digits
 from ddpm_jax.data.folder import open_folder
 from ddpm_jax.data.held_out import hold_out
+from ddpm_jax.data.identity import describe_source
 from ddpm_jax.data.loading import materialize
 from ddpm_jax.data.picture import open_picture, own_size
 from ddpm_jax.data.pixels import random_flip, to_pixels, to_unit
@@ -36,6 +37,7 @@ __all__ = [
     "batch_indices",
     "count_examples",
     "describe_place",
+    "describe_source",
     "epoch_order",
     "hold_out",
     "local_batch",

@@ -1,158 +1,229 @@
-"""Evaluation of a run: one draw of samples and one pass over the data serve all metrics."""
+"""Evaluation: one pass over samples, drawn once, and one over real examples serve all metrics."""
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax.config import DataConfig
-from ddpm_jax.data import Source, open_source
 from ddpm_jax.data.classes import with_classes
-from ddpm_jax.data.pixels import to_unit
-from ddpm_jax.data.source import ArraySource
-from ddpm_jax.errors import UserError, nearest
-from ddpm_jax.evaluation.draw import choose_samples, plan_draw
-from ddpm_jax.evaluation.features import FEATURES, Extract
-from ddpm_jax.evaluation.metrics import METRICS, RealData, applicable, obstacle
+from ddpm_jax.data.source import Source
+from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation import sets
+from ddpm_jax.evaluation.caching import read_state, write_state
+from ddpm_jax.evaluation.choosing import FEATURES_FIELD, Judge, choose_features, choose_metrics
+from ddpm_jax.evaluation.facts import Facts
+from ddpm_jax.evaluation.features import FEATURES, Extractor, FeatureContext
+from ddpm_jax.evaluation.metrics.metric import evenly_spread
+from ddpm_jax.evaluation.sets import Draw, ExampleSet, Statistics
+from ddpm_jax.files import remove
+from ddpm_jax.runtime import distributed
 from ddpm_jax.runtime.switches import pinned
+from ddpm_jax.sampling.chain import Progress
 from ddpm_jax.sampling.run import Run
-
-Progress = Callable[[int, int], None]
-
-# The size of a batch of real examples, in numbers: 128 MiB in float64.
-_NUMBERS_AT_ONCE = 2**24
+from ddpm_jax.tables import Choice
 
 
-class _Batch(NamedTuple):
-    """Some examples with their indices in the data or in the draw."""
+@dataclass(frozen=True)
+class Evaluation:
+    """What metrics say of some samples, and all that made these numbers."""
 
-    indices: np.ndarray
-    examples: np.ndarray
-    labels: np.ndarray | None
+    values: dict[str, float]
+    notes: tuple[str, ...]
+    """What must be said beside the values."""
+    described: dict[str, Any]
+    """Samples, reference, features, metrics and versions, as plain values."""
+
+    def __getitem__(self, name: str) -> float:
+        return self.values[name]
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name} {value:.4g}" for name, value in self.values.items())
+        return f"Evaluation({values})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns everything as plain values for JSON."""
+        return {"values": self.values, "notes": list(self.notes), **self.described}
 
 
-@pinned()
+class _Comparison(NamedTuple):
+    """What is to be compared with the real examples, and how."""
+
+    judges: Sequence[Judge]
+    features: Choice
+    facts: Facts
+    reference: ExampleSet | Statistics
+    report: Callable[[str], None]
+    progress: Callable[[str], Progress]
+
+
 def evaluate(
-    run: Run,
-    metrics: Sequence[str] | None = None,
+    samples: Run | ExampleSet,
+    metrics: Sequence[str | Choice] | None = None,
     *,
-    data: DataConfig | None = None,
+    reference: DataConfig | ExampleSet | Statistics | None = None,
+    features: str | Choice | None = None,
+    num: int | None = None,
     seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    report: Callable[[str], None] = lambda line: None,
     progress: Callable[[str], Progress] = lambda title: lambda done, total: None,
-) -> dict[str, float]:
-    """Returns each metric's values by name, for samples drawn with the sampler of the run's config.
+) -> Evaluation:
+    """Compares samples with real examples; all processes call it, and get the same result.
 
-    `metrics` are rows of METRICS; None takes all that apply. `data` replaces the training data as
-    the real examples; its shape must be the same. The samples are drawn once for all metrics (see
-    `evaluation.draw`). `progress` is called with a title and returns a function that
-    receives the work done and the work in all. Raises UserError for a metric that does not exist or
-    does not apply, and for data that are missing, of another shape or of other classes.
+    `samples` are a run's, drawn here, or stored ones. A run draws `num` samples of a seed, by
+    default as many as there are real examples, at most 10,000, with `settings` in place of those of
+    its config's `sample`. They are kept in the run's folder until the evaluation ends: after a kill
+    the same call goes on. `reference` has the real examples or their statistics; None for a run's
+    training data. `features` is a row of FEATURES, `metrics` are rows of METRICS; None takes those
+    that apply. `report` gets lines, and `progress` is called with a title and returns a function of
+    the work done and in all. Raises UserError for what does not exist or does not apply, and for
+    data that are missing or of other classes.
     """
-    source = open_source(run.config.data if data is None else data)
-    if source.shape != run.config.data.example_shape:
-        raise UserError(
-            f"data: the examples are {source.shape}, and the run was trained on "
-            f"{run.config.data.example_shape}; name data of that shape"
-        )
-    if run.class_names:
-        source = with_classes(source, run.class_names)
-    facts = RealData(source.shape, len(source), _labels(source), run.config.model.num_classes)
-    names = _chosen(metrics, facts)
-    requests = {name: METRICS[name].request(facts) for name in names}
-    num, labels = plan_draw(list(requests.values()))
-    extractors = {name: FEATURES[name].load() for name in {METRICS[it].features for it in names}}
-    compared = {name: request.real for name, request in requests.items()}
-    chosen = {name: choose_samples(request, labels) for name, request in requests.items()}
-    batches = _real_batches(source, compared.values(), progress("reading the data"))
-    real = _states(batches, compared, extractors)
-    batches = _sample_batches(run, num, labels, seed, progress("sampling"))
-    samples = _states(batches, chosen, extractors)
+    if reference is None:
+        if not isinstance(samples, Run):
+            raise UserError("there is no reference; name real examples to compare the samples with")
+        reference = samples.config.data
+    if not isinstance(reference, ExampleSet | Statistics):
+        reference = sets.set_of_data(reference)
+    reference = _in_classes_of(samples, reference)
+    real = reference.source if isinstance(reference, ExampleSet) else None
+    plan = None
+    if isinstance(samples, Run):
+        plan = sets.plan_draw(samples, real, num, seed, dict(settings or {}))
+    facts = _facts(samples, plan, reference)
+    chosen = choose_features(features, facts)
+    facts = facts._replace(features=chosen.name)
+    judges = choose_metrics(metrics, facts, by_statistics=real is None)
+    comparison = _Comparison(judges, chosen, facts, reference, report, progress)
+    with pinned():
+        if not isinstance(samples, Run):
+            return _compare(comparison, samples)
+        assert plan is not None
+        return _draw_and_compare(comparison, samples, plan)
+
+
+def _draw_and_compare(comparison: _Comparison, run: Run, plan: Draw) -> Evaluation:
+    """Draws the samples with all processes; the first one alone compares them."""
+    folder = run.folder / f"evaluation-{sets.digest_of(run, plan)}"
+    drawn = sets.draw(run, plan, folder, comparison.progress("sampling"))
+
+    def compute() -> dict[str, Any]:
+        found = _compare(comparison, drawn)
+        remove(folder)
+        return found.as_dict()
+
+    found = distributed.broadcast_from_first(compute)
+    values, notes = found.pop("values"), tuple(found.pop("notes"))
+    return Evaluation(values, notes, found)
+
+
+def _compare(comparison: _Comparison, samples: ExampleSet) -> Evaluation:
+    """Computes the features of both sets and compares them."""
+    judges, _, facts, reference, report, progress = comparison
+    context = FeatureContext(
+        reference.source if isinstance(reference, ExampleSet) else None, report
+    )
+    extractors: dict[str, Extractor] = {}
+    for name in dict.fromkeys(each.features for each in judges):
+        chosen = comparison.features
+        choice = chosen if name == chosen.name else FEATURES_FIELD.complete(name)
+        loaded = FEATURES[name](**choice.options).load(context)
+        extractors[name] = loaded._replace(described={**choice.options, **loaded.described})
+    of_real = _real_states(judges, reference, extractors, progress("reading the data"))
+    of_samples = _states(judges, samples.source, extractors, progress("computing features"))
     values: dict[str, float] = {}
-    for name in names:
-        values |= METRICS[name].result(real.pop(name), samples.pop(name))
-    return values
+    for k, judge in enumerate(judges):
+        values |= judge.metric.result(of_real[k], of_samples[k])
+        of_real[k] = of_samples[k] = None
+    cautions = [judge.metric.caution(facts) for judge in judges]
+    described = {
+        "samples": samples.described,
+        "reference": reference.described,
+        "features": {name: each.described for name, each in extractors.items()},
+        "metrics": {each.choice.name: dict(each.choice.options) for each in judges},
+        "versions": distributed.versions(),
+    }
+    return Evaluation(values, tuple(line for line in cautions if line), described)
 
 
-def _states(
-    batches: Iterable[_Batch], wanted: dict[str, np.ndarray], extractors: dict[str, Extract]
-) -> dict[str, Any]:
-    """Returns the state of each metric after the examples whose indices it wants."""
-    states = {name: METRICS[name].init() for name in wanted}
-    for batch in batches:
-        features = {name: extract(batch.examples) for name, extract in extractors.items()}
-        for name, indices in wanted.items():
-            rows = np.isin(batch.indices, indices)
-            if rows.any():
-                labels = None if batch.labels is None else batch.labels[rows]
-                found = features[METRICS[name].features]
-                # Metrics that take the whole batch share one array.
-                found = found if rows.all() else found[rows]
-                states[name] = METRICS[name].update(states[name], found, labels)
+def _real_states(
+    judges: Sequence[Judge],
+    reference: ExampleSet | Statistics,
+    extractors: Mapping[str, Extractor],
+    progress: Progress,
+) -> list[Any]:
+    """Returns the state of each metric over the real examples; known ones are not computed."""
+    if isinstance(reference, Statistics):
+        known = reference.moments
+        return [each.metric.moments(known) for each in judges if each.metric.moments is not None]
+    keys = [
+        {
+            "data": reference.described,
+            "features": [each.features, extractors[each.features].described],
+            "metric": [each.choice.name, dict(each.choice.options)],
+        }
+        for each in judges
+    ]
+    pairs = zip(keys, judges, strict=True)
+    states = [read_state(key, each.metric.init()) for key, each in pairs]
+    lacking = [k for k, state in enumerate(states) if state is None]
+    if lacking:
+        found = _states([judges[k] for k in lacking], reference.source, extractors, progress)
+        for k, state in zip(lacking, found, strict=True):
+            write_state(keys[k], state)
+            states[k] = state
     return states
 
 
-def _real_batches(
-    source: Source, wanted: Iterable[np.ndarray], progress: Progress
-) -> Iterator[_Batch]:
-    """Reads the real examples that any metric compares; only one batch is held as floats."""
-    indices = np.unique(np.concatenate(list(wanted)))
-    size = max(1, _NUMBERS_AT_ONCE // math.prod(source.shape))
-    for start in range(0, len(indices), size):
-        part = indices[start : start + size]
-        batch = source.gather(part)
-        examples = np.asarray(to_unit(jnp.asarray(batch.examples)), np.float32)
-        yield _Batch(part, examples, None if batch.labels is None else np.asarray(batch.labels))
-        progress(start + len(part), len(indices))
+def _states(
+    judges: Sequence[Judge],
+    source: Source,
+    extractors: Mapping[str, Extractor],
+    progress: Progress,
+) -> list[Any]:
+    """Returns the state of each metric after the examples of a set that it compares."""
+    wanted = [evenly_spread(len(source), each.metric.most) for each in judges]
+    needed = {each.features for each in judges}
+    states = [each.metric.init() for each in judges]
+    for batch in sets.batches(source, np.unique(np.concatenate(wanted)), progress):
+        features = {name: extractors[name].extract(batch.examples) for name in needed}
+        for k, judge in enumerate(judges):
+            rows = np.isin(batch.places, wanted[k])
+            found, labels = features[judge.features], batch.labels
+            # Metrics that take the whole batch share one array.
+            if not rows.all():
+                found = found.take(rows)
+                labels = None if labels is None else labels[rows]
+            if rows.any():
+                states[k] = judge.metric.update(states[k], found, labels)
+    return states
 
 
-def _sample_batches(
-    run: Run, num: int, labels: np.ndarray | None, seed: int, progress: Progress
-) -> Iterator[_Batch]:
-    """Draws samples 0 … num-1 of a seed, in batches of the config's size."""
-    size = min(num, run.config.sample.batch_size)
-    count = math.ceil(num / size)
-    for k in range(count):
-        # The last batch is filled up, so that one compiled program serves all.
-        places = np.arange(k * size, (k + 1) * size)
-        drawn = run.sample(
-            size,
-            first=k * size,
-            seed=seed,
-            labels=None if labels is None else labels[np.minimum(places, num - 1)],
-            progress=lambda done, total, k=k: progress(k * total + done, count * total),
-        )
-        kept = min(size, num - k * size)
-        asked = None if drawn.labels is None else drawn.labels[:kept]
-        yield _Batch(places[:kept], drawn.samples[:kept], asked)
+def _facts(
+    samples: Run | ExampleSet, plan: Draw | None, reference: ExampleSet | Statistics
+) -> Facts:
+    if isinstance(samples, Run):
+        assert plan is not None
+        shape, num = tuple(samples.config.data.example_shape), plan.num
+        classes = samples.config.model.num_classes
+    else:
+        shape, num = tuple(samples.source.shape), len(samples.source)
+        classes = len(samples.source.class_names)
+    if isinstance(reference, Statistics):
+        return Facts(shape, shape, int(reference.moments.size), num, 0, classes)
+    real = reference.source
+    return Facts(tuple(real.shape), shape, len(real), num, len(real.class_names), classes)
 
 
-def _labels(source: Source) -> np.ndarray | None:
-    """Returns the label of every example, int `[N]`; None if the data have none."""
-    if not source.class_names:
-        return None
-    if isinstance(source, ArraySource):
-        return np.asarray(source.labels)
-    # Such a source gives labels only along with the examples, which are too many to hold.
-    size = max(1, _NUMBERS_AT_ONCE // math.prod(source.shape))
-    parts = np.array_split(np.arange(len(source)), math.ceil(len(source) / size))
-    return np.concatenate([np.asarray(source.gather(part).labels) for part in parts])
-
-
-def _chosen(metrics: Sequence[str] | None, real: RealData) -> list[str]:
-    if not metrics:
-        found = list(applicable(real))
-        if not found:
-            why = "; ".join(f"{name}: {obstacle(row, real)}" for name, row in METRICS.items())
-            raise UserError(f"no metric applies to this run ({why})")
-        return found
-    for name in metrics:
-        if name not in METRICS:
-            known = ", ".join(METRICS)
-            hint = nearest(name, list(METRICS))
-            raise UserError(f"metrics: there is no metric {name}{hint}; there are {known}")
-        reason = obstacle(METRICS[name], real)
-        if reason is not None:
-            raise UserError(f"the metric {name} does not apply: {reason}")
-    return list(dict.fromkeys(metrics))
+def _in_classes_of(
+    samples: Run | ExampleSet, reference: ExampleSet | Statistics
+) -> ExampleSet | Statistics:
+    """Returns the reference with its labels counted as those of the samples."""
+    if isinstance(reference, Statistics):
+        return reference
+    names = samples.class_names if isinstance(samples, Run) else samples.source.class_names
+    if not names or not reference.source.class_names:
+        return reference
+    return reference._replace(source=with_classes(reference.source, names))

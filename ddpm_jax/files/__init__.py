@@ -20,6 +20,7 @@ from ddpm_jax.files.storage_path import (
     reason,
     remove,
     replacing,
+    sha256,
     storage_path,
 )
 
@@ -38,5 +39,6 @@ __all__ = [
     "reason",
     "remove",
     "replacing",
+    "sha256",
     "storage_path",
 ]

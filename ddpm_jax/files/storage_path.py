@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
@@ -51,6 +52,12 @@ def remove(folder: StoragePath) -> None:
         folder.unlink()
     else:
         shutil.rmtree(folder)
+
+
+def sha256(path: StoragePath) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cache_folder() -> Path | None:

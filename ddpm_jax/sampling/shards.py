@@ -22,10 +22,11 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.files import Remote, StoragePath, StoreError, replacing
 from ddpm_jax.runtime import distributed
 from ddpm_jax.sampling.chain import Progress, check_range
-from ddpm_jax.sampling.files import write_samples
+from ddpm_jax.sampling.files import class_names_in, read_samples, write_samples
 from ddpm_jax.sampling.run import Run
+from ddpm_jax.typing import Batch
 
-_ABOUT = "samples.json"
+ABOUT = "samples.json"
 
 
 def sample_shards(
@@ -41,15 +42,15 @@ def sample_shards(
     """Draws the samples that the folder lacks; all processes call it and wait for the last.
 
     `run` must be loaded on each process's own devices; `options` are those of `Run.sample`.
-    `progress` gets the files that this process has done, and their total. Returns how many samples
-    the folder then holds. Raises UserError, on every process, if it holds other samples.
+    `progress` gets the intervals that this process has done, and their total. Returns how many
+    samples the folder then holds. Raises UserError, on every process, if it holds other samples.
     """
     labels = run.labels(labels)
     chosen = override(run.config.sample, options)
     if num is None:
         num = chosen.num if labels is None else np.size(labels)
     check_range(0, num)
-    about = _about(run, chosen, num, seed, labels)
+    about = describe_samples(run, chosen, num, seed, labels)
     distributed.compare({**about, "output": str(folder), **distributed.versions()})
     distributed.broadcast_from_first(lambda: _claim(folder, about))
     size = min(chosen.batch_size, num)
@@ -66,13 +67,13 @@ def sample_shards(
             first=k * size,
             seed=seed,
             labels=None if given is None else given[(k * size + np.arange(size)) % len(given)],
+            progress=lambda at, of, done=done: progress(done * of + at, len(own) * of),
             **options,
         )
         kept = min(size, num - k * size)
         drawn_labels = None if drawn.labels is None else drawn.labels[:kept]
         part = drawn._replace(samples=drawn.samples[:kept], labels=drawn_labels)
         write_samples(_path(folder, k), part)
-        progress(done + 1, len(own))
     distributed.allgather("sampled", len(own))
     return num
 
@@ -86,9 +87,10 @@ def _is_whole(path: StoragePath) -> bool:
     return isinstance(path, Remote) or zipfile.is_zipfile(path)
 
 
-def _about(
+def describe_samples(
     run: Run, chosen: SampleConfig, num: int, seed: int, labels: np.ndarray | None
 ) -> dict[str, Any]:
+    """Returns what decides the samples of a run, as plain values."""
     settings = {name: value for name, value in to_dict(chosen).items() if name != "num"}
     given = None if labels is None else np.ravel(labels).tolist()
     about = {"step": run.step, "params": run.name, "digest": _digest(run.params)}
@@ -103,21 +105,71 @@ def _digest(params: Any) -> str:
     return digest.hexdigest()[:16]
 
 
+class ShardSource:
+    """The samples of a folder as a source of floats; one file is held at a time.
+
+    Raises UserError if a file is missing, damaged, or of another number of samples.
+    """
+
+    streams = True
+
+    def __init__(self, folder: StoragePath):
+        self._folder = folder
+        about = read_about(folder / ABOUT)
+        self._num, self._size = about["num"], min(about["batch_size"], about["num"])
+        self._held: tuple[int, dict[str, np.ndarray]] = (-1, {})
+        first = self._read(0)
+        self.shape: tuple[int, ...] = first["samples"].shape[1:]
+        self.class_names = class_names_in(first)
+
+    def __len__(self) -> int:
+        return self._num
+
+    def gather(self, indices: np.ndarray) -> Batch:
+        files = np.asarray(indices) // self._size
+        examples = np.empty((len(files), *self.shape), np.float32)
+        labels = np.empty(len(files), np.int32) if self.class_names else None
+        for k in np.unique(files):
+            arrays, rows = self._read(int(k)), files == k
+            at = np.asarray(indices)[rows] - k * self._size
+            examples[rows] = arrays["samples"][at]
+            if labels is not None:
+                labels[rows] = arrays["labels"][at]
+        return Batch(examples, labels)
+
+    def _read(self, k: int) -> dict[str, np.ndarray]:
+        if self._held[0] != k:
+            self._held = k, read_samples(_path(self._folder, k))
+            have, need = len(self._held[1]["samples"]), min(self._size, self._num - k * self._size)
+            if have != need:
+                raise UserError(
+                    f"{_path(self._folder, k)} has {have} samples, not {need}; "
+                    "remove it, and draw the folder again"
+                )
+        return self._held[1]
+
+
+def read_about(path: StoragePath) -> dict[str, Any]:
+    """Returns what a folder of samples says of itself; raises UserError if it can't be read."""
+    try:
+        there = json.loads(path.read_bytes())
+        if not isinstance(there, dict):
+            raise ValueError
+    except StoreError:
+        raise
+    except (OSError, ValueError, RecursionError):
+        raise UserError(f"{path} can't be read; choose another folder") from None
+    return there
+
+
 def _claim(folder: StoragePath, about: dict[str, Any]) -> None:
     """Marks the folder as one of these samples, and removes files that a kill left half written."""
-    path = folder / _ABOUT
+    path = folder / ABOUT
     numbered = (re.fullmatch(r"samples-[0-9]+\.npz", it.name) for it in folder.glob("samples-*"))
     if folder.is_dir() and not path.is_file() and any(numbered):
-        raise UserError(f"{folder} has samples without {_ABOUT}; choose another folder")
+        raise UserError(f"{folder} has samples without {ABOUT}; choose another folder")
     if path.is_file():
-        try:
-            there = json.loads(path.read_bytes())
-            if not isinstance(there, dict):
-                raise ValueError
-        except StoreError:
-            raise
-        except (OSError, ValueError, RecursionError):
-            raise UserError(f"{path} can't be read; choose another folder") from None
+        there = read_about(path)
         for name, value in about.items():
             if there.get(name) != value:
                 raise UserError(

@@ -1,13 +1,21 @@
 """What metrics compare: FEATURES turns a batch of examples into a vector for each of them.
 
-To add a feature network, write its file and its row here; a metric names the row that it wants.
+A row is a function whose keyword-only parameters are its options. To add a feature network, write
+its file and its row here; the first default row that applies to some data is taken.
 """
 
-from ddpm_jax.evaluation.features.extractor import Extract, FeatureExtractor
-from ddpm_jax.evaluation.features.pixels import PIXELS
+from collections.abc import Callable
 
-__all__ = ["FEATURES", "Extract", "FeatureExtractor"]
+from ddpm_jax.evaluation.features.extractor import (
+    Extractor,
+    FeatureContext,
+    FeatureExtractor,
+    Features,
+)
+from ddpm_jax.evaluation.features.pixels import pixels
 
-FEATURES: dict[str, FeatureExtractor] = {
-    "pixels": PIXELS,
+__all__ = ["FEATURES", "Extractor", "FeatureContext", "FeatureExtractor", "Features"]
+
+FEATURES: dict[str, Callable[..., FeatureExtractor]] = {
+    "pixels": pixels,
 }

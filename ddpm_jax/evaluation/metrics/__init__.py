@@ -1,28 +1,26 @@
-"""The metrics of a run: the table METRICS, and which of its rows apply to some data.
+"""The metrics of samples: the table METRICS, and which of its rows apply.
 
-NumPy and scikit-learn only. To add a metric, write its file and its row here.
+A row is a function whose keyword-only parameters are its options. NumPy and scikit-learn only.
+To add a metric, write its file and its row here.
 """
 
-from ddpm_jax.evaluation.features import FEATURES
-from ddpm_jax.evaluation.metrics.classifier import ACCURACY
-from ddpm_jax.evaluation.metrics.metric import Metric, RealData, Request
-from ddpm_jax.evaluation.metrics.neighbours import COVERAGE
-from ddpm_jax.evaluation.metrics.wasserstein import SLICED_WASSERSTEIN
+from collections.abc import Callable
 
-__all__ = ["METRICS", "Metric", "RealData", "Request", "applicable", "obstacle"]
+from ddpm_jax.evaluation.metrics.classifier import agreement, svc_accuracy
+from ddpm_jax.evaluation.metrics.frechet import frechet_distance
+from ddpm_jax.evaluation.metrics.kernel import kernel_distance
+from ddpm_jax.evaluation.metrics.metric import Metric
+from ddpm_jax.evaluation.metrics.neighbours import coverage, precision_recall
+from ddpm_jax.evaluation.metrics.wasserstein import sliced_wasserstein_distance
 
-METRICS: dict[str, Metric] = {
-    "accuracy": ACCURACY,
-    "coverage": COVERAGE,
-    "sliced_wasserstein": SLICED_WASSERSTEIN,
+__all__ = ["METRICS", "Metric"]
+
+METRICS: dict[str, Callable[..., Metric]] = {
+    "frechet_distance": frechet_distance,
+    "kernel_distance": kernel_distance,
+    "precision_recall": precision_recall,
+    "coverage": coverage,
+    "agreement": agreement,
+    "accuracy": svc_accuracy,
+    "sliced_wasserstein": sliced_wasserstein_distance,
 }
-
-
-def obstacle(metric: Metric, real: RealData) -> str | None:
-    """Returns why a metric, or its features, do not apply to some data; None if they do."""
-    return metric.obstacle(real) or FEATURES[metric.features].obstacle(real.shape)
-
-
-def applicable(real: RealData) -> dict[str, Metric]:
-    """Returns the metrics that apply to some data."""
-    return {name: metric for name, metric in METRICS.items() if obstacle(metric, real) is None}

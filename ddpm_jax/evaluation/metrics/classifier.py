@@ -2,15 +2,9 @@
 
 import numpy as np
 
-from ddpm_jax.evaluation.metrics.metric import (
-    RealData,
-    Request,
-    evenly_spread,
-    metric_of_sets,
-)
+from ddpm_jax.evaluation.facts import Facts
+from ddpm_jax.evaluation.metrics.metric import LIMIT, Metric, metric_of_sets
 from ddpm_jax.evaluation.statistics import FeatureSet
-
-_PER_CLASS = 50
 
 
 def confusion(real: FeatureSet, samples: FeatureSet) -> tuple[np.ndarray, np.ndarray]:
@@ -26,9 +20,9 @@ def confusion(real: FeatureSet, samples: FeatureSet) -> tuple[np.ndarray, np.nda
 
     if real.labels is None or samples.labels is None:
         raise ValueError("accuracy needs the labels of the real examples and of the samples")
-    classifier = SVC().fit(real.features, real.labels)
+    classifier = SVC().fit(real.vectors, real.labels)
     classes = np.union1d(real.labels, samples.labels)
-    predicted = classifier.predict(samples.features)
+    predicted = classifier.predict(samples.vectors)
     return classes, confusion_matrix(samples.labels, predicted, labels=classes)
 
 
@@ -47,15 +41,45 @@ def accuracy(real: FeatureSet, samples: FeatureSet) -> dict[str, float]:
     return {"accuracy": float(right.sum() / requested.sum()), **shares}
 
 
-def _obstacle(real: RealData) -> str | None:
-    if real.labels is None or real.num_classes == 0:
-        return "it needs labelled data and a network that takes labels"
-    return None if len(np.unique(real.labels)) > 1 else "it needs at least two classes"
+def agreement_by_class(samples: FeatureSet) -> dict[str, float]:
+    """Returns the share of samples that the extractor's own classes find as requested.
+
+    Raises ValueError without logits or labels.
+    """
+    if samples.logits is None or samples.labels is None:
+        raise ValueError("agreement needs the logits of the samples and their labels")
+    right = samples.logits.argmax(axis=1) == samples.labels
+    return {"agreement": float(right.mean())}
 
 
-def _some_of_each_class(real: RealData) -> Request:
-    labels = np.repeat(np.arange(real.num_classes, dtype=np.int32), _PER_CLASS)
-    return Request(evenly_spread(real.size), len(labels), labels)
+def agreement() -> Metric:
+    """Whether the classifier, whose features are chosen, finds the class that was requested."""
+
+    def obstacle(facts: Facts) -> str | None:
+        if facts.features != "classifier":
+            return "it needs the features classifier"
+        return _need_labels(facts)
+
+    return metric_of_sets(
+        lambda real, samples: agreement_by_class(samples),
+        obstacle,
+        better={"agreement": "higher"},
+    )
 
 
-ACCURACY = metric_of_sets(accuracy, obstacle=_obstacle, request=_some_of_each_class)
+def svc_accuracy() -> Metric:
+    """Whether scikit-learn's SVC(), fitted on real pixels, finds the class that was requested."""
+    return metric_of_sets(
+        accuracy,
+        _need_labels,
+        better={"accuracy": "higher"},
+        features="pixels",
+        most=LIMIT,
+        default=False,
+    )
+
+
+def _need_labels(facts: Facts) -> str | None:
+    if facts.labelled:
+        return None
+    return "it needs labelled data and samples, of at least two classes"

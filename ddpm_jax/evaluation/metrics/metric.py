@@ -1,87 +1,78 @@
-"""The contract of a metric: what it knows of the data, what it requests, and how it is computed."""
+"""The contract of a metric: what it compares, and how it is computed."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ddpm_jax.evaluation.statistics import Collected, FeatureSet, collect, joined
+from ddpm_jax.evaluation.facts import Facts
+from ddpm_jax.evaluation.features import Features
+from ddpm_jax.evaluation.statistics import Collected, FeatureSet, Moments, collect, joined
 
 LIMIT = 10_000
 """Most examples that a metric of quadratic cost compares: brute force then takes seconds."""
 
-
-class RealData(NamedTuple):
-    """The facts about the data from which a metric decides what it compares.
-
-    `shape` is that of one example, `size` their number. `labels` is int `[size]`, or None if the
-    data have none. `num_classes` counts the classes that the network can be asked for; 0 if it
-    takes no labels.
-    """
-
-    shape: tuple[int, ...]
-    size: int
-    labels: np.ndarray | None
-    num_classes: int
+Better = Literal["lower", "higher"]
 
 
-class Request(NamedTuple):
-    """The real examples and the samples that a metric compares.
-
-    `real` holds indices of real examples, int `[N]`, rising. `num` samples are wanted, with the
-    `labels`, int `[num]`; None exactly if the network takes none.
-    """
-
-    real: np.ndarray
-    num: int
-    labels: np.ndarray | None
+def no_caution(facts: Facts) -> str | None:
+    """Returns None: there is nothing to say."""
+    del facts
 
 
 class Metric(NamedTuple):
     """A comparison of samples with real examples, as pure functions over batches of features.
 
-        state = init()
-        state = update(state, features, labels)     float64 [B, D], int [B] or None
+        state = init()                              NamedTuple of arrays, or of tuples of arrays
+        state = update(state, features, labels)     Features, int [B] or None
         scores = result(state_of_real, state_of_samples)
 
-    Real examples and samples have a state each. `obstacle` says in a few words why the metric does
-    not apply to some data, or None if it does; `request` says what it compares; `features` is a row
-    of FEATURES; `result` gives each number a name. Neither the order of the examples nor their
-    batches may matter.
+    Real examples and samples have a state each, and the batches may not matter. `obstacle` says in
+    a few words why the metric does not apply, or None if it does. `better` has the values that one
+    may look for the best of. `features` is a row of FEATURES; None for the one that is chosen.
+    `most` bounds the examples compared on each side, spread evenly over all. `moments` turns known
+    statistics of the real examples into their state; None if they are not enough. `caution` is what
+    must be said beside the values, or None. `default` says whether it is computed without being
+    named.
     """
 
-    obstacle: Callable[[RealData], str | None]
-    request: Callable[[RealData], Request]
+    obstacle: Callable[[Facts], str | None]
     init: Callable[[], Any]
-    update: Callable[[Any, np.ndarray, np.ndarray | None], Any]
+    update: Callable[[Any, Features, np.ndarray | None], Any]
     result: Callable[[Any, Any], dict[str, float]]
-    features: str = "pixels"
+    better: dict[str, Better]
+    features: str | None = None
+    most: int | None = None
+    moments: Callable[[Moments], Any] | None = None
+    caution: Callable[[Facts], str | None] = no_caution
+    default: bool = True
 
 
 def metric_of_sets(
     compare: Callable[[FeatureSet, FeatureSet], dict[str, float]],
-    *,
-    obstacle: Callable[[RealData], str | None],
-    request: Callable[[RealData], Request],
-    features: str = "pixels",
+    obstacle: Callable[[Facts], str | None],
+    **more: Any,
 ) -> Metric:
     """Returns the metric that keeps all features and compares the two sets (real, samples)."""
-    return Metric(
-        obstacle,
-        request,
-        Collected,
-        collect,
-        lambda real, samples: compare(joined(real), joined(samples)),
-        features,
-    )
+
+    def result(real: Collected, samples: Collected) -> dict[str, float]:
+        return compare(joined(real), joined(samples))
+
+    return Metric(obstacle, Collected, collect, result, **more)
 
 
-def evenly_spread(n: int) -> np.ndarray:
-    """Returns the indices `[min(n, LIMIT)]` of n examples, evenly spread over all of them."""
-    size = min(n, LIMIT)
+def evenly_spread(n: int, most: int | None) -> np.ndarray:
+    """Returns the indices `[min(n, most)]` of n examples, evenly spread over all of them."""
+    size = n if most is None else min(n, most)
     return np.arange(size) * n // size
 
 
-def classes_in_turn(real: RealData, num: int) -> np.ndarray | None:
-    """Returns `num` labels, each class in turn; None if the network takes no labels."""
-    return np.arange(num, dtype=np.int32) % real.num_classes if real.num_classes else None
+def need_more_than(count: int) -> Callable[[Facts], str | None]:
+    """Returns the obstacle of sets that have no more than `count` members."""
+
+    def obstacle(facts: Facts) -> str | None:
+        if min(facts.num_real, facts.num_samples) > count:
+            return None
+        return f"it needs more than {count} real examples and samples"
+
+    return obstacle

@@ -15,24 +15,22 @@ from collections.abc import Iterator
 import numpy as np
 
 from ddpm_jax.evaluation.metrics.metric import (
-    RealData,
-    Request,
-    classes_in_turn,
-    evenly_spread,
+    LIMIT,
+    Better,
+    Metric,
     metric_of_sets,
+    need_more_than,
 )
 from ddpm_jax.evaluation.statistics import FeatureSet
 
 # Distances held at once, 32 MiB of float64, so that memory is bounded for sets of any size.
 _BLOCK = 2**22
 
-_K = 5
 
-
-def nearest_neighbours(real: np.ndarray, samples: np.ndarray, *, k: int = _K) -> dict[str, float]:
+def nearest_neighbours(real: np.ndarray, samples: np.ndarray, *, k: int) -> dict[str, float]:
     """Returns precision, recall, density and coverage, (1) to (4), by the k nearest neighbours.
 
-    `real` `[N, D]` and `samples` `[M, D]` are float64 and of one scale. Density is about 1 for
+    `real` `[N, D]` and `samples` `[M, D]` have one scale. Density is about 1 for
     equal distributions and may be more; the others are in [0, 1]. Raises ValueError unless both
     sets have more than k members.
     """
@@ -55,7 +53,7 @@ def nearest_neighbours(real: np.ndarray, samples: np.ndarray, *, k: int = _K) ->
     }
 
 
-def expected_coverage(n: int, m: int, *, k: int = _K) -> float:
+def expected_coverage(n: int, m: int, *, k: int) -> float:
     """Returns the coverage of n real examples by m samples expected of equal distributions.
 
     1 - (n-1)…(n-k) / ((n+m-1)…(n+m-k)): X_i is uncovered if its k nearest of all n + m - 1 others
@@ -76,32 +74,39 @@ def _radii(members: np.ndarray, k: int) -> np.ndarray:
 def _distances(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields blocks of rows i of a `[N, D]`, with their squared distances `[len(i), M]` to all b.
 
-    The features must be float64, since |a|² + |b|² - 2ab cancels; what is below zero is rounding.
+    In float64, since |a|² + |b|² - 2ab cancels; what is below zero is rounding.
     """
+    b = b.astype(np.float64)
     squares = np.sum(b**2, axis=1)
     step = max(1, _BLOCK // len(b))
     for start in range(0, len(a), step):
         rows = np.arange(start, min(start + step, len(a)))
-        block = a[rows]
+        block = a[rows].astype(np.float64)
         distances = np.sum(block**2, axis=1)[:, None] + squares - 2 * block @ b.T
         yield rows, np.maximum(distances, 0, out=distances)
 
 
-def _compare(real: FeatureSet, samples: FeatureSet) -> dict[str, float]:
-    equal = expected_coverage(len(real.features), len(samples.features))
-    return nearest_neighbours(real.features, samples.features) | {"coverage_if_equal": equal}
+def precision_recall(*, k: int = 3) -> Metric:
+    """Precision (fidelity) and recall (diversity) by the k nearest neighbours."""
+    return _metric(("precision", "recall"), k)
 
 
-def _as_many_of_each_label(real: RealData) -> Request:
-    """One sample for each real example that is compared, with its label if there are labels."""
-    chosen = evenly_spread(real.size)
-    if real.labels is None or real.num_classes == 0:
-        return Request(chosen, len(chosen), classes_in_turn(real, len(chosen)))
-    return Request(chosen, len(chosen), real.labels[chosen].astype(np.int32))
+def coverage(*, k: int = 5) -> Metric:
+    """Density (fidelity) and coverage (diversity) by the k nearest neighbours."""
+    return _metric(("density", "coverage"), k)
 
 
-COVERAGE = metric_of_sets(
-    _compare,
-    obstacle=lambda real: None if real.size > _K else f"it needs more than {_K} real examples",
-    request=_as_many_of_each_label,
-)
+def _metric(names: tuple[str, str], k: int) -> Metric:
+    if k < 1:
+        raise ValueError(f"k is {k}: it must be at least 1")
+
+    def compare(real: FeatureSet, samples: FeatureSet) -> dict[str, float]:
+        found = nearest_neighbours(real.vectors, samples.vectors, k=k)
+        values = {name: found[name] for name in names}
+        if "coverage" in names:
+            equal = expected_coverage(len(real.vectors), len(samples.vectors), k=k)
+            values["coverage_if_equal"] = equal
+        return values
+
+    better: dict[str, Better] = {name: "higher" for name in names if name != "density"}
+    return metric_of_sets(compare, need_more_than(k), better=better, most=LIMIT)

@@ -2,12 +2,8 @@
 
 import numpy as np
 
-from ddpm_jax.evaluation.metrics.metric import (
-    RealData,
-    Request,
-    classes_in_turn,
-    metric_of_sets,
-)
+from ddpm_jax.evaluation.metrics.metric import Metric, metric_of_sets
+from ddpm_jax.evaluation.statistics import FeatureSet
 
 
 def sliced_wasserstein(a: np.ndarray, b: np.ndarray, *, directions: int = 500) -> float:
@@ -40,14 +36,18 @@ def wasserstein(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.sum(widths * np.abs(gaps)))
 
 
-def _as_many_as_real(real: RealData) -> Request:
-    return Request(np.arange(real.size), real.size, classes_in_turn(real, real.size))
+def sliced_wasserstein_distance(*, directions: int = 500) -> Metric:
+    """The sliced Wasserstein-1 distance of points in the plane; lower is better."""
+    if directions < 1:
+        raise ValueError(f"directions is {directions}: it must be at least 1")
 
+    def compare(real: FeatureSet, samples: FeatureSet) -> dict[str, float]:
+        found = sliced_wasserstein(real.vectors, samples.vectors, directions=directions)
+        return {"sliced_wasserstein": found}
 
-SLICED_WASSERSTEIN = metric_of_sets(
-    lambda real, samples: {
-        "sliced_wasserstein": sliced_wasserstein(real.features, samples.features)
-    },
-    obstacle=lambda real: None if real.shape == (2,) else "it needs points in the plane",
-    request=_as_many_as_real,
-)
+    return metric_of_sets(
+        compare,
+        lambda facts: None if facts.shape == (2,) else "it needs points in the plane",
+        better={"sliced_wasserstein": "lower"},
+        features="pixels",
+    )

@@ -1,0 +1,25 @@
+"""What an evaluation knows of the two sets before it reads any example."""
+
+from typing import NamedTuple
+
+
+class Facts(NamedTuple):
+    """The facts from which features and metrics decide whether they apply.
+
+    `num_real` and `num_samples` count the examples. `real_classes` counts the classes of the real
+    examples, `sample_classes` those that the samples were drawn of; 0 without labels. `features`
+    is the row of FEATURES that was chosen, or empty while none is.
+    """
+
+    shape: tuple[int, ...]
+    sample_shape: tuple[int, ...]
+    num_real: int
+    num_samples: int
+    real_classes: int
+    sample_classes: int
+    features: str = ""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether both sets have labels, of at least two classes."""
+        return self.real_classes > 1 and self.sample_classes > 1
