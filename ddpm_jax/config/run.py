@@ -304,6 +304,10 @@ class Config:
         require(labels or dropout == 0, "train.label_dropout", dropout, need)
         need = "0 unless labels are dropped in training; set model.num_classes, train.label_dropout"
         require(guidance == 0 or dropout > 0, "sample.guidance", guidance, need)
+        metrics = self.validation.metrics
+        need = "empty without previews; set train.preview_every"
+        previews = self.train.preview_every is not None
+        require(previews or not metrics, "validation.metrics", metrics, need)
         each = self.train.steps_per_dispatch
         names = ("steps", "log_every", "save_every", "preview_every")
         intervals = {f"train.{name}": getattr(self.train, name) for name in names}

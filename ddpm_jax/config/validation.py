@@ -27,13 +27,20 @@ class ValidationConfig:
     """Other data to hold out, as the settings of data that differ: split=test, or path=FOLDER."""
     num: int = 1024
     """At most so many held-out examples, chosen at random, make the validation loss."""
+    metrics: tuple[str, ...] = ()
+    """Metrics of the previews' samples against the held-out data, or the training data if none are
+    held out."""
+    num_samples: int | None = None
+    """Samples that the metrics compare; None for as many as a preview shows."""
     keep_best: str | None = None
-    """Keeps the checkpoint with the best of these values, as validation_loss, beside the newest;
-    None for none."""
+    """The name of a value whose best checkpoint is kept beside the newest: validation_loss, or one
+    that a metric logs; None for none."""
 
     def __post_init__(self):
         require(0 <= self.share < 1, "validation.share", self.share, "in [0, 1)")
         require_whole("validation.num", self.num)
+        if self.num_samples is not None:
+            require_whole("validation.num_samples", self.num_samples)
         need = "left out with validation.share, which holds out a part of the data itself"
         require(not self.data or self.share == 0, "validation.data", self.data, need)
         if self.every is not None:

@@ -29,7 +29,7 @@ from ddpm_jax.training.preemption import PreemptionHandler
 from ddpm_jax.training.resuming import check_checkpoint, rate_change, same_labels
 from ddpm_jax.training.step import batch_layout, check_batch, state_layout
 from ddpm_jax.training.trainer import LESS_MEMORY, Trainer, has_pictures
-from ddpm_jax.training.validation import check_values, make_validation, split
+from ddpm_jax.training.validation import make_validation, split
 
 
 class TrainResult(NamedTuple):
@@ -87,7 +87,8 @@ def train(
         source, data_changes = same_labels(config, checkpoints, start, source, described)
     _check_labels(config, source)
     experiment = replace(experiment, class_names=tuple(source.class_names))
-    more = {"validation": make_validation(experiment, mesh, held_out, source)}
+    more: dict[str, Any] = {"preemption": preemption}
+    more["validation"] = make_validation(experiment, mesh, held_out, source)
     changes = distributed.broadcast_from_first(
         lambda: _changes(config, checkpoints, start, report or _ignore)
     )
@@ -103,7 +104,6 @@ def train(
         logger.say(f"data: {place}{_describe_labels(config, source)}")
         for line in [*rate_change(config, checkpoints, start), *program.cautions]:
             logger.say(line)
-        more["preemption"] = preemption
         trainer = Trainer(program, source, described, checkpoints, logger, **more)
         return _run(trainer, start, report)
 
@@ -187,6 +187,7 @@ def _check_memory(program: SampleProgram) -> None:
     experiment, mesh = program.experiment, program.mesh
     config = experiment.config
     program.require_memory(config.sample.num, animation_size(config.data.example_shape))
+    program.require_memory(config.validation.num_samples or 1)
     layout = state_layout(experiment, mesh), batch_layout(experiment, mesh)
     device = mesh.local_devices[0]
     here = len(mesh.local_devices) if device.platform == "cpu" else 1  # They share the host's.
@@ -264,7 +265,6 @@ def _check_rows(config: Config) -> None:
     try:
         for name in config.train.loggers:
             choose("logger", LOGGERS, name)
-        check_values(config)
     except ValueError as error:
         raise UserError(str(error)) from None
 

@@ -34,7 +34,7 @@ from ddpm_jax.training.logging.run_logger import read_rows
 from ddpm_jax.training.step import draw_state, state_layout
 from ddpm_jax.training.train import train
 from ddpm_jax.training.trainer import Trainer
-from ddpm_jax.training.validation import LOSS, Validation, split
+from ddpm_jax.training.validation import LOSS, ValidationLoss, split
 from ddpm_jax.typing import Conditioning
 from tests.tiny import TINY, assert_same, changed
 
@@ -71,7 +71,7 @@ def of_devices(config, devices, fsdp=1):
     experiment = build(config, devices=devices)
     mesh = make_mesh(fsdp, devices=jax.devices()[:devices])
     _, held_out = split(config, open_source(config.data))
-    found = Validation(experiment, mesh, held_out)
+    found = ValidationLoss(experiment, mesh, held_out)
     found.compile()
     return found, held_out, draw_state(experiment, mesh).params
 
@@ -244,7 +244,7 @@ def scripted(monkeypatch):
         plain = Trainer._validate
 
         def validate(self, state, step):
-            monkeypatch.setattr(Validation, "__call__", lambda it, params: values[step])
+            monkeypatch.setattr(ValidationLoss, "__call__", lambda it, params: values[step])
             plain(self, state, step)
 
         monkeypatch.setattr(Trainer, "_validate", validate)
@@ -355,7 +355,7 @@ REFUSED = {
     ),
     "the best of nothing computed": (
         {"keep_best": LOSS, "every": None},
-        r"keep_best is 'validation_loss'; it must be None unless validation\.every is set",
+        r"keep_best is 'validation_loss'; it must be None unless validation\.every or",
     ),
 }
 
