@@ -31,7 +31,9 @@ def loss(path: PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
     if len(curves["loss"]) == 0:
         raise UserError(f"{path}: no loss was logged yet; train until the first is, then plot")
     names = dict.fromkeys(name for row in rows for name in row)
-    metrics = [name for name in names if name not in (*_OF_STEPS, _VALIDATION)]
+    # A name with a slash is of one class.
+    known = (*_OF_STEPS, _VALIDATION)
+    metrics = [name for name in names if name not in known and "/" not in name]
     curves |= {name: _curve(rows, name) for name in metrics}
     curves = {name: curve for name, curve in curves.items() if len(curve)}
     validation = _positive(_curve(rows, _VALIDATION))

@@ -281,7 +281,9 @@ class Trainer:
 
         if not broadcast_from_first(is_best):
             return
-        scheduled = step % self.config.train.save_every == 0 or step == self.config.train.steps
+        train = self.config.train
+        ends = (train.save_every, train.keep_every or train.steps, train.steps)
+        scheduled = any(step % each == 0 for each in ends)
         best = Best(step, name, value, scheduled)
         if self._saved != step:
             self._save(state, step, best)

@@ -176,7 +176,8 @@ class PreviewMetrics:
             facts = facts._replace(features=choose_features(None, facts).name)
             judges = choose_metrics(self._names, facts, by_statistics=False)
         except UserError as error:
-            raise UserError(f"validation.{error}") from None
+            where = "validation." if str(error).startswith("metrics") else "validation.metrics: "
+            raise UserError(f"{where}{error}") from None
         self.better = {name: it for each in judges for name, it in each.metric.better.items()}
 
     def __call__(self, drawn: Samples) -> dict[str, float]:

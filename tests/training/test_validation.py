@@ -26,6 +26,7 @@ from ddpm_jax.data.batches import Batches
 from ddpm_jax.data.pixels import to_unit
 from ddpm_jax.data.source import ArraySource
 from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation.metrics.wasserstein import sliced_wasserstein
 from ddpm_jax.experiment import build
 from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.runtime.random import stream_key
@@ -328,6 +329,75 @@ def test_a_best_of_other_held_out_data_counts_no_more(scripted, tmp_path):
     without = {"keep_best": None, "every": None}
     train(changed(other, validation=without, train={"steps": 40}), tmp_path)
     assert Checkpoints(tmp_path).steps() == [20, 32, 40]
+
+
+MEASURED = changed(
+    POINTS,
+    train={"steps": 16, "preview_every": 8},
+    validation={"metrics": ("sliced_wasserstein",), "num_samples": 12, "every": None},
+)
+
+
+def test_previews_are_measured_against_the_held_out_data(tmp_path):
+    config = changed(MEASURED, validation={"keep_best": "sliced_wasserstein"})
+    lines = []
+    run = train(config, tmp_path, report=lines.append).run
+    rows = [row for row in read_rows(tmp_path / "metrics.jsonl") if "loss" not in row]
+    assert [list(row) for row in rows] == 2 * [["step", "sliced_wasserstein"]]
+    assert [row["step"] for row in rows] == [8, 16]
+    _, held_out = split(config, open_source(config.data))
+    real = np.asarray(held_out.gather(np.arange(15)).examples)
+    assert rows[1]["sliced_wasserstein"] == pytest.approx(
+        sliced_wasserstein(run.sample(12).samples, real), rel=1e-6
+    )
+    assert any("step 16 of 16  sliced_wasserstein" in line for line in lines)
+    best = min(rows, key=lambda row: row["sliced_wasserstein"])["step"]
+    assert Checkpoints(tmp_path).newest_good("best") == best
+
+
+def test_without_held_out_data_previews_are_measured_against_those_of_training(tmp_path):
+    config = changed(MEASURED, validation={"share": 0.0}, train={"steps": 8})
+    run = train(config, tmp_path).run
+    (row,) = [row for row in read_rows(tmp_path / "metrics.jsonl") if "loss" not in row]
+    real = np.asarray(open_source(config.data).gather(np.arange(50)).examples)
+    found = sliced_wasserstein(run.sample(12).samples, real)
+    assert row["sliced_wasserstein"] == pytest.approx(found, rel=1e-6)
+
+
+def test_a_preview_that_a_kill_kept_from_being_measured_is_measured_at_the_restart(
+    tmp_path, monkeypatch
+):
+    train(MEASURED, tmp_path / "whole")
+
+    def killed(self, state, step):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_preview", killed)
+        with pytest.raises(Killed):
+            train(MEASURED, tmp_path / "killed")
+    assert Checkpoints(tmp_path / "killed").steps() == [8]
+    train(MEASURED, tmp_path / "killed")
+    whole, again = (
+        [row for row in read_rows(tmp_path / name / "metrics.jsonl") if "loss" not in row]
+        for name in ("whole", "killed")
+    )
+    assert whole == again
+    assert len(whole) == 2
+
+
+def test_samples_that_are_not_finite_cost_a_line(tmp_path, monkeypatch):
+    plain, lines = Trainer._draw, []
+
+    def draw(self, state, num, **options):
+        drawn = plain(self, state, num, **options)
+        return drawn._replace(samples=np.full_like(drawn.samples, np.nan))
+
+    monkeypatch.setattr(Trainer, "_draw", draw)
+    monkeypatch.setattr(Trainer, "_write_preview", lambda *words: None)
+    train(MEASURED, tmp_path, report=lines.append)
+    assert "the preview of step 8 is not complete: the samples are not finite" in lines
+    assert all("loss" in row for row in read_rows(tmp_path / "metrics.jsonl"))
 
 
 def test_a_share_can_not_change_once_the_run_has_begun(unbroken):
