@@ -319,7 +319,8 @@ def test_the_validation_loss_is_drawn_over_the_loss_and_each_metric_in_a_panel(
     assert lines[0] == [loss, loss, [[2, 0.7], [4, 0.05]]]
     assert lines[2:] == [[[[2, 0], [4, 0.5]]], [[[2, 0.1]]]]
     low, high = panels[0].get_ylim()
-    assert low < 0.05 and high > 0.7
+    assert low < 0.05
+    assert high > 0.7
     assert "on held-out data" in [text.get_text() for text in panels[0].get_legend().get_texts()]
 
 
