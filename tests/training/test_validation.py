@@ -370,7 +370,9 @@ def test_a_preview_that_a_kill_kept_from_being_measured_is_measured_at_the_resta
     train(MEASURED, tmp_path / "whole")
 
     def killed(self, state, step):
-        raise Killed
+        if step == 8:
+            self.checkpoints.join()
+            raise Killed
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_preview", killed)
