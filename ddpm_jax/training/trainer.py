@@ -47,7 +47,7 @@ from ddpm_jax.training.step import (
     step_layouts,
 )
 from ddpm_jax.training.step_metrics import StepMetrics
-from ddpm_jax.training.validation import LOSS, Validation
+from ddpm_jax.training.validation import LOSS, NOTHING, Validation
 
 LESS_MEMORY = (
     "lower train.batch_size, raise train.gradient_accumulation_steps or mesh.fsdp, or choose a "
@@ -67,7 +67,7 @@ class Trainer:
         logger: RunLogger,
         *,
         preemption: PreemptionHandler | None,
-        validation: Validation,
+        validation: Validation = NOTHING,
     ):
         """`program` draws the previews, and holds the experiment and the devices.
 

@@ -52,6 +52,9 @@ class Validation(NamedTuple):
         return (operator.lt if self.better[name] == "lower" else operator.gt)(value, before)
 
 
+NOTHING = Validation(None, None, {})
+
+
 def make_validation(
     experiment: Experiment, mesh: Mesh, held_out: Source | None, source: Source
 ) -> Validation:
