@@ -10,7 +10,6 @@ from typing import Any
 
 from ddpm_jax.runtime.distributed import is_first
 
-
 # Work of so many seconds tells how long the rest will take.
 _FORESEEN_SECONDS = 5
 
