@@ -1,5 +1,6 @@
 """Samples to single files and back: pictures and animations to look at, and arrays."""
 
+import io
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -97,15 +98,17 @@ def read_pixels(path: StoragePath) -> Arrays:
     """
     ours = {"arr_0": "samples", "arr_1": "labels"}
     found = {ours.get(name, name): array for name, array in _read(path).items()}
-    samples = found.get("samples")
-    if samples is None or samples.dtype != np.uint8 or samples.ndim != 4:
-        raise UserError(f"{path} has no arr_0, uint8 [N, H, W, C]; give one of such pictures")
+    samples = found.get("samples", np.zeros(0))
+    if samples.dtype != np.uint8 or samples.ndim != 4:
+        have = f"{samples.shape} of {samples.dtype}"
+        raise UserError(f"{path}: arr_0 is {have}; it must be pictures, uint8 [N, H, W, C]")
     return _with_fitting_labels(path, found)
 
 
 def _read(path: StoragePath) -> Arrays:
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        # The whole file, because a bucket's stream can't go back.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; draw the samples again") from None
