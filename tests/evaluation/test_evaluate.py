@@ -401,6 +401,17 @@ def test_what_must_be_said_stands_beside_the_values(monkeypatch):
     assert evaluate(samples, ["frechet_distance"], reference=TABLE).notes == ()
 
 
+def test_features_that_cannot_be_loaded_are_told_before_drawing(monkeypatch, run_that_draws):
+    def fails(context):
+        raise UserError("the weights are damaged")
+
+    monkeypatch.setitem(FEATURES, "pixels", lambda: FeatureExtractor(lambda facts: None, fails))
+    run = run_that_draws(FRESH)
+    with pytest.raises(UserError, match="the weights are damaged"):
+        evaluate(run, ["coverage"])
+    assert run.calls == []
+
+
 def test_no_features_apply(monkeypatch):
     refuses = FeatureExtractor(lambda facts: "never", lambda context: Extractor(Features, {}))
     for name in list(FEATURES):

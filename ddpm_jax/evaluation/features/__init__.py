@@ -12,10 +12,12 @@ from ddpm_jax.evaluation.features.extractor import (
     FeatureExtractor,
     Features,
 )
+from ddpm_jax.evaluation.features.inception import inception
 from ddpm_jax.evaluation.features.pixels import pixels
 
 __all__ = ["FEATURES", "Extractor", "FeatureContext", "FeatureExtractor", "Features"]
 
 FEATURES: dict[str, Callable[..., FeatureExtractor]] = {
     "pixels": pixels,
+    "inception": inception,
 }
