@@ -34,6 +34,8 @@ from ddpm_jax.files import (
     storage_path,
 )
 from ddpm_jax.runtime.mesh import make_mesh
+from ddpm_jax.sampling.files import read_pixels
+from ddpm_jax.sampling.shards import ShardSource
 from ddpm_jax.training.logging.run_logger import RunLogger, read_events, read_rows
 from ddpm_jax.training.step import state_layout
 from ddpm_jax.training.train import train
@@ -217,6 +219,17 @@ def test_shards_are_written_to_a_bucket_and_completed_later(run, capsys):
     assert second.read_bytes() == before
     assert cli.main([*words, "--seed", "1"]) == 2
     assert "holds samples with seed = 0" in capsys.readouterr().err
+
+
+def test_pictures_and_arrays_for_others_are_written_to_a_bucket(run):
+    words = ["sample", str(run), "--num", "20", "--format"]
+    assert cli.main([*words, "png", "--output", "gs://bucket/pictures-of-it"]) == 0
+    assert cli.main([*words, "arr_0", "--output", "gs://bucket/arrays/it.npz"]) == 0
+    assert names(storage_path("gs://bucket/arrays")) == ["it.npz"]
+    pictures = ShardSource(storage_path("gs://bucket/pictures-of-it")).gather(np.arange(20))
+    arrays = read_pixels(storage_path("gs://bucket/arrays/it.npz"))
+    np.testing.assert_array_equal(pictures.examples, arrays["samples"])
+    np.testing.assert_array_equal(np.asarray(pictures.labels), arrays["labels"])
 
 
 def test_a_supervisor_sees_whether_it_is_finished(run, tmp_path):
