@@ -1,4 +1,4 @@
-"""Inception and its resizes against torch-fidelity, pytorch-fid and clean-fid, run by hand.
+"""Inception, its resizes and metrics against torch-fidelity, pytorch-fid and clean-fid, by hand.
 
     pip install -e '.[inception]' torch-fidelity pytorch-fid clean-fid scipy
     python tests/benchmarks/inception_peers.py [--images N]
@@ -28,14 +28,20 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation/features/inceptio
 
 import oracle  # type: ignore[import-not-found]
 
+from ddpm_jax.evaluation.features import Features
 from ddpm_jax.evaluation.features.inception.network import apply
 from ddpm_jax.evaluation.features.inception.resize import RESIZES, resize
 from ddpm_jax.evaluation.features.inception.weights import read_weights
+from ddpm_jax.evaluation.metrics.frechet import fid
+from ddpm_jax.evaluation.metrics.inception_score import inception_score
+from ddpm_jax.evaluation.metrics.kernel import kid
+from ddpm_jax.evaluation.metrics.neighbours import precision_recall
+from ddpm_jax.evaluation.statistics import FeatureSet
 from ddpm_jax.runtime.compilation import compiler_options
 
 SIZES = ((1, 1), (2, 3), (3, 2), (1, 5), (8, 8), (28, 28), (32, 32), (64, 48), (299, 299))
 SIZES += ((299, 300), (300, 301), (333, 512), (640, 480))
-NETWORK_TOLERANCE, RESIZE_TOLERANCE = 1e-4, 1e-6
+NETWORK_TOLERANCE, RESIZE_TOLERANCE, METRIC_TOLERANCE = 1e-4, 1e-6, 1e-6
 
 
 class _Nothing(types.ModuleType):
@@ -153,6 +159,61 @@ def compare_resizes() -> bool:
     return worst["tf1"] == 0 and max(worst.values()) <= RESIZE_TOLERANCE
 
 
+def compare_metrics() -> bool:
+    """The metrics of the same features, against torch-fidelity's with its own defaults."""
+    import torch  # type: ignore[import-not-found]
+    from torch_fidelity import (  # type: ignore[import-not-found]
+        metric_fid,
+        metric_isc,
+        metric_kid,
+        metric_prc,
+    )
+
+    rng = np.random.default_rng(2)
+    # Correlated, non-negative and of different scales, as Inception's are; neither set covers the
+    # other, so that precision and recall are neither 0 nor 1.
+    mix = rng.normal(size=(6, 2048)) * rng.uniform(0.2, 2, 2048) / 2
+    x, y = rng.normal(size=(3_000, 6)), 0.8 * rng.normal(size=(2_500, 6)) + 0.9
+    real, samples = (np.maximum(it @ mix, 0).astype(np.float32) for it in (x, y))
+    logits = rng.normal(size=(2_500, 1008)).astype(np.float32) * 3
+    ours: dict[str, float] = {}
+    sides = [FeatureSet(real, None, None), FeatureSet(samples, logits, None)]
+    for row in (fid(), kid(), inception_score(), precision_recall()):
+        states = []
+        for vectors, scores, _ in sides:
+            state = row.init()
+            for start in range(0, len(vectors), 400):
+                part = slice(start, start + 400)
+                more = None if scores is None else scores[part]
+                state = row.update(state, Features(vectors[part], more), None)
+            states.append(state)
+        ours |= row.result(*states)
+    r, s = torch.from_numpy(real).double(), torch.from_numpy(samples).double()
+    theirs = {
+        "fid": metric_fid.fid_statistics_to_metric(
+            metric_fid.fid_features_to_statistics(s),
+            metric_fid.fid_features_to_statistics(r),
+            False,
+        )[metric_fid.KEY_METRIC_FID]
+    }
+    found = metric_kid.kid_features_to_metric(s, r, verbose=False)
+    theirs["kid"] = found[metric_kid.KEY_METRIC_KID_MEAN]
+    theirs["kid_std"] = found[metric_kid.KEY_METRIC_KID_STD]
+    found = metric_isc.isc_features_to_metric(torch.from_numpy(logits).double())
+    theirs["inception_score"] = found[metric_isc.KEY_METRIC_ISC_MEAN]
+    theirs["inception_score_std"] = found[metric_isc.KEY_METRIC_ISC_STD]
+    found = metric_prc.prc_features_to_metric(s, r, verbose=False)
+    theirs["precision"] = found[metric_prc.KEY_METRIC_PRECISION]
+    theirs["recall"] = found[metric_prc.KEY_METRIC_RECALL]
+    worst = 0.0
+    for name, their in theirs.items():
+        error = abs(ours[name] - their) / abs(their)
+        print(f"{name}: {ours[name]:.10g}, theirs {their:.10g}, relative difference {error:.2g}")
+        worst = max(worst, error)
+    print(f"  at most {METRIC_TOLERANCE}")
+    return worst <= METRIC_TOLERANCE
+
+
 def main() -> int:
     words = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     words.add_argument("--images", type=int, default=8, help="through the network (default 8)")
@@ -162,7 +223,7 @@ def main() -> int:
         print(f"{name} {importlib.metadata.version(name)}", end="; ")
     print(f"on {jax.devices()[0].device_kind}")
     images = np.random.default_rng(1).integers(0, 256, (options.images, 32, 48, 3), np.uint8)
-    good = [compare_resizes(), compare_network(images)]
+    good = [compare_metrics(), compare_resizes(), compare_network(images)]
     print("all equal within tolerance" if all(good) else "THEY DIFFER")
     return 0 if all(good) else 1
 
