@@ -3,12 +3,15 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from ddpm_jax import cli
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.config import Choice
+from ddpm_jax.data.pixels import to_pixels
 from ddpm_jax.diffusion import SAMPLERS
+from ddpm_jax.evaluation.stored import open_samples
 from ddpm_jax.files import exclusive
 from ddpm_jax.training.logging.run_logger import RunLogger, read_rows
 from ddpm_jax.training.train import train
@@ -195,6 +198,15 @@ SAMPLES = {
     "an eta for ddpm": (["--sampler", "ddpm", "--eta", "0.5"], "left out for ddpm, which has none"),
     "an eta too large": (["--sampler", "ddim", "--eta", "2"], "sample.sampler.eta is 2"),
     "another ending": (["--output", "samples.jpg"], "one of .png, .gif, .npz"),
+    "an unknown format": (["--output", "x", "--format", "jpg"], "one of arr_0, npz, png"),
+    "pictures in one file": (
+        ["--output", "x.npz", "--format", "png"],
+        "--output x.npz: with --format png it must be a folder",
+    ),
+    "a grid of arrays": (
+        ["--format", "arr_0"],
+        ".png: with --format arr_0 it must be a folder or a .npz",
+    ),
     "a folder that is not there": (["--output", "nowhere/at/all.png"], "can't be written"),
     "a step that was not saved": (["--checkpoint", "3"], "has no checkpoint 3; it has 4"),
     "no best": (["--checkpoint", "best"], "has no best checkpoint: training keeps one with valid"),
@@ -329,6 +341,20 @@ def test_samples_go_where_they_are_asked_to(run, tmp_path, capsys):
         assert cli.main([str(word) for word in words]) == 0
         assert (tmp_path / name).stat().st_size > 100
     assert "4 samples of step 4" in capsys.readouterr().out
+
+
+def test_samples_have_the_format_that_they_are_asked_for(run, tmp_path):
+    for name in ("a.npz", "b.npz --format arr_0", "c --format png", "d --format arr_0"):
+        words = f"sample {run} --num 4 --output {tmp_path}/{name}".split()
+        assert cli.main(words) == 0
+    with np.load(tmp_path / "a.npz") as drawn, np.load(tmp_path / "b.npz") as found:
+        pixels = to_pixels(drawn["samples"])
+        np.testing.assert_array_equal(found["arr_0"], pixels)
+        np.testing.assert_array_equal(found["arr_1"], drawn["labels"])
+    for folder in ("c", "d"):
+        source = open_samples(tmp_path / folder).source
+        np.testing.assert_array_equal(source.gather(np.arange(4)).examples, pixels)
+    assert len([*(tmp_path / "c").glob("00000*.png")]) == 4
 
 
 def test_mistakes_in_a_config_file_are_told_with_their_line(told, tmp_path):

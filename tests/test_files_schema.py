@@ -13,7 +13,7 @@ import ddpm_jax
 from ddpm_jax.config import SampleConfig
 from ddpm_jax.errors import UserError
 from ddpm_jax.sampling.run import load
-from ddpm_jax.sampling.shards import sample_shards
+from ddpm_jax.sampling.shards import sample_pixels, sample_shards
 from ddpm_jax.training.train import train
 from tests.tiny import TINY, changed
 
@@ -106,6 +106,18 @@ def test_samples_in_a_folder(folder, tmp_path):
             assert arrays["samples"].dtype == np.float32
             assert arrays["labels"].dtype == np.int32
     assert sizes == [16, 4]
+
+
+def test_samples_as_pictures(folder, tmp_path):
+    run = load(folder)
+    sample_shards(run, tmp_path / "many", 4, format="png")
+    found = json.loads((tmp_path / "many/dataset.json").read_text())
+    assert list(found) == list(documented("dataset.json"))
+    sample_pixels(run, tmp_path / "some.npz", 4)
+    with np.load(tmp_path / "some.npz") as arrays:
+        assert set(arrays) == set(documented("pixels.npz"))
+        assert arrays["arr_0"].dtype == np.uint8
+        assert arrays["arr_1"].dtype == np.int64
 
 
 def test_a_folder_of_samples_gets_what_is_torn_and_keeps_what_others_put_there(folder, tmp_path):

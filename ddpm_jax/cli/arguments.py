@@ -57,10 +57,11 @@ def with_rows(settings: Sequence[Setting]) -> list[Setting]:
     # Tables of rooms that need not be imported to read the words.
     from ddpm_jax.evaluation.features import FEATURES
     from ddpm_jax.evaluation.metrics import METRICS
+    from ddpm_jax.sampling.formats import FORMATS
     from ddpm_jax.training.logging.run_logger import CHOSEN
 
-    rows = {"train.loggers": CHOSEN, "metrics": METRICS, "features": FEATURES}
-    rows["validation.metrics"] = METRICS
+    rows = {"train.loggers": CHOSEN, "metrics": METRICS, "validation.metrics": METRICS}
+    rows |= {"features": FEATURES, "format": FORMATS}
     return [each._replace(rows=tuple(rows.get(each.name, each.rows))) for each in settings]
 
 

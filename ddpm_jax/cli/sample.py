@@ -7,18 +7,20 @@ from typing import Any, Literal
 
 from ddpm_jax import config as configs
 from ddpm_jax import plots
-from ddpm_jax.cli.arguments import Shared, built, settings_of, target_of
+from ddpm_jax.cli.arguments import Shared, built, settings_of, target_of, with_rows
 from ddpm_jax.cli.console import bar, warn
 from ddpm_jax.cli.flags import HELP, read
 from ddpm_jax.config import SampleConfig, Setting
+from ddpm_jax.config.checks import require_row
 from ddpm_jax.data.classes import describe_labels
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import StoragePath, storage_path
 from ddpm_jax.runtime.distributed import is_first
 from ddpm_jax.runtime.memory import OutOfMemory
 from ddpm_jax.sampling.files import animation_size, write_samples
+from ddpm_jax.sampling.formats import FORMATS
 from ddpm_jax.sampling.run import load
-from ddpm_jax.sampling.shards import sample_shards
+from ddpm_jax.sampling.shards import sample_pixels, sample_shards
 
 _WRITERS = (".png", ".gif", ".npz")
 
@@ -39,8 +41,12 @@ class Options:
     """The name of an average of the parameters, or raw; if left out, the first average."""
     output: str | None = None
     """FILE.png (a grid), FILE.gif (their denoising), FILE.npz, or a folder for many; if left out,
-    RUN-seedS.png here. A folder gets numbered .npz files, which several processes share out; after
-    a kill the same command adds what is missing."""
+    RUN-seedS.png here. A folder gets numbered files, which several processes share out; after a
+    kill the same command adds what is missing."""
+    format: str | None = None
+    """What a folder or FILE.npz holds: npz for the numbers as they were drawn; png for a folder of
+    8-bit pictures, with their labels in dataset.json; arr_0 for 8-bit pictures in arrays, which
+    other evaluators read from FILE.npz. If left out, npz."""
 
 
 def flags() -> list[Setting]:
@@ -69,7 +75,8 @@ def run(words: list[str]) -> int:
     """Draws samples into a file or a folder."""
     about = (Options.__doc__ or "").strip()
     if words and words[-1] in HELP:
-        read("ddpm sample RUN", ["--help"], [*flags(), *configs.settings(Shared())], about)
+        shown = with_rows([*flags(), *configs.settings(Shared())])
+        read("ddpm sample RUN", ["--help"], shown, about)
     target, words = target_of(words, "ddpm sample", "RUN")
     given = read(f"ddpm sample {target}", words, flags())
     own = {each.name for each in settings_of(Options)}
@@ -80,22 +87,33 @@ def run(words: list[str]) -> int:
     if output.suffix not in ("", *_WRITERS):
         known = ", ".join(_WRITERS)
         raise UserError(f"--output {output}: its ending must be one of {known}, or none: a folder")
+    if options.format is not None:
+        require_row("--format", options.format, FORMATS)
+        joins = FORMATS[options.format].joins
+        if output.suffix not in ("", ".npz" if joins else ""):
+            need = "a folder or a .npz" if joins else "a folder"
+            raise UserError(f"--output {output}: with --format {options.format} it must be {need}")
     return _draw(target, output, options, settings)
 
 
 def _draw(target: str, output: StoragePath, options: Options, settings: dict[str, Any]) -> int:
-    to_folder = output.suffix == ""
+    to_folder, form = output.suffix == "", options.format or "npz"
+    # A .npz of the numbers alone is drawn at once, by all devices together.
+    in_parts = to_folder or form != "npz"
     run = load(
         target,
         checkpoint=options.checkpoint,
         params=options.params,
-        local=to_folder,
+        local=in_parts,
         report=warn,
     )
     num, labels = settings.pop("num", None), run.labels(options.labels)
     shared = {"seed": options.seed, "labels": labels, "progress": bar("sampling"), **settings}
     if to_folder:
-        count = sample_shards(run, output, num, **shared)
+        count = sample_shards(run, output, num, format=form, **shared)
+    elif in_parts:
+        plots.check_path(output, output.suffix)
+        count = sample_pixels(run, output, num, **shared)
     else:
         plots.check_path(output, output.suffix)
         frames = animation_size(run.config.data.example_shape) if output.suffix == ".gif" else 0
@@ -112,6 +130,6 @@ def _draw(target: str, output: StoragePath, options: Options, settings: dict[str
             classes = f": {describe_labels(labels, run.class_names)}"
         print(f"{count} samples of step {run.step} in {output}{classes}")
         shown = configs.describe_shown(run.config.data)
-        if shown and output.suffix in (".png", ".gif"):
+        if shown and (form == "png" or output.suffix in (".png", ".gif")):
             print(shown)
     return 0

@@ -14,7 +14,7 @@ from ddpm_jax.evaluation import sets
 from ddpm_jax.evaluation.caching import read_state, write_state
 from ddpm_jax.evaluation.choosing import FEATURES_FIELD, Judge, choose_features, choose_metrics
 from ddpm_jax.evaluation.facts import Facts
-from ddpm_jax.evaluation.features import FEATURES, Extractor, FeatureContext
+from ddpm_jax.evaluation.features import FEATURES, Extractor, FeatureContext, Features
 from ddpm_jax.evaluation.metrics.metric import evenly_spread
 from ddpm_jax.evaluation.sets import Draw, ExampleSet, Statistics
 from ddpm_jax.files import remove
@@ -212,15 +212,16 @@ def _states(
     states = [each.metric.init() for each in judges]
     for batch in sets.batches(source, np.unique(np.concatenate(wanted)), progress):
         features = {name: extractors[name].extract(batch.examples) for name in needed}
+        # Metrics of as many examples share one array: it is large, and some of them keep it.
+        shared: dict[tuple[str, int | None], tuple[Features, np.ndarray | None]] = {}
         for k, judge in enumerate(judges):
-            rows = np.isin(batch.places, wanted[k])
-            found, labels = features[judge.features], batch.labels
-            # Metrics that take the whole batch share one array.
-            if not rows.all():
-                found = found.take(rows)
-                labels = None if labels is None else labels[rows]
-            if rows.any():
-                states[k] = judge.metric.update(states[k], found, labels)
+            rows, own = np.isin(batch.places, wanted[k]), (judge.features, judge.metric.most)
+            if not rows.any():
+                continue
+            if own not in shared:
+                labels = None if batch.labels is None else batch.labels[rows]
+                shared[own] = features[judge.features].take(rows), labels
+            states[k] = judge.metric.update(states[k], *shared[own])
     return states
 
 

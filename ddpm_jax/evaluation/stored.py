@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpm_jax.config import ArraysData, DataConfig, FolderData, load_file, loads, override
+from ddpm_jax.config import DataConfig, FolderData, load_file, loads, override
 from ddpm_jax.config.files import SHIPPED
 from ddpm_jax.data import describe_source
 from ddpm_jax.data.formats import open_picture_file, upright
@@ -19,7 +19,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.sets import ExampleSet, Statistics, set_of_data
 from ddpm_jax.evaluation.statistics import Moments
 from ddpm_jax.files import StoragePath, sha256, storage_path
-from ddpm_jax.sampling.files import class_names_in, read_samples
+from ddpm_jax.sampling.files import class_names_in, read_pixels, read_samples
 from ddpm_jax.sampling.shards import ABOUT, ShardSource, read_about
 
 
@@ -35,11 +35,8 @@ def open_samples(path: str | StoragePath) -> ExampleSet:
         return ExampleSet(ShardSource(path), {"samples": str(path), **read_about(path / ABOUT)})
     if path.suffix != ".npz":
         return set_of_data(pictures_of_one_size(Path(str(path))))
-    if (arrays := arrays_in(path)) and "arr_0" in arrays:
-        return set_of_data(_other_arrays(Path(str(path)), arrays))
-    found = read_samples(path)
-    labels = found.get("labels")
-    source = ArraySource(np.asarray(found["samples"], np.float32), labels, class_names_in(found))
+    found = (read_pixels if "arr_0" in arrays_in(path) else read_samples)(path)
+    source = ArraySource(found["samples"], found.get("labels"), class_names_in(found))
     return ExampleSet(source, {"samples": str(path), **describe_source(source)})
 
 
@@ -52,19 +49,6 @@ def arrays_in(path: StoragePath) -> tuple[str, ...]:
         raise UserError(f"{path} does not exist; name a file of samples or of statistics") from None
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} can't be read as a .npz ({error}); write it again") from None
-
-
-def _other_arrays(path: Path, names: tuple[str, ...]) -> ArraysData:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            shape = file["arr_0"].shape
-    except ValueError as error:
-        raise UserError(f"{path}: arr_0 can't be read ({error}); write it again") from None
-    if len(shape) != 4:
-        raise UserError(f"{path}: arr_0 has the shape {shape}; it must be [N, H, W, C]")
-    labels = "arr_1" if "arr_1" in names else None
-    size = {"image_size": shape[1:3], "channels": shape[3]}
-    return ArraysData(path=str(path), examples="arr_0", labels=labels, **size)  # type: ignore
 
 
 def pictures_of_one_size(path: Path) -> FolderData:

@@ -318,8 +318,7 @@ class SampleProgram:
         if labels is None:
             return (np.arange(first, first + num) % classes).astype(np.int32)
         given = np.ravel(labels)
-        if not 1 <= len(given) <= num:
-            raise UserError(f"there are {len(given)} labels for {num} samples; give at most {num}")
+        check_label_count(len(given), num)
         for label in given.tolist():
             if type(label) is not int or not 0 <= label < classes:
                 known = f"they are the whole numbers 0 … {classes - 1}"
@@ -333,6 +332,12 @@ def check_range(first: int, num: int) -> None:
     require_whole("first", first, 0, 2**32 - 1)
     if first + num > 2**32:
         raise UserError(f"first is {first}: the last sample of a seed is {2**32 - 1}; take another")
+
+
+def check_label_count(count: int, num: int) -> None:
+    """Raises UserError unless `num` samples can take so many labels in turn."""
+    if not 1 <= count <= num:
+        raise UserError(f"there are {count} labels for {num} samples; give at most {num}")
 
 
 def _rows(name: str, array: Any, num: int, dtype: Any = None) -> np.ndarray:

@@ -1,15 +1,19 @@
-"""Samples to files, in the form that the path's ending asks for."""
+"""Samples to single files and back: pictures and animations to look at, and arrays."""
 
 import io
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from ddpm_jax import plots
+from ddpm_jax.data.pixels import to_pixels
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import StoragePath, replacing
 from ddpm_jax.sampling.samples import Samples, draw_grid, visible
-from ddpm_jax.typing import is_image
+from ddpm_jax.typing import Batch, is_image
+
+Arrays = dict[str, np.ndarray]
 
 
 def write_samples(path: StoragePath, drawn: Samples) -> None:
@@ -35,25 +39,92 @@ def write_samples(path: StoragePath, drawn: Samples) -> None:
         draw_grid(path, drawn)
 
 
-def read_samples(path: StoragePath) -> dict[str, np.ndarray]:
+def write_pixels(path: StoragePath, drawn: Samples) -> None:
+    """Writes pictures as `write_joined` does; raises UserError unless all are finite."""
+    batch = Batch(pixels_of(drawn.samples), drawn.labels)
+    write_joined(path, drawn.samples.shape, [batch], drawn.class_names)
+
+
+def write_joined(
+    path: StoragePath, shape: tuple[int, ...], batches: Iterable[Batch], class_names: Sequence[str]
+) -> None:
+    """Writes uint8 pictures as a .npz of ADM's evaluator: `arr_0`, and `arr_1` int64 if labelled.
+
+    It also has the `class_names`, which that evaluator does not read. `shape` is that of all
+    batches together; one is held at a time. Source: `scripts/image_sample.py` of guided-diffusion,
+    the code of Dhariwal and Nichol 2021.
+    """
+    labels = []
+    with replacing(path) as beside, zipfile.ZipFile(beside, "w") as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for batch in batches:
+                file.write(np.ascontiguousarray(batch.examples).data)
+                labels += [] if batch.labels is None else [batch.labels]
+        arrays: Arrays = {}
+        if labels:
+            arrays["arr_1"] = np.concatenate(labels).astype(np.int64)
+        if class_names:
+            arrays["class_names"] = np.array(class_names, np.str_)
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def pixels_of(samples: np.ndarray) -> np.ndarray:
+    """Returns pictures in [-1, 1] as uint8; raises UserError unless all are finite."""
+    if not np.isfinite(samples).all():
+        raise UserError("samples: some are not finite, and have no pixels; draw them as npz")
+    return np.asarray(to_pixels(samples))
+
+
+def read_samples(path: StoragePath) -> Arrays:
     """Returns the arrays of a .npz that `write_samples` wrote; unpickles nothing.
 
     Raises UserError if it is damaged, or has no floats `samples` `[N, …]` with fitting labels.
     """
+    found = _read(path)
+    samples = found.get("samples")
+    if samples is None or samples.dtype.kind != "f" or samples.ndim < 2:
+        raise UserError(f"{path} has no samples, floats [N, …]; give a file of ddpm sample")
+    return _with_fitting_labels(path, found)
+
+
+def read_pixels(path: StoragePath) -> Arrays:
+    """Returns the arrays of a .npz for ADM's evaluator, named as by `read_samples`.
+
+    Raises UserError if it is damaged, or has no uint8 `arr_0` `[N, H, W, C]` with fitting labels.
+    """
+    ours = {"arr_0": "samples", "arr_1": "labels"}
+    found = {ours.get(name, name): array for name, array in _read(path).items()}
+    samples = found.get("samples", np.zeros(0))
+    if samples.dtype != np.uint8 or samples.ndim != 4:
+        have = f"{samples.shape} of {samples.dtype}"
+        raise UserError(f"{path}: arr_0 is {have}; it must be pictures, uint8 [N, H, W, C]")
+    return _with_fitting_labels(path, found)
+
+
+def _read(path: StoragePath) -> Arrays:
     try:
         # The whole file, because a bucket's stream can't go back.
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
+            return {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; draw the samples again") from None
     # zipfile, zlib and NumPy each raise their own errors for a damaged file.
     except Exception as error:
         raise UserError(f"{path} can't be read ({error}); draw the samples again") from None
-    samples, labels = found.get("samples"), found.get("labels")
-    if samples is None or samples.dtype.kind != "f" or samples.ndim < 2:
-        raise UserError(f"{path} has no samples, floats [N, …]; give a file of ddpm sample")
-    if labels is not None and (labels.dtype.kind != "i" or labels.shape != samples.shape[:1]):
-        raise UserError(f"{path} has labels that do not fit its samples; draw them again")
+
+
+def _with_fitting_labels(path: StoragePath, found: Arrays) -> Arrays:
+    labels, names = found.get("labels"), found.get("class_names")
+    if labels is not None:
+        whole = labels.dtype.kind in "iu" and labels.shape == (len(found["samples"]),)
+        if not whole or labels.min(initial=0) < 0:
+            raise UserError(f"{path} has labels that do not fit its samples; draw them again")
+    if names is not None and (labels is None or labels.max(initial=0) >= len(names)):
+        raise UserError(f"{path} has class_names that do not fit its labels; draw them again")
     return found
 
 

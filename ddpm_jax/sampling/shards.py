@@ -1,28 +1,30 @@
-"""Many samples: numbered files in a folder, divided among the processes.
+"""Many samples: files in a folder, in parts that are divided among the processes.
 
     DIR/samples.json         what they are samples of
     DIR/samples-00000.npz    the first `sample.batch_size` of them, and so on
+    DIR/000000.png           or, as pictures, each sample in a file
 
-One process draws each file, on its own devices, with one compiled shape: that of the first file.
+One process draws each part, on its own devices, with one compiled shape: that of the first part.
 So the contents depend neither on the number of processes nor on kills in between.
 """
 
 import hashlib
 import json
 import math
-import re
-import zipfile
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from ddpm_jax.config import SampleConfig, override, to_dict
-from ddpm_jax.errors import UserError
-from ddpm_jax.files import Remote, StoragePath, StoreError, replacing
+from ddpm_jax.config.checks import require_row
+from ddpm_jax.errors import UserError, require_whole
+from ddpm_jax.files import Remote, StoragePath, StoreError, remove, replacing
 from ddpm_jax.runtime import distributed
-from ddpm_jax.sampling.chain import Progress, check_range
-from ddpm_jax.sampling.files import class_names_in, read_samples, write_samples
+from ddpm_jax.sampling.chain import Progress, check_label_count, check_range
+from ddpm_jax.sampling.files import Arrays, class_names_in, write_joined
+from ddpm_jax.sampling.formats import FORMATS, Format, Part
 from ddpm_jax.sampling.run import Run
 from ddpm_jax.typing import Batch
 
@@ -36,55 +38,68 @@ def sample_shards(
     *,
     seed: int = 0,
     labels: Any = None,
+    format: str = "npz",
     progress: Progress = lambda done, total: None,
     **options: Any,
 ) -> int:
     """Draws the samples that the folder lacks; all processes call it and wait for the last.
 
-    `run` must be loaded on each process's own devices; `options` are those of `Run.sample`.
-    `progress` gets the intervals that this process has done, and their total. Returns how many
-    samples the folder then holds. Raises UserError, on every process, if it holds other samples.
+    `run` must be loaded on each process's own devices; `format` is a row of FORMATS, and `options`
+    are those of `Run.sample`. `progress` gets the intervals that this process has done, and their
+    total. Returns how many samples the folder then holds. Raises UserError, on every process, if it
+    holds other samples, or if the format can't hold them.
     """
-    labels = run.labels(labels)
+    require_row("format", format, FORMATS)
+    kept_as, labels = FORMATS[format], run.labels(labels)
+    if reason := kept_as.obstacle(run.config.data):
+        raise UserError(f"the format {format} does not apply: {reason}; draw them as npz")
     chosen = override(run.config.sample, options)
     if num is None:
         num = chosen.num if labels is None else np.size(labels)
     check_range(0, num)
-    about = describe_samples(run, chosen, num, seed, labels)
+    if labels is not None:
+        check_label_count(np.size(labels), num)
+    about = {**describe_samples(run, chosen, num, seed, labels), "format": format}
     distributed.compare({**about, "output": str(folder), **distributed.versions()})
     distributed.broadcast_from_first(lambda: _claim(folder, about))
-    size = min(chosen.batch_size, num)
-    given = None if labels is None else np.ravel(labels)
+    size, classes = min(chosen.batch_size, num), run.config.model.num_classes
+    # The classes in turn, as `Run.sample` takes them.
+    turns = np.arange(classes) if labels is None and classes else labels
+    every = None if turns is None else np.resize(turns, math.ceil(num / size) * size)
     # Listed before anyone writes, because all processes must divide the same list.
-    there = {path.name for path in folder.glob("samples-*.npz") if _is_whole(path)}
-    lacking = [k for k in range(math.ceil(num / size)) if _path(folder, k).name not in there]
-    lacking = distributed.broadcast_from_first(lambda: lacking)
+    parts = _parts(num, size)
+    lacking = distributed.broadcast_from_first(lambda: _lacking(kept_as, folder, parts))
     process, count = distributed.rank_and_count()
     own = lacking[process::count]
-    for done, k in enumerate(own):
+    for done, part in enumerate(parts[k] for k in own):
         drawn = run.sample(
             size,
-            first=k * size,
+            first=part.first,
             seed=seed,
-            labels=None if given is None else given[(k * size + np.arange(size)) % len(given)],
+            labels=None if every is None else every[part.first : part.first + size],
             progress=lambda at, of, done=done: progress(done * of + at, len(own) * of),
             **options,
         )
-        kept = min(size, num - k * size)
-        drawn_labels = None if drawn.labels is None else drawn.labels[:kept]
-        part = drawn._replace(samples=drawn.samples[:kept], labels=drawn_labels)
-        write_samples(_path(folder, k), part)
+        drawn_labels = None if drawn.labels is None else drawn.labels[: part.num]
+        drawn = drawn._replace(samples=drawn.samples[: part.num], labels=drawn_labels)
+        kept_as.write(folder, part, drawn)
     distributed.allgather("sampled", len(own))
+    if every is not None:
+        labels = every[:num]
+        distributed.broadcast_from_first(lambda: kept_as.finish(folder, labels, run.class_names))
     return num
 
 
-def _path(folder: StoragePath, k: int) -> StoragePath:
-    return folder / f"samples-{k:05}.npz"
+def _lacking(kept_as: Format, folder: StoragePath, parts: Sequence[Part]) -> list[int]:
+    """Returns the numbers of the parts of which some file is missing or not whole."""
+    files = [path for path in folder.glob("*") if kept_as.is_own(path.name)]
+    there = {path.name for path in files if isinstance(path, Remote) or kept_as.has_end(path)}
+    return [part.k for part in parts if not there.issuperset(kept_as.names(part))]
 
 
-def _is_whole(path: StoragePath) -> bool:
-    """Whether a file is complete; lost power can leave it empty or without its end."""
-    return isinstance(path, Remote) or zipfile.is_zipfile(path)
+def _parts(num: int, size: int) -> list[Part]:
+    firsts = range(0, num, size)
+    return [Part(k, first, min(size, num - first)) for k, first in enumerate(firsts)]
 
 
 def describe_samples(
@@ -106,9 +121,9 @@ def _digest(params: Any) -> str:
 
 
 class ShardSource:
-    """The samples of a folder as a source of floats; one file is held at a time.
+    """The samples of a folder as a source of floats or pixels; one part is held at a time.
 
-    Raises UserError if a file is missing, damaged, or of another number of samples.
+    Raises UserError if a file is missing, damaged, or unlike the others.
     """
 
     streams = True
@@ -116,37 +131,67 @@ class ShardSource:
     def __init__(self, folder: StoragePath):
         self._folder = folder
         about = read_about(folder / ABOUT)
+        for name in ("num", "batch_size"):
+            require_whole(f"{folder / ABOUT}: {name}", about.get(name))
+        require_row(f"{folder / ABOUT}: format", str(about["format"]), FORMATS)
         self._num, self._size = about["num"], min(about["batch_size"], about["num"])
-        self._held: tuple[int, dict[str, np.ndarray]] = (-1, {})
-        first = self._read(0)
+        self._parts = _parts(self._num, self._size)
+        self._read = FORMATS[about["format"]].open(folder)
+        self._held = self._parts[0], self._read(self._parts[0])
+        first = self._held[1]
         self.shape: tuple[int, ...] = first["samples"].shape[1:]
         self.class_names = class_names_in(first)
+        self._dtype = first["samples"].dtype
 
     def __len__(self) -> int:
         return self._num
 
     def gather(self, indices: np.ndarray) -> Batch:
-        files = np.asarray(indices) // self._size
-        examples = np.empty((len(files), *self.shape), np.float32)
-        labels = np.empty(len(files), np.int32) if self.class_names else None
-        for k in np.unique(files):
-            arrays, rows = self._read(int(k)), files == k
+        parts = np.asarray(indices) // self._size
+        examples = np.empty((len(parts), *self.shape), self._dtype)
+        labels = np.empty(len(parts), np.int32) if self.class_names else None
+        for k in np.unique(parts):
+            arrays, rows = self._arrays(self._parts[k]), parts == k
             at = np.asarray(indices)[rows] - k * self._size
             examples[rows] = arrays["samples"][at]
             if labels is not None:
                 labels[rows] = arrays["labels"][at]
         return Batch(examples, labels)
 
-    def _read(self, k: int) -> dict[str, np.ndarray]:
-        if self._held[0] != k:
-            self._held = k, read_samples(_path(self._folder, k))
-            have, need = len(self._held[1]["samples"]), min(self._size, self._num - k * self._size)
-            if have != need:
-                raise UserError(
-                    f"{_path(self._folder, k)} has {have} samples, not {need}; "
-                    "remove it, and draw the folder again"
-                )
-        return self._held[1]
+    def gather_parts(self) -> Iterator[Batch]:
+        """Yields all samples in order, a part at a time."""
+        for part in self._parts:
+            yield self.gather(part.first + np.arange(part.num))
+
+    def _arrays(self, part: Part) -> Arrays:
+        if self._held[0] != part:
+            self._held = part, self._read(part)
+        arrays, need = self._held[1], (part.num, *self.shape)
+        have = arrays["samples"].shape
+        if have != need or ("labels" in arrays) != bool(self.class_names):
+            raise UserError(
+                f"{self._folder}: samples from {part.first} on are {have}, not {need}, or lack "
+                "labels; remove their file, and draw the folder again"
+            )
+        return arrays
+
+
+def sample_pixels(run: Run, path: StoragePath, num: int | None = None, **options: Any) -> int:
+    """Draws pictures into one .npz, as `write_pixels` writes it; options as of `sample_shards`.
+
+    They are drawn in parts, in a folder beside it that is removed at the end: after a kill the same
+    call goes on. One part is held at a time.
+    """
+    folder = path.with_name(f"{path.name}.parts")
+    count = sample_shards(run, folder, num, format="arr_0", **options)
+
+    def join() -> None:
+        source = ShardSource(folder)
+        write_joined(path, (len(source), *source.shape), source.gather_parts(), run.class_names)
+        remove(folder)
+
+    distributed.broadcast_from_first(join)
+    return count
 
 
 def read_about(path: StoragePath) -> dict[str, Any]:
@@ -159,14 +204,14 @@ def read_about(path: StoragePath) -> dict[str, Any]:
         raise
     except (OSError, ValueError, RecursionError):
         raise UserError(f"{path} can't be read; choose another folder") from None
-    return there
+    return {"format": "npz", **there}
 
 
 def _claim(folder: StoragePath, about: dict[str, Any]) -> None:
     """Marks the folder as one of these samples, and removes files that a kill left half written."""
-    path = folder / ABOUT
-    numbered = (re.fullmatch(r"samples-[0-9]+\.npz", it.name) for it in folder.glob("samples-*"))
-    if folder.is_dir() and not path.is_file() and any(numbered):
+    path, kept_as = folder / ABOUT, FORMATS[about["format"]]
+    names = [item.name for item in folder.glob("*")]
+    if not path.is_file() and any(map(kept_as.is_own, names)):
         raise UserError(f"{folder} has samples without {ABOUT}; choose another folder")
     if path.is_file():
         there = read_about(path)
@@ -176,9 +221,8 @@ def _claim(folder: StoragePath, about: dict[str, Any]) -> None:
                     f"{folder} holds samples with {name} = {there.get(name)!r}, and these "
                     f"have {value!r}; choose another folder, or the same setting"
                 )
-        for half in folder.glob(".samples-*.npz"):
-            if re.fullmatch(r"\.samples-[0-9]+\.[0-9]+\.npz", half.name):
-                half.unlink(missing_ok=True)
+        for name in filter(kept_as.is_half, names):
+            (folder / name).unlink(missing_ok=True)
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -160,6 +160,16 @@ CHECKPOINTS = {
         "sample {here}/run --output {here}/s",
         "samples.json can't be read; choose another folder",
     ),
+    "points as pictures": Row(
+        nothing,
+        "sample {here}/run --output {here}/s --format png",
+        "the format png does not apply: it holds pictures, and these samples are points; draw them",
+    ),
+    "points for ADM's evaluator": Row(
+        nothing,
+        "sample {here}/run --output {here}/s.npz --format arr_0",
+        "the format arr_0 does not apply: it holds pictures, and these samples are points; draw",
+    ),
     "a folder that is not UTF-8": Row(
         nothing,
         f"train {CONFIGS}/swiss_roll.py --workdir {{here}}/caf\udce9",

@@ -1,17 +1,22 @@
 """Samples, pictures and statistics that are there already."""
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ddpm_jax.config import ArraysData, DigitsData, TfdsData, dumps, load_file
+from ddpm_jax.data.pixels import to_pixels
+from ddpm_jax.data.source import ArraySource
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.evaluate import evaluate
-from ddpm_jax.evaluation.sets import Statistics
+from ddpm_jax.evaluation.sets import ExampleSet, Statistics
 from ddpm_jax.evaluation.stored import find_reference, open_samples, read_statistics
 from ddpm_jax.files import sha256
+from ddpm_jax.sampling.shards import sample_pixels, sample_shards
+from tests.sampling.test_formats import NAMES, NUM, run_of, truth
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 6, 4, 3), np.uint8)
 
@@ -75,7 +80,7 @@ def test_what_holds_no_samples_is_refused(tmp_path):
     refused("c.npz", "labels that do not fit", samples=np.zeros((3, 2)), labels=np.zeros(2, int))
     refused(
         "d.npz",
-        r"arr_0 has the shape \(12, 6\); it must be \[N, H, W, C\]",
+        r"arr_0 is \(12, 6\) of uint8; it must be pictures",
         arr_0=PIXELS[:, :, 0, 0],
     )
     refused("missing", "does not exist")
@@ -154,3 +159,70 @@ def test_what_a_reference_stands_for(tmp_path, monkeypatch):
     assert isinstance(find_reference("known.npz", (2,)), Statistics)
     with pytest.raises(UserError, match="minst does not exist"):
         find_reference("minst", (2,))
+
+
+# --- what `ddpm sample` writes for others ---------------------------------------------------------
+
+
+def values_of(samples: ExampleSet) -> dict[str, float]:
+    others = np.random.default_rng(7).integers(0, 256, (30, 5, 6, 3), np.uint8)
+    reference = ExampleSet(ArraySource(others), {})
+    return evaluate(samples, reference=reference, features="pixels").values
+
+
+@pytest.mark.parametrize("form", ["png", "arr_0", "one file", "a folder without samples.json"])
+def test_stored_pixels_are_judged_as_the_nearest_of_the_samples(form, tmp_path):
+    path = tmp_path / "x.npz"
+    if form == "one file":
+        sample_pixels(run_of(), path, NUM)
+    else:
+        path = tmp_path / "x"
+        sample_shards(run_of(), path, NUM, format="arr_0" if form == "arr_0" else "png")
+        if form.startswith("a folder"):
+            (path / "samples.json").unlink()
+    found = open_samples(path)
+    pixels = np.asarray(to_pixels(truth()))
+    places = np.array([10, 0, 3, 4])
+    np.testing.assert_array_equal(found.source.gather(places).examples, pixels[places])
+    values = values_of(found)
+    assert values == values_of(ExampleSet(ArraySource(pixels), {}))
+    assert values != values_of(ExampleSet(ArraySource(truth()), {}))
+    if not form.startswith("a folder"):
+        assert found.source.class_names == NAMES
+        np.testing.assert_array_equal(found.source.gather(places).labels, [0, 0, 3, 4])
+
+
+def test_arrays_of_other_tools_are_read(tmp_path):
+    pixels = to_pixels(truth())
+    np.savez(tmp_path / "x.npz", pixels, np.arange(NUM) % 3)
+    found = open_samples(tmp_path / "x.npz").source
+    np.testing.assert_array_equal(found.gather(np.arange(NUM)).examples, pixels)
+    assert found.class_names == ("0", "1", "2")
+    np.testing.assert_array_equal(found.gather(np.array([4, 2])).labels, [1, 2])
+
+
+ZEROS = np.zeros((4, 5, 6, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ([ZEROS[..., 0]], "arr_0 is (4, 5, 6) of uint8; it must be"),
+        ([ZEROS.astype(np.float32)], "arr_0 is (4, 5, 6, 3) of float32; it must be"),
+        ([ZEROS, np.arange(3)], "has labels that do not fit its samples"),
+        ([ZEROS, np.zeros(4)], "has labels that do not fit its samples"),
+        ([ZEROS, np.arange(4) - 1], "has labels that do not fit its samples"),
+        ([np.array([{}] * 4)], "x.npz can't be read (Object arrays cannot be loaded"),
+    ],
+)
+def test_other_arrays_are_refused(arrays: Any, says, tmp_path):
+    np.savez(tmp_path / "x.npz", *arrays)
+    with pytest.raises(UserError) as error:
+        open_samples(tmp_path / "x.npz")
+    assert says in str(error.value)
+
+
+def test_names_that_do_not_fit_the_labels_are_refused(tmp_path):
+    np.savez(tmp_path / "x.npz", ZEROS, np.arange(4), class_names=np.array(["a", "b"]))
+    with pytest.raises(UserError, match="has class_names that do not fit its labels"):
+        open_samples(tmp_path / "x.npz")

@@ -24,6 +24,7 @@ from ddpm_jax.config import (
     SampleConfig,
     TrainConfig,
 )
+from ddpm_jax.data.pixels import to_pixels
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
 from ddpm_jax.files import (
@@ -34,9 +35,12 @@ from ddpm_jax.files import (
     storage_path,
 )
 from ddpm_jax.runtime.mesh import make_mesh
+from ddpm_jax.sampling.files import read_pixels
+from ddpm_jax.sampling.shards import ShardSource, sample_pixels, sample_shards
 from ddpm_jax.training.logging.run_logger import RunLogger, read_events, read_rows
 from ddpm_jax.training.step import state_layout
 from ddpm_jax.training.train import train
+from tests.sampling.test_formats import NUM, run_of, truth
 from tests.tiny import assert_same, changed
 
 CONFIG = Config(
@@ -217,6 +221,18 @@ def test_shards_are_written_to_a_bucket_and_completed_later(run, capsys):
     assert second.read_bytes() == before
     assert cli.main([*words, "--seed", "1"]) == 2
     assert "holds samples with seed = 0" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("bucket")
+def test_pictures_and_arrays_for_others_are_written_to_a_bucket():
+    pictures, arrays = (storage_path(f"gs://bucket/{name}") for name in ("png", "some/it.npz"))
+    sample_shards(run_of(), pictures, NUM, format="png")
+    sample_pixels(run_of(), arrays, NUM)
+    assert names(arrays.parent) == ["it.npz"]
+    found = ShardSource(pictures).gather(np.arange(NUM))
+    np.testing.assert_array_equal(found.examples, to_pixels(truth()))
+    np.testing.assert_array_equal(read_pixels(arrays)["samples"], to_pixels(truth()))
+    np.testing.assert_array_equal(read_pixels(arrays)["labels"], np.asarray(found.labels))
 
 
 def test_a_supervisor_sees_whether_it_is_finished(run, tmp_path):

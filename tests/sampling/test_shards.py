@@ -34,6 +34,7 @@ def run() -> Any:
         config=TINY,
         step=4,
         name="ema",
+        class_names=(),
         params={},
         labels=lambda chosen: None if chosen is None else np.asarray(chosen),
         sample=sample,

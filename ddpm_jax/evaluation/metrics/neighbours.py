@@ -77,7 +77,7 @@ def _distances(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.nd
     In float64, since |a|² + |b|² - 2ab cancels; what is below zero is rounding.
     """
     b = b.astype(np.float64)
-    squares = np.sum(b**2, axis=1)
+    squares = np.einsum("ij,ij->i", b, b)  # b**2 would be held whole.
     step = max(1, _BLOCK // len(b))
     for start in range(0, len(a), step):
         rows = np.arange(start, min(start + step, len(a)))

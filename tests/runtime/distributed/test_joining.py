@@ -280,7 +280,7 @@ def test_neither_the_number_of_processes_nor_a_kill_changes_the_samples_of_a_fol
 
 
 def test_a_folder_of_other_samples_is_left_alone(folder):
-    shards._claim(folder / "out", {"seed": 0, "num": 5})
-    shards._claim(folder / "out", {"seed": 0, "num": 5})
+    shards._claim(folder / "out", {"format": "npz", "seed": 0, "num": 5})
+    shards._claim(folder / "out", {"format": "npz", "seed": 0, "num": 5})
     with pytest.raises(UserError, match=r"with seed = 0, and these have 1; choose another"):
-        shards._claim(folder / "out", {"seed": 1, "num": 5})
+        shards._claim(folder / "out", {"format": "npz", "seed": 1, "num": 5})
