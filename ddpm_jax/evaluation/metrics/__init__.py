@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ddpm_jax.evaluation.metrics.classifier import agreement, svc_accuracy
 from ddpm_jax.evaluation.metrics.frechet import frechet_distance
 from ddpm_jax.evaluation.metrics.kernel import kernel_distance
+from ddpm_jax.evaluation.metrics.memorisation import memorisation
 from ddpm_jax.evaluation.metrics.metric import Metric
 from ddpm_jax.evaluation.metrics.neighbours import coverage, precision_recall
 from ddpm_jax.evaluation.metrics.wasserstein import sliced_wasserstein_distance
@@ -21,6 +22,7 @@ METRICS: dict[str, Callable[..., Metric]] = {
     "precision_recall": precision_recall,
     "coverage": coverage,
     "agreement": agreement,
+    "memorisation": memorisation,
     "accuracy": svc_accuracy,
     "sliced_wasserstein": sliced_wasserstein_distance,
 }
