@@ -20,7 +20,7 @@ from ddpm_jax.data.pixels import to_unit
 from ddpm_jax.diffusion import SCHEDULES, make_schedule, time_steps
 from ddpm_jax.errors import UserError, nearest, require
 from ddpm_jax.evaluation.features.pixels import flatten
-from ddpm_jax.evaluation.metrics.memorisation import nearest
+from ddpm_jax.evaluation.metrics.memorisation import nearest_members
 from ddpm_jax.evaluation.metrics.metric import evenly_spread
 from ddpm_jax.evaluation.sets import batches
 from ddpm_jax.experiment import build
@@ -48,13 +48,12 @@ RowMeaning = Annotated[Literal["examples", "times"], "What a row of the figure i
 Way = Annotated[
     Literal["stepwise", "direct"] | None, "One of the two ways from data to noise, instead of both."
 ]
-Shown = Annotated[int, "How many nearest training pictures are beside a sample."]
 Split = Annotated[str | None, "Another split of the data set to take examples from, as test."]
 
 _POINTS = 2_000
 """Points of a cloud."""
-_ROWS, _USUAL = 10, 1_000
-"""Samples shown beside their neighbours, and training pictures whose own neighbours are found."""
+_ROWS, _NEAREST, _USUAL = 10, 3, 1_000
+"""Samples, the training pictures beside each, and those whose own distances are the usual ones."""
 
 
 class Subject(NamedTuple):
@@ -242,9 +241,7 @@ def _x0(
     _draw_trajectories(subject, path, {"$x_t$": x_t, r"$\hat{x}_0$": predicted}, shown, rows)
 
 
-def _neighbours(
-    subject: Subject, path: StoragePath, *, num: Num = None, columns: Shown = 3
-) -> None:
+def _neighbours(subject: Subject, path: StoragePath, *, num: Num = None) -> None:
     """Samples that are most like a copy, and the training pictures nearest to each of them.
 
     A row's number is the distance of the nearest one, where 1 is the median of the distances from
@@ -258,16 +255,16 @@ def _neighbours(
     real = np.concatenate([flatten(each.examples).vectors for each in parts])
     few = real[evenly_spread(len(real), _USUAL)]
     # An example's own distance, 0, is the least.
-    usual = np.median(nearest(few, real, 2).distances[:, 1])
+    usual = np.median(nearest_members(few, real, 2).distances[:, 1])
     drawn = np.asarray(subject.sample(num or config.sample.num).samples, np.float32)
-    found = nearest(flatten(drawn).vectors, real, max(k, columns))
+    found = nearest_members(flatten(drawn).vectors, real, k)
     rows = np.argsort(found.ratios, kind="stable")[:_ROWS]
-    pictures = real[found.members[rows, :columns]].reshape(len(rows), columns, *source.shape)
+    pictures = real[found.members[rows, :_NEAREST]].reshape(len(rows), _NEAREST, *source.shape)
     frames = np.concatenate([drawn[rows, None], pictures], axis=1)
     plots.trajectory(
         path,
         visible(frames, shown_channels(config.data)),
-        columns=["sample", *(f"training {i + 1}" for i in range(columns))],
+        columns=["sample", *(f"training {i + 1}" for i in range(_NEAREST))],
         rows=[f"{each:.2f}" for each in found.distances[rows, 0] / max(usual, 1e-12)],
     )
 

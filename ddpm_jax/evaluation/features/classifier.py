@@ -111,12 +111,13 @@ def _load(context: FeatureContext) -> Extractor:
     model = _model(source)
     found = read_state(key, Trained(np.zeros(0), np.zeros(())))
     if found is None or not _is_whole(found, model.size):
+        context.report("training a classifier of the real examples; it is kept for the next time")
         began = time.monotonic()
         found = _train(source, model)
         write_state(key, found)
         context.report(
-            f"trained a classifier of the real examples in {time.monotonic() - began:.0f} s; "
-            f"it finds {found.accuracy:.1%} of the held-out classes"
+            f"trained it in {time.monotonic() - began:.0f} s; it finds the class of "
+            f"{found.accuracy:.1%} of the held-out examples"
         )
     described = {
         "digest": hashlib.sha256(found.parameters.tobytes()).hexdigest()[:16],

@@ -32,7 +32,9 @@ class Nearest(NamedTuple):
         return np.divide(self.distances[:, 0], mean, out=np.zeros_like(mean), where=mean > 0)
 
 
-def nearest(vectors: np.ndarray, members: np.ndarray, k: int, *, others: bool = False) -> Nearest:
+def nearest_members(
+    vectors: np.ndarray, members: np.ndarray, k: int, *, others: bool = False
+) -> Nearest:
     """Returns the k nearest of `members` `[M, D]` to each of `vectors` `[N, D]`.
 
     With `others`, both are the same set, and none is its own neighbour. Raises ValueError if there
@@ -60,8 +62,8 @@ def compare_nearest(
     What new examples would give is that of the real ones, each against all others: for the share,
     about the quantile.
     """
-    new, drawn = nearest(real, real, k, others=True), nearest(samples, real, k)
-    limit = np.quantile(new.ratios, quantile, method="higher")
+    new, drawn = nearest_members(real, real, k, others=True), nearest_members(samples, real, k)
+    limit = np.quantile(new.ratios, quantile, method="lower")
     return {
         "memorised": float(np.mean(drawn.ratios <= limit)),
         "memorised_if_new": float(np.mean(new.ratios <= limit)),
