@@ -8,6 +8,7 @@ from ddpm_jax import plots
 from ddpm_jax.cli.arguments import config_of, options_of, settings_of
 from ddpm_jax.cli.console import bar, show, warn
 from ddpm_jax.cli.flags import HELP, read, split
+from ddpm_jax.data.recognition import recognize
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import storage_path
 from ddpm_jax.reports import inspection
@@ -83,7 +84,7 @@ def _info(source: str, options: Info, about_data: list[str], prog: str) -> int:
     if path.suffix == ".py" or (path / "config.json").is_file():
         data = config_of(source).data
     else:
-        data = inspection.recognize(source, options.split, options.data_dir)
+        data = recognize(source, options.split, options.data_dir)
     settings = [each._replace(name=f"data.{each.name}") for each in configs.settings(data)]
     given = read(prog, about_data, settings)
     data = configs.override(data, {name.removeprefix("data."): v for name, v in given.items()})

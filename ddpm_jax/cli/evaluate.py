@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ddpm_jax import config as configs
-from ddpm_jax.cli.arguments import Shared, built, config_of, settings_of, target_of, with_rows
+from ddpm_jax.cli.arguments import Shared, built, settings_of, target_of, with_rows
 from ddpm_jax.cli.console import bar, show, warn
 from ddpm_jax.cli.flags import HELP, read, split
 from ddpm_jax.cli.sample import flags_of_sampling
@@ -16,9 +16,8 @@ from ddpm_jax.evaluation.evaluate import evaluate
 from ddpm_jax.evaluation.features import FEATURES
 from ddpm_jax.evaluation.metrics import METRICS
 from ddpm_jax.evaluation.sets import ExampleSet, Statistics
-from ddpm_jax.evaluation.stored import arrays_in, like_samples, open_samples, read_statistics
+from ddpm_jax.evaluation.stored import find_reference, open_samples
 from ddpm_jax.files import replacing, storage_path
-from ddpm_jax.reports.inspection import recognize
 from ddpm_jax.runtime.distributed import is_first
 from ddpm_jax.sampling.run import Run, load
 from ddpm_jax.tables import Choice
@@ -125,16 +124,11 @@ def _reference(
             raise UserError(f"{prog} needs --reference with real examples, as --reference cifar10")
         data = samples.config.data
     else:
-        path = storage_path(named)
-        if path.suffix == ".npz" and "mu" in arrays_in(path):
-            return read_statistics(path)
-        if path.suffix == ".py" or (path / "config.json").is_file():
-            data = config_of(named).data
-        else:
-            data = recognize(named)
-        is_run = isinstance(samples, Run)
-        shape = samples.config.data.example_shape if is_run else samples.source.shape
-        data = like_samples(data, shape)
+        drawn = isinstance(samples, Run)
+        shape = samples.config.data.example_shape if drawn else samples.source.shape
+        data = find_reference(named, tuple(shape))
+    if isinstance(data, Statistics):
+        return data
     settings = [each._replace(name=f"data.{each.name}") for each in configs.settings(data)]
     given = read(prog, of_data, settings)
     return configs.override(data, {name.removeprefix("data."): it for name, it in given.items()})
@@ -143,18 +137,13 @@ def _reference(
 def _metric(words: str, prog: str) -> Choice:
     """Reads a metric with its options: `precision_recall --k 5`."""
     name, *rest = words.split() or [""]
-    return Choice(name, **read(f"{prog} --metrics {name}", rest, _options_of(name)))
-
-
-def _options_of(name: str) -> list[Setting]:
-    return list(configs.option_settings({name: METRICS[name]})) if name in METRICS else []
+    known = configs.option_settings({name: METRICS[name]}) if name in METRICS else ()
+    return Choice(name, **read(f"{prog} --metrics {name}", rest, list(known)))
 
 
 def _features(name: str | None, given: dict[str, Any]) -> Choice | None:
     options = {each.name: given[each.name] for each in _of_features() if each.name in given}
-    if name is None:
-        if options:
-            first = next(iter(options))
-            raise UserError(f"--{first} is an option of --features; name the features too")
-        return None
-    return Choice(name, **options)
+    if name is None and options:
+        first = next(iter(options))
+        raise UserError(f"--{first} is an option of --features; name the features too")
+    return None if name is None else Choice(name, **options)

@@ -99,7 +99,7 @@ def evaluate(
     comparison = _Comparison(judges, chosen, facts, reference, report, progress)
     with pinned():
         if not isinstance(samples, Run):
-            return _compare(comparison, samples)
+            return _compare(comparison, _load_features(comparison), samples)
         assert plan is not None
         return _draw_and_compare(comparison, samples, plan)
 
@@ -107,10 +107,13 @@ def evaluate(
 def _draw_and_compare(comparison: _Comparison, run: Run, plan: Draw) -> Evaluation:
     """Draws the samples with all processes; the first one alone compares them."""
     folder = run.folder / f"evaluation-{sets.digest_of(run, plan)}"
+    extractors: dict[str, Extractor] = {}
+    # Before hours of sampling: weights may be damaged, and too few examples may have labels.
+    distributed.broadcast_from_first(lambda: extractors.update(_load_features(comparison)))
     drawn = sets.draw(run, plan, folder, comparison.progress("sampling"))
 
     def compute() -> dict[str, Any]:
-        found = _compare(comparison, drawn)
+        found = _compare(comparison, extractors, drawn)
         remove(folder)
         return found.as_dict()
 
@@ -119,18 +122,25 @@ def _draw_and_compare(comparison: _Comparison, run: Run, plan: Draw) -> Evaluati
     return Evaluation(values, notes, found)
 
 
-def _compare(comparison: _Comparison, samples: ExampleSet) -> Evaluation:
-    """Computes the features of both sets and compares them."""
-    judges, _, facts, reference, report, progress = comparison
+def _load_features(comparison: _Comparison) -> dict[str, Extractor]:
+    """Returns the extractors that the metrics need, by name."""
+    judges, chosen, _, reference, report, _ = comparison
     context = FeatureContext(
         reference.source if isinstance(reference, ExampleSet) else None, report
     )
     extractors: dict[str, Extractor] = {}
     for name in dict.fromkeys(each.features for each in judges):
-        chosen = comparison.features
         choice = chosen if name == chosen.name else FEATURES_FIELD.complete(name)
         loaded = FEATURES[name](**choice.options).load(context)
         extractors[name] = loaded._replace(described={**choice.options, **loaded.described})
+    return extractors
+
+
+def _compare(
+    comparison: _Comparison, extractors: Mapping[str, Extractor], samples: ExampleSet
+) -> Evaluation:
+    """Computes the features of both sets and compares them."""
+    judges, _, facts, reference, _, progress = comparison
     of_real = _real_states(judges, reference, extractors, progress("reading the data"))
     of_samples = _states(judges, samples.source, extractors, progress("computing features"))
     values: dict[str, float] = {}

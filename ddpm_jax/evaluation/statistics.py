@@ -76,4 +76,4 @@ def add_moments(state: Moments, features: Features, labels: np.ndarray | None) -
     gap, around = mean - state.mean, vectors - mean
     weight = state.size * len(vectors) / size
     scatter = state.scatter + around.T @ around + weight * np.outer(gap, gap)
-    return Moments(size, state.mean + gap * (len(vectors) / size), scatter)
+    return Moments(np.asarray(size), state.mean + gap * (len(vectors) / size), scatter)

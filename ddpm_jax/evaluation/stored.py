@@ -1,18 +1,19 @@
 """Samples and statistics from anywhere: files of this package, of others, and pictures."""
 
+import io
 import zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ddpm_jax.config import ArraysData, DataConfig, FolderData
+from ddpm_jax.config import ArraysData, DataConfig, FolderData, load_file, loads, override
+from ddpm_jax.config.files import SHIPPED
 from ddpm_jax.data import describe_source
 from ddpm_jax.data.formats import open_picture_file, upright
 from ddpm_jax.data.listing import list_pictures
+from ddpm_jax.data.recognition import recognize
 from ddpm_jax.data.source import ArraySource, StreamSource
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.sets import ExampleSet, Statistics, set_of_data
@@ -45,7 +46,7 @@ def open_samples(path: str | StoragePath) -> ExampleSet:
 def arrays_in(path: StoragePath) -> tuple[str, ...]:
     """Returns the names of the arrays in a .npz; raises UserError if it is none."""
     try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
             return tuple(name.removesuffix(".npy") for name in archive.namelist())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; name a file of samples or of statistics") from None
@@ -54,8 +55,11 @@ def arrays_in(path: StoragePath) -> tuple[str, ...]:
 
 
 def _other_arrays(path: Path, names: tuple[str, ...]) -> ArraysData:
-    with np.load(path, allow_pickle=False) as file:
-        shape = file["arr_0"].shape
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            shape = file["arr_0"].shape
+    except ValueError as error:
+        raise UserError(f"{path}: arr_0 can't be read ({error}); write it again") from None
     if len(shape) != 4:
         raise UserError(f"{path}: arr_0 has the shape {shape}; it must be [N, H, W, C]")
     labels = "arr_1" if "arr_1" in names else None
@@ -99,7 +103,7 @@ def read_statistics(path: StoragePath) -> Statistics:
     Raises UserError if they are missing, of other shapes, or not finite.
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} can't be read as statistics mu and sigma ({error})") from None
@@ -113,9 +117,22 @@ def read_statistics(path: StoragePath) -> Statistics:
     return Statistics(known, {"statistics": str(path), "sha256": sha256(path)})
 
 
-def like_samples(config: DataConfig, shape: tuple[int, ...]) -> DataConfig:
-    """Returns the settings of real examples with the size and channels of the samples."""
-    more: dict[str, Any] = {}
-    if len(shape) == 3 and hasattr(config, "image_size"):
-        more = {"image_size": tuple(shape[:2]), "channels": shape[2]}
-    return replace(config, **more) if more else config
+def find_reference(named: str, shape: tuple[int, ...]) -> DataConfig | Statistics:
+    """Returns the real examples that a path or a name stands for, or their statistics.
+
+    A .npz with `mu` holds statistics; a config, a run and a shipped config's name stand for their
+    data. Images get the size and the channels of the samples, whose `shape` is given. Raises
+    UserError for what is none of these.
+    """
+    path = storage_path(named)
+    if path.suffix == ".npz" and "mu" in arrays_in(path):
+        return read_statistics(path)
+    if (path / "config.json").is_file():
+        data = loads((path / "config.json").read_bytes(), str(path / "config.json")).data
+    elif path.suffix == ".py" or (not path.exists() and (SHIPPED / f"{named}.py").is_file()):
+        data = load_file(named).data
+    else:
+        data = recognize(named)
+    if len(shape) == 3 and hasattr(data, "image_size"):
+        return override(data, {"image_size": shape[:2], "channels": shape[2]})
+    return data

@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import hashlib
 import math
-import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePath
@@ -24,13 +23,13 @@ from ddpm_jax.config import (
 from ddpm_jax.data import SOURCES
 from ddpm_jax.data.arrays import as_images, as_points, read_arrays
 from ddpm_jax.data.folder import Page, find_classes, find_pages
-from ddpm_jax.data.formats import count_pages, open_picture_file, suffixes, upright
+from ddpm_jax.data.formats import count_pages, open_picture_file, upright
 from ddpm_jax.data.listing import list_pictures
 from ddpm_jax.data.picture import read_picture
 from ddpm_jax.data.pictures import RangeError, decode, fit_pixels
 from ddpm_jax.data.source import StreamSource, Unreadable
-from ddpm_jax.data.tfds import known_sets, open_records
-from ddpm_jax.errors import UserError, nearest
+from ddpm_jax.data.tfds import open_records
+from ddpm_jax.errors import UserError
 from ddpm_jax.files import local_path
 
 Progress = Callable[[int, int], None]
@@ -123,27 +122,6 @@ def inspect(config: DataConfig, progress: Progress = lambda done, total: None) -
         raise UserError(f"data: {counted}; the first is {first}; give others")
     facts = _facts(stored, readable, unreadable)
     return Inspection(facts, *_preview(stored, readable), stored.class_names)
-
-
-def recognize(source: str, split: str = "train", data_dir: str | None = None) -> DataConfig:
-    """Returns the data config for an existing file or folder, or else for a TFDS set of that name.
-
-    Raises UserError if there is neither.
-    """
-    path = local_path(source)
-    if not path.exists():
-        bare, known = re.split("[/:]", source)[0], known_sets()
-        if bare in known:
-            return TfdsData(name=source, split=split, data_dir=data_dir)
-        # A mistyped path is not taken for a mistyped name.
-        beside = sorted(each.name for each in path.parent.glob("*"))
-        near = nearest(path.name, beside) or nearest(source, known if bare == path.name else [])
-        raise UserError(f"{path} does not exist{near}; name a folder, a zip, arrays or a TFDS set")
-    if path.is_file() and path.suffix.lower() in suffixes():
-        return PictureData(path=str(path))
-    if path.suffix.lower() in (".npz", ".npy"):
-        return ArraysData(path=str(path))
-    return FolderData(path=str(path))
 
 
 def summarize(facts: dict[str, Any]) -> dict[str, Any]:

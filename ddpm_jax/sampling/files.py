@@ -1,5 +1,6 @@
 """Samples to files, in the form that the path's ending asks for."""
 
+import io
 from collections.abc import Mapping
 
 import numpy as np
@@ -40,7 +41,8 @@ def read_samples(path: StoragePath) -> dict[str, np.ndarray]:
     Raises UserError if it is damaged, or has no floats `samples` `[N, …]` with fitting labels.
     """
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        # The whole file, because a bucket's stream can't go back.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; draw the samples again") from None

@@ -12,12 +12,11 @@ from ddpm_jax.config import (
     FolderData,
     PictureData,
     PointsData,
-    TfdsData,
 )
 from ddpm_jax.data import open_source
 from ddpm_jax.data.formats import suffixes
 from ddpm_jax.errors import UserError
-from ddpm_jax.reports.inspection import inspect, recognize, summarize
+from ddpm_jax.reports.inspection import inspect, summarize
 
 
 @pytest.fixture
@@ -220,21 +219,6 @@ def test_a_tfds_set_is_counted(tfds_config):
     assert found.facts["sizes"] == {"28×28": 50}
     assert found.facts["channels"] == {"grey": 50}
     assert sum(found.facts["classes"].values()) == 50
-
-
-def test_a_path_or_a_name_becomes_the_config_of_its_kind(folder, tmp_path):
-    np.save(tmp_path / "x.npy", np.zeros(1))
-    Image.new("L", (2, 2)).save(tmp_path / "x.png")
-    assert recognize(str(folder)) == FolderData(path=str(folder))
-    assert isinstance(recognize(str(tmp_path / "x.npy")), ArraysData)
-    assert isinstance(recognize(str(tmp_path / "x.png")), PictureData)
-    assert recognize("mnist", "test", "here") == TfdsData(
-        name="mnist", split="test", data_dir="here"
-    )
-    assert recognize("mnist:3.0.1") == TfdsData(name="mnist:3.0.1")
-    for missing in (str(tmp_path / "gone"), "./gone", "gone.zip"):
-        with pytest.raises(UserError, match="does not exist; name a folder"):
-            recognize(missing)
 
 
 def test_long_facts_are_cut_short_in_the_table():

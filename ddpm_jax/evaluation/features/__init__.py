@@ -13,6 +13,7 @@ from ddpm_jax.evaluation.features.extractor import (
     FeatureExtractor,
     Features,
 )
+from ddpm_jax.evaluation.features.inception import inception
 from ddpm_jax.evaluation.features.pixels import pixels
 
 __all__ = ["FEATURES", "Extractor", "FeatureContext", "FeatureExtractor", "Features"]
@@ -20,4 +21,5 @@ __all__ = ["FEATURES", "Extractor", "FeatureContext", "FeatureExtractor", "Featu
 FEATURES: dict[str, Callable[..., FeatureExtractor]] = {
     "classifier": classifier,
     "pixels": pixels,
+    "inception": inception,
 }

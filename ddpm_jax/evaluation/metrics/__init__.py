@@ -7,8 +7,9 @@ To add a metric, write its file and its row here.
 from collections.abc import Callable
 
 from ddpm_jax.evaluation.metrics.classifier import agreement, svc_accuracy
-from ddpm_jax.evaluation.metrics.frechet import frechet_distance
-from ddpm_jax.evaluation.metrics.kernel import kernel_distance
+from ddpm_jax.evaluation.metrics.frechet import fid, frechet_distance
+from ddpm_jax.evaluation.metrics.inception_score import inception_score
+from ddpm_jax.evaluation.metrics.kernel import kernel_distance, kid
 from ddpm_jax.evaluation.metrics.memorisation import memorisation
 from ddpm_jax.evaluation.metrics.metric import Metric
 from ddpm_jax.evaluation.metrics.neighbours import coverage, precision_recall
@@ -25,4 +26,7 @@ METRICS: dict[str, Callable[..., Metric]] = {
     "memorisation": memorisation,
     "accuracy": svc_accuracy,
     "sliced_wasserstein": sliced_wasserstein_distance,
+    "fid": fid,
+    "kid": kid,
+    "inception_score": inception_score,
 }

@@ -41,7 +41,7 @@ def accuracy(real: FeatureSet, samples: FeatureSet) -> dict[str, float]:
     return {"accuracy": float(right.sum() / requested.sum()), **shares}
 
 
-def agreement_by_class(samples: FeatureSet) -> dict[str, float]:
+def agreement_with_labels(samples: FeatureSet) -> dict[str, float]:
     """Returns the share of samples that the extractor's own classes find as requested.
 
     Raises ValueError without logits or labels.
@@ -61,7 +61,7 @@ def agreement() -> Metric:
         return _need_labels(facts)
 
     return metric_of_sets(
-        lambda real, samples: agreement_by_class(samples),
+        lambda real, samples: agreement_with_labels(samples),
         obstacle,
         better={"agreement": "higher"},
     )

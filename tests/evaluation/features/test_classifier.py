@@ -32,10 +32,8 @@ def pictures(n=120, seed=0):
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch, tmp_path):
-    """Few steps of a narrow network, and a cache of its own."""
-    quick = module.Settings(channels=(8, 8), least_steps=60, most_steps=60, batch_size=16)
-    monkeypatch.setattr(module, "SETTINGS", quick)
+def cache(monkeypatch, tmp_path):
+    """A cache of its own for each test."""
     monkeypatch.setenv("DDPM_JAX_CACHE", str(tmp_path))
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ddpm_jax.evaluation.metrics.classifier import accuracy, confusion
+from ddpm_jax.evaluation.metrics.classifier import accuracy, agreement_with_labels, confusion
 from ddpm_jax.evaluation.statistics import FeatureSet
 
 
@@ -10,7 +10,7 @@ def blobs(seed, counts):
     corners = np.array([[-1, -1], [1, -1], [1, 1]])
     labels = np.repeat(np.arange(len(counts)), counts)
     noise = 0.05 * np.random.default_rng(seed).normal(size=(len(labels), 2))
-    return FeatureSet(corners[labels] + noise, labels)
+    return FeatureSet(corners[labels] + noise, None, labels)
 
 
 def test_a_wrong_label_counts_for_the_class_that_was_requested():
@@ -34,3 +34,12 @@ def test_labels_are_needed():
     real = blobs(0, [5, 5])
     with pytest.raises(ValueError, match="needs the labels"):
         accuracy(real, real._replace(labels=None))
+
+
+def test_agreement_is_the_share_whose_largest_logit_is_the_label():
+    logits = np.array([[2.0, 1.0], [0.0, 1.0], [3.0, 4.0], [5.0, 1.0]])
+    samples = FeatureSet(np.zeros((4, 1)), logits, np.array([0, 1, 0, 0]))
+    assert agreement_with_labels(samples) == {"agreement": 0.75}
+    for lacking in ({"logits": None}, {"labels": None}):
+        with pytest.raises(ValueError, match="needs the logits of the samples and their labels"):
+            agreement_with_labels(samples._replace(**lacking))

@@ -1,8 +1,13 @@
+import functools
+
 import numpy as np
 import pytest
 
 from ddpm_jax.evaluation.metrics import neighbours as module
-from ddpm_jax.evaluation.metrics.neighbours import expected_coverage, nearest_neighbours
+from ddpm_jax.evaluation.metrics.neighbours import expected_coverage
+from ddpm_jax.evaluation.metrics.neighbours import nearest_neighbours as by_k
+
+nearest_neighbours = functools.partial(by_k, k=5)
 
 
 def gaussian(seed, n, *shape):
