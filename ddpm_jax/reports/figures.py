@@ -266,6 +266,7 @@ def _neighbours(subject: Subject, path: StoragePath, *, num: Num = None) -> None
         visible(frames, shown_channels(config.data)),
         columns=["sample", *(f"training {i + 1}" for i in range(_NEAREST))],
         rows=[f"{each:.2f}" for each in found.distances[rows, 0] / max(usual, 1e-12)],
+        title="distance of the nearest; 1: as training pictures from each other",
     )
 
 
