@@ -25,7 +25,10 @@ def main(named: str, *pairs: str) -> None:
     parts = np.array_split(rng.permutation(len(source)), 2)
     halves = [source.gather(np.sort(part)) for part in parts]
     sets = [
-        ExampleSet(ArraySource(*map(np.asarray, half), source.class_names), {"half": k})
+        ExampleSet(
+            ArraySource(np.asarray(half.examples), np.asarray(half.labels), source.class_names),
+            {"half": k},
+        )
         for k, half in enumerate(halves)
     ]
     noise = rng.normal(size=(len(source), *source.shape)).clip(-1, 1).astype(np.float32)

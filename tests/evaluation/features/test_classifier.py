@@ -2,6 +2,7 @@
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def trainings(monkeypatch):
     return taken
 
 
-def load(source=None, report=lambda line: None):
+def load(source: Any = None, report=lambda line: None):
     return FEATURES["classifier"]().load(FeatureContext(source or pictures(), report))
 
 
@@ -63,7 +64,8 @@ def test_it_learns_the_classes_and_is_the_same_each_time(monkeypatch):
     assert "it finds" in lines[-1]
     fresh = pictures(seed=1)
     examples = fresh.examples.astype(np.float32) / 127.5 - 1
-    found, again = first.extract(examples), second.extract(examples)
+    found: Any = first.extract(examples)
+    again = second.extract(examples)
     assert found.vectors.shape == (120, 8)
     assert found.vectors.dtype == np.float32
     assert np.mean(found.logits.argmax(axis=1) == fresh.labels) > 0.9
@@ -75,9 +77,9 @@ def test_features_are_of_each_example_alone(trainings, monkeypatch):
     monkeypatch.setattr(module, "_BATCH", 16)
     extract = load().extract
     examples = pictures().examples[:37].astype(np.float32) / 127.5 - 1
-    whole = extract(examples)
+    whole: Any = extract(examples)
     for rows in (slice(0, 1), slice(5, 30)):
-        part = extract(examples[rows])
+        part: Any = extract(examples[rows])
         np.testing.assert_array_equal(part.vectors, whole.vectors[rows])
         np.testing.assert_array_equal(part.logits, whole.logits[rows])
 
@@ -165,5 +167,6 @@ def test_it_is_the_first_choice_where_it_applies():
 def test_pictures_of_any_size_have_features(shape, trainings):
     examples = np.zeros((40, *shape), np.uint8)
     labels = np.arange(40, dtype=np.int32) % 2
-    found = load(ArraySource(examples, labels, NAMES)).extract(np.zeros((3, *shape), np.float32))
+    extract = load(ArraySource(examples, labels, NAMES)).extract
+    found: Any = extract(np.zeros((3, *shape), np.float32))
     assert (found.vectors.shape, found.logits.shape) == ((3, 8), (3, 2))
