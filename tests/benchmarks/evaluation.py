@@ -2,7 +2,7 @@
 
     python tests/benchmarks/evaluation.py REFERENCE [NAME=SAMPLES ...]
 
-REFERENCE is a data set, as digits; SAMPLES are files of `ddpm sample`. The ends of
+REFERENCE is a config or a run with its data; SAMPLES are files of `ddpm sample`. The ends of
 the table are the two halves of the reference, compared with each other, and noise.
 """
 
@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-from ddpm_jax.data.recognition import recognize
+from ddpm_jax.cli.arguments import config_of
 from ddpm_jax.data.source import ArraySource
 from ddpm_jax.evaluation.evaluate import evaluate
 from ddpm_jax.evaluation.sets import ExampleSet, set_of_data
@@ -19,7 +19,7 @@ from ddpm_jax.files import storage_path
 
 
 def main(named: str, *pairs: str) -> None:
-    reference = set_of_data(recognize(named))
+    reference = set_of_data(config_of(named).data)
     source = reference.source
     rng = np.random.default_rng(0)
     parts = np.array_split(rng.permutation(len(source)), 2)
