@@ -11,12 +11,17 @@ from typing import Any
 from ddpm_jax.runtime.distributed import is_first
 
 
+# Work of so many seconds tells how long the rest will take.
+_FORESEEN_SECONDS = 5
+
+
 def bar(title: str) -> Callable[[int, int], None]:
     """Returns a callback `(done, total)` that shows progress: a bar on a terminal, else lines.
 
-    Time counts from the first call, which may come after a compilation.
+    Time counts from the first call, which may come after a compilation. Of long work the first line
+    comes as soon as its time can be foreseen.
     """
-    shown, begun, first, said = None, None, 0, time.monotonic()
+    shown, begun, first, said = None, None, 0, None
 
     def progress(done: int, total: int) -> None:
         from ddpm_jax.training.logging.progress import EVERY_SECONDS, clock, steps_bar
@@ -30,9 +35,12 @@ def bar(title: str) -> Callable[[int, int], None]:
             shown.update(done - shown.n)
             if done == total:
                 shown.close()
-        elif now - said >= EVERY_SECONDS and first < done < total:
-            said, left = now, (now - begun) / (done - first) * (total - done)
-            warn(f"{title}: {done:,} of {total:,}, {clock(left)} left")
+        elif first < done < total:
+            left = (now - begun) / (done - first) * (total - done)
+            foreseen = said is None and now - begun >= _FORESEEN_SECONDS and left >= EVERY_SECONDS
+            if foreseen or now - (said or begun) >= EVERY_SECONDS:
+                said = now
+                warn(f"{title}: {done:,} of {total:,}, {clock(left)} left")
 
     return progress
 

@@ -124,7 +124,7 @@ def _draw_and_compare(comparison: _Comparison, run: Run, plan: Draw) -> Evaluati
 
 def _load_features(comparison: _Comparison) -> dict[str, Extractor]:
     """Returns the extractors that the metrics need, by name."""
-    judges, chosen, _, reference, report, _ = comparison
+    judges, chosen, facts, reference, report, _ = comparison
     context = FeatureContext(
         reference.source if isinstance(reference, ExampleSet) else None, report
     )
@@ -133,7 +133,20 @@ def _load_features(comparison: _Comparison) -> dict[str, Extractor]:
         choice = chosen if name == chosen.name else FEATURES_FIELD.complete(name)
         loaded = FEATURES[name](**choice.options).load(context)
         extractors[name] = loaded._replace(described={**choice.options, **loaded.described})
+        if isinstance(reference, Statistics):
+            _check_dimensions(reference, extractors[name], facts)
     return extractors
+
+
+def _check_dimensions(reference: Statistics, extractor: Extractor, facts: Facts) -> None:
+    """Raises UserError for statistics of other features."""
+    one = extractor.extract(np.zeros((1, *facts.sample_shape), np.float32))
+    have, need = len(reference.moments.mean), one.vectors.shape[1]
+    if have != need:
+        raise UserError(
+            f"the reference statistics have {have:,} dimensions, and these features {need:,}; "
+            "choose the features they are of"
+        )
 
 
 def _compare(

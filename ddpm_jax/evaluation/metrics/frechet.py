@@ -7,7 +7,6 @@ In Inception's features it is the FID (Heusel et al. 2017).
 
 import numpy as np
 
-from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.facts import Facts
 from ddpm_jax.evaluation.metrics.metric import Metric, need_more_than, no_caution
 from ddpm_jax.evaluation.statistics import Moments, add_moments, no_moments
@@ -19,15 +18,8 @@ def frechet(real: Moments, samples: Moments) -> float:
     """Returns d², at least 0.
 
     tr (Σ₁Σ₂)^½ is the sum of the singular values of Σ₁^½ Σ₂^½, of symmetric roots. This also holds
-    for covariances without full rank, where a general matrix root loses half of its digits. Raises
-    UserError for means of other dimensions.
+    for covariances without full rank, where a general matrix root loses half of its digits.
     """
-    have, need = len(real.mean), len(samples.mean)
-    if have != need:
-        raise UserError(
-            f"the reference statistics have {have:,} dimensions, and these features {need:,}; "
-            "choose the features they are of"
-        )
     gap = real.mean - samples.mean
     roots = [_root(each.covariance) for each in (real, samples)]
     common = np.linalg.svd(roots[0] @ roots[1], compute_uv=False).sum()

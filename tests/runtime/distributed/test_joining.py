@@ -3,6 +3,7 @@
 `--long` runs more of them.
 """
 
+import json
 import os
 import resource
 import signal
@@ -264,6 +265,18 @@ def test_neither_the_number_of_processes_nor_a_kill_changes_the_samples_of_a_fol
     with pytest.warns(UserWarning, match="x_T is not noise"):
         plain = ddpm_jax.load(folder / "run").sample(num, batch_size=size).samples
     np.testing.assert_allclose(whole, plain, atol=1e-5)
+    # Nor do they change what metrics say of them.
+    found = []
+    for count in (1, 3) if long else (1, 2):
+        result = folder / f"judged{count}.json"
+        words = ("-m", "ddpm_jax.cli", "evaluate", folder / "run", "--num", num)
+        words += ("--batch_size", size, "--output", result)
+        together = Processes(folder, count, *words)
+        assert together.codes() == [0] * count, together.log()
+        found.append(json.loads(result.read_text()))
+    assert found[0] == found[1]
+    assert found[0]["values"]["sliced_wasserstein"] > 0
+    assert not list((folder / "run").glob("evaluation-*"))
 
 
 def test_a_folder_of_other_samples_is_left_alone(folder):

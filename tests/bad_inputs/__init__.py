@@ -1,0 +1,1 @@
+"""The tables of bad inputs, for test_bad_inputs.py."""
