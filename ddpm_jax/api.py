@@ -165,10 +165,10 @@ def train(
 def load(
     folder: str | StoragePath,
     *,
-    checkpoint: int | None = None,
+    checkpoint: int | str | None = None,
     params: str | None = None,
 ) -> Run:
-    """Opens a run folder: its newest good checkpoint, or the step `checkpoint`.
+    """Opens a run folder: its newest good checkpoint, or `checkpoint`: a step, or "best".
 
     `params` names an average of the parameters, or is "raw"; None takes the first average. A
     damaged checkpoint that is passed over gives a warning. Raises UserError if the folder has no

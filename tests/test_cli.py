@@ -48,6 +48,7 @@ def told(capsys, tmp_path):
     return command
 
 
+MEASURED = ["--validation.metrics", "frechet_distance"]
 CONFIGS = {
     "no config file": (["configs/digit.py"], "did you mean configs/digits.py?"),
     "no config named": ([], "ddpm train needs a CONFIG first"),
@@ -79,6 +80,63 @@ CONFIGS = {
     "no limit spelt inf": ([DIGITS, "--optimizer.clip", "inf"], "optimizer.clip is inf"),
     "a seed below 0": ([DIGITS, "--seed=-1"], "seed is -1"),
     "a stray word": ([DIGITS, "fast"], "fast"),
+    "validation of nothing": (
+        [DIGITS, "--validation.every", "100"],
+        "validation.every is 100; it must be None without held-out data; set validation.share or",
+    ),
+    "all data held out": ([DIGITS, "--validation.share", "1"], "validation.share is 1.0; it must"),
+    "hardly any data held out": (
+        [DIGITS, "--validation.share", "0.0001"],
+        "validation.share is 0.0001; of 1,797 examples it must hold out at least one",
+    ),
+    "a share of other data": (
+        [DIGITS, "--validation.share", "0.1", "--validation.data", "flip=True"],
+        "validation.data is ('flip=True',); it must be left out with validation.share",
+    ),
+    "held-out data of no setting": (
+        [DIGITS, "--validation.data", "flop=True"],
+        "validation.data is 'flop'; it must be one of flip (did you mean flip?)",
+    ),
+    "a held-out setting of another type": (
+        [DIGITS, "--validation.data", "flip=7"],
+        "validation.data flip is 7; it must be bool",
+    ),
+    "a held-out word": (
+        [DIGITS, "--validation.data", "test"],
+        "validation.data is 'test'; it must be a setting of data, such as split=test",
+    ),
+    "held-out pictures of another size": (
+        ["cifar10", "--validation.data", "image_size=[8, 8]"],
+        "it must be data with examples of the same shape, (32, 32, 3)",
+    ),
+    "validations between dispatches": (
+        [DIGITS, "--validation.share", "0.1", "--validation.every", "101"],
+        "validation.every is 101; it must be a multiple of train.steps_per_dispatch",
+    ),
+    "the best of nothing": (
+        [DIGITS, "--validation.keep_best", "validation_loss"],
+        "'validation_loss'; it must be None unless validation.every or validation.metrics is set",
+    ),
+    "the best of an unknown value": (
+        [DIGITS, *MEASURED, "--validation.keep_best", "frechet_distanc"],
+        "it must be one of frechet_distance (did you mean frechet_distance?)",
+    ),
+    "the best of a value that has none": (
+        [DIGITS, "--validation.metrics", "coverage", "--validation.keep_best", "density"],
+        "validation.keep_best is 'density'; it must be one of coverage",
+    ),
+    "a metric that is unknown": (
+        [DIGITS, "--validation.metrics", "frechet"],
+        "validation.metrics is 'frechet'; it must be one of",
+    ),
+    "a metric that does not apply": (
+        [DIGITS, "--validation.metrics", "sliced_wasserstein"],
+        "validation.metrics: the metric sliced_wasserstein does not apply: it needs points",
+    ),
+    "metrics without previews": (
+        [DIGITS, *MEASURED, "--train.preview_every", "None"],
+        "validation.metrics is ('frechet_distance',); it must be empty without previews",
+    ),
 }
 
 
@@ -139,6 +197,8 @@ SAMPLES = {
     "another ending": (["--output", "samples.jpg"], "one of .png, .gif, .npz"),
     "a folder that is not there": (["--output", "nowhere/at/all.png"], "can't be written"),
     "a step that was not saved": (["--checkpoint", "3"], "has no checkpoint 3; it has 4"),
+    "no best": (["--checkpoint", "best"], "has no best checkpoint: training keeps one with valid"),
+    "a checkpoint that is no step": (["--checkpoint", "bset"], "--checkpoint"),
     "a mistyped option": (["--gidance", "3"], "(did you mean --guidance?)"),
     "a seed below 0": (["--seed=-1"], "seed is -1"),
     "a seed too large": (["--seed", "4294967296"], "seed is 4294967296"),

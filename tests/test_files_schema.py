@@ -45,7 +45,8 @@ def folder(tmp_path_factory):
     """A run of four steps that started twice, the second time with another learning rate."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     settings = {"steps": 2, "log_every": 1, "save_every": 2, "preview_every": None}
-    config = changed(TINY, train=settings, sample={"num": 4})
+    validation = {"share": 0.01, "every": 2, "keep_best": "validation_loss"}
+    config = changed(TINY, train=settings, sample={"num": 4}, validation=validation)
     train(config, folder)
     train(changed(config, train={"steps": 4}, optimizer={"learning_rate": 1e-3}), folder)
     return folder
@@ -57,9 +58,17 @@ def test_the_config(folder):
 
 
 def test_the_rows_of_the_metrics(folder):
-    rows = lines(folder / "metrics.jsonl")
-    assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    assert all(list(row) == list(documented("metrics.jsonl")) for row in rows)
+    rows, keys = lines(folder / "metrics.jsonl"), list(documented("metrics.jsonl"))
+    assert [row["step"] for row in rows] == [1, 2, 2, 3, 4, 4]
+    for own, among in ((["step", "validation_loss"], (2, 5)), (keys[:-1], (0, 1, 3, 4))):
+        assert all(list(rows[k]) == own for k in among)
+    assert keys[-1] == "validation_loss"
+
+
+def test_the_mark_of_the_best(folder):
+    (said,) = [line for line in FILES.splitlines() if "checkpoints/best.json" in line]
+    found = json.loads((folder / "checkpoints/best.json").read_text())
+    assert list(found) == re.findall("`([^`]+)`", said)[1:]
 
 
 def test_the_events_of_a_run(folder):

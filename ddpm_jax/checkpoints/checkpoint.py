@@ -26,6 +26,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from ddpm_jax import config as configs
+from ddpm_jax.checkpoints.best import Best, read_best, write_best
 from ddpm_jax.checkpoints.commit import META, commit_in, damage, first_line
 from ddpm_jax.checkpoints.lifting import sources
 from ddpm_jax.checkpoints.manifest import (
@@ -89,14 +90,15 @@ class Checkpoints:
         keep_every: int | None,
         data: Mapping[str, Any] | None = None,
         before_commit: Callable[[], None] = lambda: None,
+        best: Best | None = None,
     ) -> None:
         """Copies the state to the host, then writes it in the background; all processes call it.
 
         When it is on disk, older checkpoints are removed, except the newest `keep` (None keeps
-        all) and the multiples of `keep_every`. A save that fails removes none and raises nothing:
-        `problem` and `wait` report it. `data` describes the data, for a resume to compare.
-        `before_commit` is called in the background before the checkpoint counts, to store what
-        belongs to the steps before it.
+        all), the multiples of `keep_every`, and the best; `best` marks this one. A save that fails
+        removes none and raises nothing: `problem` and `wait` report it. `data` describes the data,
+        for a resume to compare. `before_commit` is called in the background before the checkpoint
+        counts, to store what belongs to the steps before it.
         """
         self.join()
         failure, texts = None, {}
@@ -114,7 +116,7 @@ class Checkpoints:
             failure = failure or BarrierAborted()
         else:
             failure = self._start(step, state)
-        arguments = (step, texts, keep, keep_every, before_commit, failure)
+        arguments = (step, texts, keep, keep_every, before_commit, best, failure)
         self._thread = threading.Thread(target=self._finish, args=arguments, daemon=True)
         self._thread.start()
 
@@ -134,6 +136,7 @@ class Checkpoints:
         keep: int | None,
         keep_every: int | None,
         before_commit: Callable[[], None],
+        best: Best | None,
         failure: Exception | None,
     ) -> None:
         """Ends a save in the background; if it failed on one process, it fails on all."""
@@ -150,6 +153,8 @@ class Checkpoints:
             if reason is None and is_first():
                 before_commit()
                 self._seal(step, texts)
+                if best is not None:
+                    self.mark_best(best)
                 if keep is not None:
                     self._prune(step, keep, keep_every)
         except Exception as error:
@@ -189,14 +194,38 @@ class Checkpoints:
         self._commit.end(step)
 
     def _prune(self, newest: int, keep: int, keep_every: int | None) -> None:
+        best = self.best()
         # Later ones are damaged, or the run would have gone on from them: they must not count.
-        for step in self._commit.old(newest)[:-keep]:
+        found = [step for step in self._commit.old(newest) if best is None or step != best.step]
+        for step in found[:-keep]:
             if keep_every is None or step % keep_every:
-                try:
-                    self._commit.remove(step)
-                except OSError as error:  # The new one counts all the same.
-                    why = _reason(error, self.folder)
-                    self._report(f"checkpoint {self.folder / str(step)} can't be removed ({why})")
+                self._remove(step)
+
+    def _remove(self, step: int) -> None:
+        try:
+            self._commit.remove(step)
+        except OSError as error:  # The new one counts all the same.
+            why = _reason(error, self.folder)
+            self._report(f"checkpoint {self.folder / str(step)} can't be removed ({why})")
+
+    # --- the best ---
+
+    def best(self) -> Best | None:
+        """Returns the best checkpoint, as it was marked, if it still exists."""
+        best = read_best(self.folder)
+        return best if best is not None and best.step in self.steps() else None
+
+    def mark_best(self, best: Best | None) -> None:
+        """Marks a finished checkpoint as the best; None marks none. One process calls it.
+
+        The one before is removed if it was saved for nothing else. Raises OSError if the mark can't
+        be written.
+        """
+        before = self.best()
+        write_best(self.folder, best)
+        if best is None or before is None or before.scheduled or before.step == best.step:
+            return
+        self._remove(before.step)
 
     def problem(self) -> str | None:
         """Returns, only once and without waiting, why the last save failed; None if it did not."""
@@ -229,13 +258,21 @@ class Checkpoints:
 
     # --- reading ---
 
-    def newest_good(self, step: int | None = None, *, at_most: int | None = None) -> int | None:
+    def newest_good(
+        self, step: int | str | None = None, *, at_most: int | None = None
+    ) -> int | None:
         """Returns `step`, or the newest checkpoint whose files all match their checksums.
 
-        With `at_most`, later ones are ignored. Returns None if there is no checkpoint at all.
-        Raises UserError if the step asked for does not exist or is damaged, or if every checkpoint
-        is damaged.
+        "best" is the step of the best one. With `at_most`, later ones are ignored. Returns None if
+        there is no checkpoint at all. Raises UserError if the step asked for does not exist or is
+        damaged, or if every checkpoint is damaged.
         """
+        if step == "best":
+            best = self.best()
+            if best is None:
+                why = "training keeps one with validation.keep_best; name a step"
+                raise UserError(f"{self.folder} has no best checkpoint: {why}, or none")
+            step = best.step
         steps = [found for found in self.steps() if at_most is None or found <= at_most]
         if step is not None:
             if step not in steps:

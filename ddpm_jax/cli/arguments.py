@@ -60,6 +60,7 @@ def with_rows(settings: Sequence[Setting]) -> list[Setting]:
     from ddpm_jax.training.logging.run_logger import CHOSEN
 
     rows = {"train.loggers": CHOSEN, "metrics": METRICS, "features": FEATURES}
+    rows["validation.metrics"] = METRICS
     return [each._replace(rows=tuple(rows.get(each.name, each.rows))) for each in settings]
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ddpm_jax import config as configs
 from ddpm_jax.cli.arguments import Shared, built, settings_of, target_of, with_rows
@@ -45,8 +45,8 @@ class Options:
     """How many samples to draw; if left out, as many as real examples, at most 10,000."""
     seed: int = 0
     """Seed of the samples."""
-    checkpoint: int | None = None
-    """Step of the checkpoint; if left out, the newest good one."""
+    checkpoint: int | Literal["best"] | None = None
+    """Step of the checkpoint, or best; if left out, the newest good one."""
     params: str | None = None
     """The name of an average of the parameters, or raw; if left out, the first average."""
     output: str | None = None

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ddpm_jax import config as configs
 from ddpm_jax import plots
@@ -33,8 +33,8 @@ class Options:
     """Classes that the samples take in turn, by name or number: one, several, or one for each
     sample; if left out, all classes in turn. If a class has a number as its name, numbers mean
     names."""
-    checkpoint: int | None = None
-    """Step of the checkpoint; if left out, the newest good one."""
+    checkpoint: int | Literal["best"] | None = None
+    """Step of the checkpoint, or best; if left out, the newest good one."""
     params: str | None = None
     """The name of an average of the parameters, or raw; if left out, the first average."""
     output: str | None = None

@@ -44,6 +44,7 @@ from ddpm_jax.config.run import (
     check_variance,
 )
 from ddpm_jax.config.settings import Setting, canonical, option_settings, settings
+from ddpm_jax.config.validation import ValidationConfig, held_out_data
 from ddpm_jax.data import DataConfig
 from ddpm_jax.data.settings import (
     ArraysData,
@@ -89,6 +90,7 @@ __all__ = [
     "TrainConfig",
     "UNetConfig",
     "UnreadableConfig",
+    "ValidationConfig",
     "breaking",
     "canonical",
     "check_format",
@@ -100,6 +102,7 @@ __all__ = [
     "flatten",
     "from_dict",
     "from_saved",
+    "held_out_data",
     "lift_arrays",
     "load_file",
     "loads",

@@ -11,6 +11,7 @@ from ddpm_jax.averages import AVERAGES
 from ddpm_jax.config.checks import check_seed
 from ddpm_jax.config.choices import ChoiceField, ChoicesField, naming
 from ddpm_jax.config.plain import flatten
+from ddpm_jax.config.validation import ValidationConfig, held_out_data
 from ddpm_jax.config.values import FINITE, in_float32
 from ddpm_jax.data import DataConfig
 from ddpm_jax.data.settings import PictureData, TfdsData
@@ -272,6 +273,7 @@ class Config:
     diffusion: DiffusionConfig = field(default_factory=lambda: DiffusionConfig())
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig())
     train: TrainConfig = field(default_factory=lambda: TrainConfig())
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     sample: SampleConfig = field(default_factory=lambda: SampleConfig())
     mesh: MeshConfig = field(default_factory=MeshConfig)
     figures: tuple[str, ...] = ()
@@ -288,6 +290,7 @@ class Config:
             self.model.check_shape(self.data.example_shape)
             most = _LARGEST_BATCH // math.prod(self.data.example_shape)
             require_whole("train.batch_size", self.train.batch_size, most=min(most, INT32_MAX))
+            held_out_data(self.data, self.validation.data)
         clips = self.sample.clipping.name != "none" and self.data.kind == "points"
         need = "none for points, which lie outside [-1, 1]"
         require(not clips, "sample.clipping", self.sample.clipping.name, need)
@@ -301,8 +304,13 @@ class Config:
         require(labels or dropout == 0, "train.label_dropout", dropout, need)
         need = "0 unless labels are dropped in training; set model.num_classes, train.label_dropout"
         require(guidance == 0 or dropout > 0, "sample.guidance", guidance, need)
+        metrics = self.validation.metrics
+        need = "empty without previews; set train.preview_every"
+        previews = self.train.preview_every is not None
+        require(previews or not metrics, "validation.metrics", metrics, need)
         each = self.train.steps_per_dispatch
-        for name in ("steps", "log_every", "save_every", "preview_every"):
-            every = getattr(self.train, name)
+        names = ("steps", "log_every", "save_every", "preview_every")
+        intervals = {f"train.{name}": getattr(self.train, name) for name in names}
+        for name, every in {**intervals, "validation.every": self.validation.every}.items():
             need = f"a multiple of train.steps_per_dispatch, which is {each}"
-            require(every is None or every % each == 0, f"train.{name}", every, need)
+            require(every is None or every % each == 0, name, every, need)

@@ -17,6 +17,7 @@ from ddpm_jax.data.batches import Batches, batch_indices, epoch_order, local_bat
 from ddpm_jax.data.crops import CroppedSource
 from ddpm_jax.data.digits import open_digits
 from ddpm_jax.data.folder import open_folder
+from ddpm_jax.data.held_out import hold_out
 from ddpm_jax.data.identity import describe_source
 from ddpm_jax.data.loading import materialize
 from ddpm_jax.data.picture import open_picture, own_size
@@ -38,6 +39,7 @@ __all__ = [
     "describe_place",
     "describe_source",
     "epoch_order",
+    "hold_out",
     "local_batch",
     "open_source",
     "random_flip",
@@ -103,14 +105,23 @@ def resolve(config: Config) -> Config:
     data = config.data
     changes: dict[str, Any] = {}
     for name in data.paths():
-        path = getattr(data, name)
-        if path and not Path(path).expanduser().is_absolute():
-            changes[name] = str(Path(path).absolute())
+        if path := getattr(data, name):
+            changes[name] = _absolute(path)
     if isinstance(data, PictureData) and data.image_size is None:
         changes["image_size"] = own_size(data)
-    if not changes:
+    words = [word.partition("=") for word in config.validation.data]
+    held_out = tuple(
+        f"{name}={_absolute(text) if name in data.paths() else text}" for name, _, text in words
+    )
+    validation = dataclasses.replace(config.validation, data=held_out)
+    resolved = {"data": dataclasses.replace(data, **changes), "validation": validation}
+    if resolved == {"data": data, "validation": config.validation}:
         return config
-    return dataclasses.replace(config, data=dataclasses.replace(data, **changes))
+    return dataclasses.replace(config, **resolved)
+
+
+def _absolute(path: str) -> str:
+    return path if Path(path).expanduser().is_absolute() else str(Path(path).absolute())
 
 
 def describe_place(config: DataConfig) -> str:

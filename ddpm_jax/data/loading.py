@@ -54,11 +54,11 @@ def materialize(source: StreamSource, *, limit: int | None = None) -> Source:
     if found.unreadable:
         _refuse(source, found.unreadable)
     _report(source, found)
+    good = np.delete(np.arange(len(source)), list(found.unreadable))
     if found.examples is None:
-        return source.without(list(found.unreadable)) if found.unreadable else source
+        return source.part(good) if found.unreadable else source
     examples, labels = found.examples, found.labels
     if found.unreadable:
-        good = np.delete(np.arange(len(source)), list(found.unreadable))
         examples, labels = examples[good], None if labels is None else labels[good]
     return ArraySource(examples, labels, source.class_names)
 

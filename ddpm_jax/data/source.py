@@ -153,12 +153,11 @@ class StreamSource:
             pass
         return Batch(examples, labels)
 
-    def without(self, indices: Sequence[int]) -> "StreamSource":
-        """Returns the source without some examples; the others keep their order."""
-        kept = np.delete(np.arange(self.length), indices)
+    def part(self, indices: np.ndarray) -> "StreamSource":
+        """Returns the source of some examples, in the order of their indices, int64 `[n]`."""
         return StreamSource(
-            lambda some: self.read(kept[some]),
-            length=len(kept),
+            lambda some: self.read(indices[some]),
+            length=len(indices),
             shape=self.shape,
             class_names=self.class_names,
             tolerance=self.tolerance,

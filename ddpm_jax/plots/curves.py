@@ -12,35 +12,47 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _PANELS = {"loss": "loss", "grad_norm": "gradient norm"}
+_OF_STEPS = ("step", *_PANELS, "learning_rate", "images_per_s", "data_wait", "nonfinite_steps")
+_VALIDATION = "validation_loss"
 
 
 def loss(path: PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Draws the loss, and the gradient norm if it was logged, over the steps, as a PNG.
+    """Draws the losses, the gradient norm and each metric that were logged, over the steps, as PNG.
 
-    `rows` are those of metrics.jsonl: `step`, and optionally `loss` and `grad_norm`. If a step was
-    logged twice, the last row counts. Values that are not finite and positive are not drawn. Raises
+    `rows` are those of metrics.jsonl: `step`, and any of `loss`, `validation_loss` (drawn over the
+    loss), `grad_norm` and the names of metrics. If a value was logged twice at a step, the last
+    counts. What is not finite is not drawn, nor are losses and norms that are not positive. Raises
     `UserError` if no row has a loss to draw.
     """
     from matplotlib.ticker import MaxNLocator
 
     path = check_path(path, ".png")
-    curves = {name: _curve(rows, name) for name in _PANELS}
+    curves = {name: _positive(_curve(rows, name)) for name in _PANELS}
     if len(curves["loss"]) == 0:
         raise UserError(f"{path}: no loss was logged yet; train until the first is, then plot")
+    names = dict.fromkeys(name for row in rows for name in row)
+    # A name with a slash is of one class.
+    known = (*_OF_STEPS, _VALIDATION)
+    metrics = [name for name in names if name not in known and "/" not in name]
+    curves |= {name: _curve(rows, name) for name in metrics}
     curves = {name: curve for name, curve in curves.items() if len(curve)}
+    validation = _positive(_curve(rows, _VALIDATION))
     with styled():
         figure = new_figure(7, 0.4 + 2.6 * len(curves), layout="constrained")
         panels = figure.subplots(len(curves), 1, squeeze=False, sharex=True)[:, 0]
-        for colour, axes, (name, curve) in zip(COLOURS, panels, curves.items(), strict=False):
-            steps, values = curve.T
-            smooth = _smooth(values)
-            few = {"marker": "o", "markersize": 4} if len(curve) <= 20 else {}
-            axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.45, label="as logged")
-            axes.plot(steps, smooth, color=colour, linewidth=1.8, label="smoothed", **few)
-            axes.set_title(_PANELS[name])
-            _logarithmic(axes, values)
-        if len(curves["loss"]) >= 2 * _WINDOWS:
-            panels[0].legend(loc="upper right", ncols=2, fontsize=8)
+        for k, (axes, (name, curve)) in enumerate(zip(panels, curves.items(), strict=True)):
+            colour = COLOURS[k % len(COLOURS)]
+            axes.set_title(_PANELS.get(name, name))
+            if name in _PANELS:
+                _draw_steps(axes, curve, colour)
+            else:
+                axes.plot(*curve.T, color=colour, linewidth=1.4, marker="o", markersize=3)
+        if len(validation):
+            style: Any = {"color": "black", "linewidth": 1.2, "marker": "o", "markersize": 3}
+            panels[0].plot(*validation.T, label="on held-out data", **style)
+            _logarithmic(panels[0], np.concatenate([curves["loss"][:, 1], validation[:, 1]]))
+        if len(validation) or len(curves["loss"]) >= 2 * _WINDOWS:
+            panels[0].legend(loc="upper right", ncols=3, fontsize=8)
         panels[-1].set_xlabel("step")
         panels[-1].xaxis.set_major_locator(MaxNLocator(8, integer=True))
         if len(curves["loss"]) == 1:
@@ -48,12 +60,25 @@ def loss(path: PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
         save(path, figure)
 
 
+def _draw_steps(axes: "Axes", curve: np.ndarray, colour: str) -> None:
+    """Draws a value of the training steps, as logged and smoothed."""
+    steps, values = curve.T
+    few: Any = {"marker": "o", "markersize": 4} if len(curve) <= 20 else {}
+    axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.45, label="as logged")
+    axes.plot(steps, _smooth(values), color=colour, linewidth=1.8, label="smoothed", **few)
+    _logarithmic(axes, values)
+
+
 def _curve(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
-    """Returns (step, value) `[n, 2]` in the order of the steps; finite positive values only."""
-    values = {int(row["step"]): row.get(name) for row in rows if "step" in row}
-    pairs = [(step, float(values[step] or 0)) for step in sorted(values)]
+    """Returns (step, value) `[n, 2]` in the order of the steps; finite values only."""
+    values = {int(row["step"]): row[name] for row in rows if "step" in row and name in row}
+    pairs = [(step, float(value)) for step, value in sorted(values.items()) if value is not None]
     curve = np.array(pairs).reshape(-1, 2)
-    return curve[np.isfinite(curve[:, 1]) & (curve[:, 1] > 0)]
+    return curve[np.isfinite(curve[:, 1])]
+
+
+def _positive(curve: np.ndarray) -> np.ndarray:
+    return curve[curve[:, 1] > 0]
 
 
 _WINDOWS = 30

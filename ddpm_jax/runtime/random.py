@@ -23,6 +23,7 @@ STREAMS = {
     "labels": 4,
     "flip": 5,
     "sample": 6,
+    "validation": 7,
 }
 
 

@@ -167,12 +167,12 @@ def _warn(line: str) -> None:
 def load(
     folder: str | StoragePath,
     *,
-    checkpoint: int | None = None,
+    checkpoint: int | str | None = None,
     params: str | None = None,
     local: bool = False,
     report: Callable[[str], None] = _warn,
 ) -> Run:
-    """Opens a run folder: the newest good checkpoint, or the step asked for.
+    """Opens a run folder: the newest good checkpoint, the step asked for, or the "best".
 
     It needs nothing but the folder, runs no code out of it, and works with any number of devices.
     `params` names an average, or is "raw"; None takes the first average that training kept. With

@@ -74,15 +74,14 @@ def make_update(
     """
     train = experiment.config.train
     averages = make_averages(train.averages)
-    gather, scatter = _split_over(mesh)
 
     def update(
         state: TrainState, drawn: DiffusionInputs, inputs: StepInputs
     ) -> tuple[TrainState, Metrics]:
         loss, losses, grads = gradient(
-            experiment, gather(state.params), drawn, train.gradient_accumulation_steps
+            experiment, gather_over(mesh, state.params), drawn, train.gradient_accumulation_steps
         )
-        grads = scatter(grads)
+        grads = _scatter_over(mesh, grads)
         # If any number of any leaf is not finite, the norm is not finite.
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -136,24 +135,24 @@ def _next_timesteps(
     return _choose(good, experiment.timestep_sampler.update(state, t, losses), state)
 
 
-def _split_over(mesh: Mesh | None) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    """Returns `gather`, which makes split parameters whole, and `scatter`, which splits a gradient.
+def gather_over(mesh: Mesh | None, params: Any) -> Any:
+    """Makes parameters whole that are split over a mesh.
 
-    Without them XLA gathers activations in some layers, and parameters once for each use.
+    Otherwise XLA gathers activations in some layers, and parameters once for each use.
     """
     if mesh is None or mesh.shape["fsdp"] == 1:
-        return (lambda params: params), (lambda grads: grads)
+        return params
+    return jax.lax.with_sharding_constraint(params, replicated(mesh))
 
-    def gather(params: Any) -> Any:
-        return jax.lax.with_sharding_constraint(params, replicated(mesh))
 
-    def scatter(grads: Any) -> Any:
-        # First the sum on every device; XLA turns both steps into one reduce-scatter if it can.
-        # Otherwise it would split the products too, and the activations that go into them.
-        whole = jax.lax.with_sharding_constraint(grads, replicated(mesh))
-        return jax.lax.with_sharding_constraint(whole, state_shardings(grads, mesh))
-
-    return gather, scatter
+def _scatter_over(mesh: Mesh | None, grads: Any) -> Any:
+    """Splits a gradient over a mesh as the parameters are split."""
+    if mesh is None or mesh.shape["fsdp"] == 1:
+        return grads
+    # First the sum on every device; XLA turns both steps into one reduce-scatter if it can.
+    # Otherwise it would split the products too, and the activations that go into them.
+    whole = jax.lax.with_sharding_constraint(grads, replicated(mesh))
+    return jax.lax.with_sharding_constraint(whole, state_shardings(grads, mesh))
 
 
 def gradient(

@@ -29,6 +29,7 @@ from ddpm_jax.training.preemption import PreemptionHandler
 from ddpm_jax.training.resuming import check_checkpoint, rate_change, same_labels
 from ddpm_jax.training.step import batch_layout, check_batch, state_layout
 from ddpm_jax.training.trainer import LESS_MEMORY, Trainer, has_pictures
+from ddpm_jax.training.validation import make_validation, split
 
 
 class TrainResult(NamedTuple):
@@ -77,7 +78,8 @@ def train(
     report = report if distributed.is_first() else None
     checkpoints = Checkpoints(run, report=report or _ignore)
     described = identity.describe_source(source)
-    distributed.compare(_what_must_agree(config, run, described))
+    source, held_out = split(config, source)
+    distributed.compare(_what_must_agree(config, run, described, held_out))
     start = distributed.broadcast_from_first(lambda: checkpoints.newest_good() or 0)
     data_changes = {}
     if start:
@@ -85,6 +87,8 @@ def train(
         source, data_changes = same_labels(config, checkpoints, start, source, described)
     _check_labels(config, source)
     experiment = replace(experiment, class_names=tuple(source.class_names))
+    more: dict[str, Any] = {"preemption": preemption}
+    more["validation"] = make_validation(experiment, mesh, held_out, source)
     changes = distributed.broadcast_from_first(
         lambda: _changes(config, checkpoints, start, report or _ignore)
     )
@@ -100,7 +104,7 @@ def train(
         logger.say(f"data: {place}{_describe_labels(config, source)}")
         for line in [*rate_change(config, checkpoints, start), *program.cautions]:
             logger.say(line)
-        trainer = Trainer(program, source, described, checkpoints, logger, preemption=preemption)
+        trainer = Trainer(program, source, described, checkpoints, logger, **more)
         return _run(trainer, start, report)
 
 
@@ -183,6 +187,7 @@ def _check_memory(program: SampleProgram) -> None:
     experiment, mesh = program.experiment, program.mesh
     config = experiment.config
     program.require_memory(config.sample.num, animation_size(config.data.example_shape))
+    program.require_memory(config.validation.num_samples or 1)
     layout = state_layout(experiment, mesh), batch_layout(experiment, mesh)
     device = mesh.local_devices[0]
     here = len(mesh.local_devices) if device.platform == "cpu" else 1  # They share the host's.
@@ -213,7 +218,7 @@ def _start_log(
         silent=not writes,
     )
     for name, (before, after) in {**changes, **data_changes}.items():
-        logger.say(f"{name}: {before!r} -> {after!r}{_consequence(name, step)}")
+        logger.say(f"{name}: {before!r} -> {after!r}{_consequence(config, name, step)}")
     if changes:
         logger.event(step, "config", changes=changes)
     if data_changes:
@@ -221,10 +226,11 @@ def _start_log(
     return logger
 
 
-def _consequence(name: str, step: int) -> str:
+def _consequence(config: Config, name: str, step: int) -> str:
     """Returns what a change of the data means for the run, to be added to its line."""
     if name == "data.examples":
-        return f": each epoch has another order from step {step:,} on"
+        others = ", and others are held out" if config.validation.share else ""
+        return f": each epoch has another order from step {step:,} on{others}"
     if name == "data.content":
         return f": the run goes on with other examples from step {step:,} on"
     return ""
@@ -240,9 +246,14 @@ def _describe_labels(config: Config, source: Source) -> str:
     return f"; its {len(names)} classes are not used (model.num_classes is 0)"
 
 
-def _what_must_agree(config: Config, run: StoragePath, described: dict[str, Any]) -> dict[str, Any]:
+def _what_must_agree(
+    config: Config, run: StoragePath, described: dict[str, Any], held_out: Source | None
+) -> dict[str, Any]:
     """Returns what must be equal on all processes, so that they train the same network."""
     data = {f"data.{name}": value for name, value in described.items()}
+    if held_out is not None:
+        other = identity.describe_source(held_out)
+        data |= {f"held-out data.{name}": value for name, value in other.items()}
     ops = from_environment()
     programs = {"DDPM_JAX_OPS": ops.choice, "JAX_DEFAULT_MATMUL_PRECISION": ops.precision}
     run_facts = {"workdir": str(run), **programs, **distributed.versions(), **data}

@@ -11,14 +11,18 @@ before the interval, it computes the same steps; if after it, it finds the state
 If a run becomes non-finite in two intervals in a row, rolling back does not help, and the run ends.
 """
 
+import math
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 
 from ddpm_jax import plots
+from ddpm_jax.checkpoints.best import Best
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.config import describe_shown
 from ddpm_jax.data.source import Source
@@ -29,6 +33,7 @@ from ddpm_jax.runtime.memory import device_bytes, planned_bytes, require_memory
 from ddpm_jax.runtime.mesh import bytes_per_device
 from ddpm_jax.sampling.chain import SampleProgram
 from ddpm_jax.sampling.files import animation_size, write_samples
+from ddpm_jax.sampling.samples import Samples
 from ddpm_jax.training.diagnosis import Diagnosis, diagnose
 from ddpm_jax.training.feed import Feed
 from ddpm_jax.training.logging.run_logger import RunLogger
@@ -42,6 +47,7 @@ from ddpm_jax.training.step import (
     step_layouts,
 )
 from ddpm_jax.training.step_metrics import StepMetrics
+from ddpm_jax.training.validation import LOSS, NOTHING, Validation
 
 LESS_MEMORY = (
     "lower train.batch_size, raise train.gradient_accumulation_steps or mesh.fsdp, or choose a "
@@ -61,16 +67,17 @@ class Trainer:
         logger: RunLogger,
         *,
         preemption: PreemptionHandler | None,
+        validation: Validation = NOTHING,
     ):
         """`program` draws the previews, and holds the experiment and the devices.
 
         `described` is what each checkpoint records about the data. `preemption` is asked after
-        every dispatch whether to stop; None never stops.
+        every dispatch whether to stop; None never stops. `validation` measures.
         """
         self.program, self.experiment, self.mesh = program, program.experiment, program.mesh
         self.source, self.checkpoints, self.logger = source, checkpoints, logger
         self.config, self.run = self.experiment.config, checkpoints.run
-        self.described, self.preemption = described, preemption
+        self.described, self.preemption, self.validation = described, preemption, validation
         self._saved: int | None = None
         self._skipped: dict[int, int] = {}
         """The first step of each interval that a rollback leaves out, and its end."""
@@ -95,6 +102,8 @@ class Trainer:
 
     def _load(self, step: int) -> TrainState:
         self._saved = step
+        if is_first() and self.config.validation.keep_best is not None:
+            self._take_back_best(step)
         if step == 0:
             return draw_state(self.experiment, self.mesh)
         return self.checkpoints.restore(step, state_layout(self.experiment, self.mesh))
@@ -106,10 +115,12 @@ class Trainer:
         saved.
         """
         train = self.config.train
+        self._metrics = StepMetrics(train, self.logger)
+        if step < train.steps:
+            self._compiled = self._compile()
+        self._catch_up(state, step)
         if step >= train.steps:
             return state, step
-        self._compiled = self._compile()
-        self._metrics = StepMetrics(train, self.logger)
         with Feed(self.experiment, self.mesh, self.source) as feed:
             state, step = self._run_until_due(state, step, feed)
             while self._metrics.limit_reached:
@@ -130,17 +141,15 @@ class Trainer:
                 state, step = self._skip_interval(state, step)
             else:
                 state, step = self._dispatch(state, step, feed)
+            self._validate(state, step)
             # Saved first: a preview may take longer than a scheduler waits after its signal.
-            if step % train.save_every == 0:
+            if step % train.save_every == 0 and self._saved != step:
                 metrics.settle()
                 # After a non-finite step the state may already be corrupt: do not save it.
                 if not metrics.nonfinite:
                     self._save(state, step)
             self._report_save("training goes on, and tries again at the next save")
-            due = train.preview_every and step % train.preview_every == 0
-            if due and not metrics.limit_reached:
-                with metrics.paused():
-                    self._preview(state, step)
+            self._preview(state, step)
         metrics.settle()
         return state, step
 
@@ -162,6 +171,8 @@ class Trainer:
         # Whatever the run has made is on disk, so a signal need not wait for the compiler.
         with self.preemption.at_once() if self.preemption is not None else nullcontext():
             compiled = lowered.compile()
+            if self.validation.loss is not None:
+                self.validation.loss.compile()
         if self.preemption is not None:
             self.preemption.begin()
         self.logger.say(f"compiled in {time.monotonic() - begun:.1f} s")
@@ -239,9 +250,92 @@ class Trainer:
         skipped = {"step": number(to, state.step), "nonfinite": number(0, state.nonfinite)}
         return state._replace(**skipped), to
 
+    # --- validation ---
+
+    def _validate(self, state: TrainState, step: int) -> None:
+        """Computes and logs the validation loss if it is due."""
+        every, loss = self.config.validation.every, self.validation.loss
+        if loss is None or every is None or step % every:
+            return
+        self._metrics.settle()
+        if self._metrics.limit_reached:
+            return
+        with self._metrics.paused():
+            value = loss(state.ema[self.config.train.first_average])
+        self.logger.row(step, {LOSS: value})
+        self._keep_if_best(state, step, {LOSS: value})
+
+    def _keep_if_best(self, state: TrainState, step: int, values: Mapping[str, float]) -> None:
+        """Saves the state, or marks its checkpoint, if a value is better than all before."""
+        name = self.config.validation.keep_best
+        value = values.get(name, math.nan) if name is not None else math.nan
+        if name is None or not math.isfinite(value) or self._metrics.nonfinite:
+            return
+        with self._metrics.paused():
+            self.checkpoints.join()
+        self._report_save(f"trying again at step {step}")
+
+        def is_best() -> bool:
+            best = self.checkpoints.best()
+            return best is None or self.validation.is_better(name, value, best.value)
+
+        if not broadcast_from_first(is_best):
+            return
+        train = self.config.train
+        ends = (train.save_every, train.keep_every or train.steps, train.steps)
+        scheduled = any(step % each == 0 for each in ends)
+        best = Best(step, name, value, scheduled)
+        if self._saved != step:
+            self._save(state, step, best)
+        elif is_first():
+            self._mark_best(best)
+
+    def _catch_up(self, state: TrainState, step: int) -> None:
+        """Computes or marks what a kill after the save of this step left undone."""
+        if step == 0:
+            return
+
+        def logged() -> dict[str, float]:
+            rows = [row for row in self.logger.rows() if row["step"] == step]
+            return {name: value for row in rows for name, value in row.items()}
+
+        values = broadcast_from_first(logged)
+        if LOSS not in values:
+            self._validate(state, step)
+        self._keep_if_best(state, step, values)
+        if (
+            self.validation.metrics is not None
+            and not values.keys() & self.validation.metrics.better
+        ):
+            self._preview(state, step)
+
+    def _take_back_best(self, step: int) -> None:
+        """Unmarks a best checkpoint that the run did not come through, or was chosen otherwise."""
+        best = self.checkpoints.best()
+        if best is None:
+            return
+        try:
+            chosen = self.checkpoints.config(best.step).validation
+        except (OSError, UserError):
+            chosen = None
+        own = self.config.validation
+        same = chosen is not None and own == replace(chosen, every=own.every, metrics=own.metrics)
+        if best.step > step or not same:
+            self._mark_best(None)
+            self.logger.say(
+                f"checkpoint {best.step} is no longer the best: the run went back before it, or "
+                "the settings of validation have changed"
+            )
+
+    def _mark_best(self, best: Best | None) -> None:
+        try:
+            self.checkpoints.mark_best(best)
+        except OSError as error:
+            self.logger.say(f"the best checkpoint can't be marked ({error}); training goes on")
+
     # --- files ---
 
-    def _save(self, state: TrainState, step: int) -> None:
+    def _save(self, state: TrainState, step: int, best: Best | None = None) -> None:
         train = self.config.train
         # During non-finite steps, a rollback may need older checkpoints.
         keep = None if self._metrics.nonfinite else train.keep
@@ -257,6 +351,7 @@ class Trainer:
                 keep_every=train.keep_every,
                 data=self.described,
                 before_commit=self.logger.put,
+                best=best,
             )
         self._saved = step
 
@@ -281,15 +376,37 @@ class Trainer:
             raise UserError(f"{why}: {error}") from None
 
     def _preview(self, state: TrainState, step: int) -> None:
-        try:
-            drawn = self._draw(state)
-            if is_first():
-                path = self.run / "samples" / f"{step:08}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_samples(path, drawn)
-                self.logger.picture(step, "samples", path)
-        except _Interrupted:
+        """Draws a preview if it is due, and logs its metrics."""
+        every, metrics = self.config.train.preview_every, self.validation.metrics
+        if not every or step % every:
             return
+        shown, values = self.config.sample.num, {}
+        if metrics is not None:
+            self._metrics.settle()
+        if self._metrics.limit_reached:
+            return
+        with self._metrics.paused():
+            try:
+                drawn = self._draw(state, shown if metrics is None else max(shown, metrics.num))
+                self._write_preview(step, drawn, shown)
+                values = {} if metrics is None else metrics(drawn)
+            except _Interrupted:
+                return
+            except UserError as error:
+                self.logger.say(f"the preview of step {step} is not complete: {error}")
+        if values:
+            self.logger.row(step, values)
+            self._keep_if_best(state, step, values)
+
+    def _write_preview(self, step: int, drawn: Samples, shown: int) -> None:
+        if not is_first():
+            return
+        labels = None if drawn.labels is None else drawn.labels[:shown]
+        try:
+            path = self.run / "samples" / f"{step:08}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_samples(path, drawn._replace(samples=drawn.samples[:shown], labels=labels))
+            self.logger.picture(step, "samples", path)
         except (OSError, UserError) as error:
             self.logger.say(f"the preview of step {step} was not written: {error}")
 
@@ -298,7 +415,7 @@ class Trainer:
         self.logger.say("drawing {}, {} and {}".format(*_PICTURES))
         try:
             size = animation_size(self.config.data.example_shape)
-            drawn = self._draw(state, num_trajectories=size)
+            drawn = self._draw(state, self.config.sample.num, num_trajectories=size)
         except _Interrupted:
             return
         if is_first():
@@ -307,7 +424,7 @@ class Trainer:
             write_samples(animation, drawn)
             plots.loss(loss, self.logger.rows())
 
-    def _draw(self, state: TrainState, **options: Any) -> Any:
+    def _draw(self, state: TrainState, num: int, **options: Any) -> Samples:
         """Draws samples from the first average; raises _Interrupted if the run should stop."""
 
         def check(done: int, total: int) -> None:
@@ -316,7 +433,7 @@ class Trainer:
 
         config = self.config
         params = state.ema[config.train.first_average]
-        return self.program(params, config.sample.num, seed=config.seed, progress=check, **options)
+        return self.program(params, num, seed=config.seed, progress=check, **options)
 
 
 _PICTURES = ("samples.png", "denoising.gif", "loss.png")

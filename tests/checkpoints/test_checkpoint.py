@@ -9,6 +9,7 @@ import pytest
 
 import ddpm_jax
 from ddpm_jax.checkpoints import checkpoint
+from ddpm_jax.checkpoints.best import Best
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.config import FORMAT
 from ddpm_jax.errors import UserError
@@ -238,6 +239,41 @@ def test_the_last_few_and_every_nth_are_kept(tmp_path, keep, every):
     checkpoints.close()
     kept = {*steps[-keep:], *(step for step in steps if every and step % every == 0)}
     assert checkpoints.steps() == sorted(kept)
+
+
+def test_the_best_is_kept_for_ever_and_one_that_was_only_the_best_until_there_is_a_better(tmp_path):
+    checkpoints, weights = Checkpoints(tmp_path), {"w": jnp.ones(3)}
+    assert checkpoints.best() is None
+    best = {2: Best(2, "x", 0.5, True), 3: Best(3, "x", 0.4, False), 6: Best(6, "x", 0.3, False)}
+    found = []
+    for step in range(1, 11):
+        checkpoints.save(step, weights, TINY, keep=2, keep_every=None, best=best.get(step))
+        checkpoints.wait()
+        found.append(checkpoints.steps())
+    assert found[1:7] == [[1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5], [4, 5, 6], [5, 6, 7]]
+    assert found[9] == [6, 9, 10]
+    assert checkpoints.best() == best[6]
+    assert Checkpoints(tmp_path).newest_good("best") == 6
+    # A finished checkpoint may be marked later; no mark leaves what there is.
+    checkpoints.mark_best(Best(9, "x", 0.2, False))
+    assert checkpoints.steps() == [9, 10]
+    checkpoints.mark_best(None)
+    assert checkpoints.steps() == [9, 10]
+    assert checkpoints.best() is None
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"step": 1}', "\0\0"])
+def test_a_mark_of_the_best_that_can_not_be_read_is_none(copy, text):
+    run, _, checkpoints = copy
+    (run / "checkpoints/best.json").write_text(text)
+    assert checkpoints.best() is None
+    with pytest.raises(UserError, match="has no best checkpoint"):
+        checkpoints.newest_good("best")
+    checkpoints.mark_best(Best(2, "x", 0.5, True))
+    assert checkpoints.newest_good("best") == 2
+    shutil.rmtree(run / "checkpoints/2")
+    assert checkpoints.best() is None
 
 
 def test_a_damaged_later_one_does_not_count_among_the_last(tmp_path):

@@ -31,6 +31,7 @@ from ddpm_jax.config import (
     TfdsData,
     TrainConfig,
     UNetConfig,
+    ValidationConfig,
 )
 from ddpm_jax.data import SOURCES, SourceConfig, open_source, resolve, settings_of
 from ddpm_jax.data import tfds as tfds_module
@@ -52,6 +53,7 @@ SECTIONS = (
     DiffusionConfig,
     OptimizerConfig,
     TrainConfig,
+    ValidationConfig,
     SampleConfig,
     MeshConfig,
     Config,
@@ -63,6 +65,7 @@ POINTS = Config(
     train=TrainConfig(
         steps=2, batch_size=8, label_dropout=0.5, log_every=2, save_every=2, preview_every=2
     ),
+    validation=ValidationConfig(share=0.2, every=2),
     sample=SampleConfig(clipping="none", guidance=1.0, num=8, batch_size=8),
     figures=("schedules",),
 )

@@ -297,6 +297,33 @@ def test_a_loss_curve_accepts_the_rows_of_a_run(tmp_path, rows):
     assert read(tmp_path / "loss.png").shape[1] == 700
 
 
+def test_the_validation_loss_is_drawn_over_the_loss_and_each_metric_in_a_panel(
+    tmp_path, monkeypatch
+):
+    drawn = []
+    monkeypatch.setattr(plots.curves, "save", lambda path, figure: drawn.append(figure))
+    rows = [
+        {"step": 2, "loss": 0.5, "grad_norm": 2.0, "images_per_s": 9.0, "nonfinite_steps": 0},
+        {"step": 2, "validation_loss": 0.7},
+        {"step": 2, "coverage": 0.0, "accuracy": 0.1, "accuracy/3": 0.2},
+        {"step": 4, "loss": 0.4, "grad_norm": 1.0, "images_per_s": 9.0, "nonfinite_steps": 0},
+        {"step": 4, "validation_loss": 0.05},
+        {"step": 4, "coverage": 0.5, "accuracy": float("nan")},
+    ]
+    plots.loss(tmp_path / "loss.png", rows)
+    panels = drawn[0].axes
+    titles = [axes.get_title(loc="left") for axes in panels]
+    assert titles == ["loss", "gradient norm", "coverage", "accuracy"]
+    lines = [[line.get_xydata().tolist() for line in axes.lines] for axes in panels]
+    loss = [[2, 0.5], [4, 0.4]]
+    assert lines[0] == [loss, loss, [[2, 0.7], [4, 0.05]]]
+    assert lines[2:] == [[[[2, 0], [4, 0.5]]], [[[2, 0.1]]]]
+    low, high = panels[0].get_ylim()
+    assert low < 0.05
+    assert high > 0.7
+    assert "on held-out data" in [text.get_text() for text in panels[0].get_legend().get_texts()]
+
+
 @pytest.mark.parametrize("rows", [[], [{"step": 3}], [{"step": 3, "loss": float("nan")}]])
 def test_no_loss_to_draw_is_one_line(tmp_path, rows):
     with pytest.raises(UserError, match="no loss was logged yet"):

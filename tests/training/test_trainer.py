@@ -355,7 +355,7 @@ def test_its_pictures_show_the_first_average_and_are_of_the_runs_seed(tmp_path):
     trainer = Trainer(Program(), None, {}, checkpoints, None, preemption=None)  # type: ignore
     state = init_state(build(config), 0)
     state = state._replace(ema={"ema": "the average", "other": "another"})
-    assert trainer._draw(state) == ("the average", POINTS.sample.num, 2**16)
+    assert trainer._draw(state, 8) == ("the average", POINTS.sample.num, 2**16)
 
 
 # --- policies ---

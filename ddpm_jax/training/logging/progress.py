@@ -31,15 +31,19 @@ class Progress(Logger):
         self._start, self._begun, self._said = 0, None, time.monotonic()
         self._has_bar = isinstance(context.report, TerminalReport) and sys.stderr.isatty()
         self._bar: Any = None
+        self._shown: dict[str, str] = {}
 
     def row(self, step: int, values: Mapping[str, float]) -> None:
-        shown = {
-            "loss": f"{values['loss']:.4f}",
-            "grad": f"{values['grad_norm']:.2f}",
-            "img/s": f"{values['images_per_s']:,.0f}",
-        }
+        shown = {name: f"{value:.4g}" for name, value in values.items()}
+        if "loss" in values:
+            shown = {
+                "loss": f"{values['loss']:.4f}",
+                "grad": f"{values['grad_norm']:.2f}",
+                "img/s": f"{values['images_per_s']:,.0f}",
+            }
+        self._shown |= shown
         if self._bar is not None:
-            self._bar.set_postfix(shown)
+            self._bar.set_postfix(self._shown)
         elif not self._has_bar:
             self._say(step, "".join(f"  {name} {value}" for name, value in shown.items()))
 
