@@ -48,7 +48,7 @@ class Settings(NamedTuple):
     channels: tuple[int, ...] = (32, 64, 64, 64, 64)
     """Of the convolutions; each but the first halves the sides, and small pictures need fewer."""
     least_steps: int = 300
-    most_steps: int = 1_500
+    most_steps: int = 1_000
     passes: int = 24
     """Passes over the examples, unless there are too few or too many steps."""
     batch_size: int = 128
