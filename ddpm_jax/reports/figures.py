@@ -19,6 +19,10 @@ from ddpm_jax.data.classes import with_classes
 from ddpm_jax.data.pixels import to_unit
 from ddpm_jax.diffusion import SCHEDULES, make_schedule, time_steps
 from ddpm_jax.errors import UserError, nearest, require
+from ddpm_jax.evaluation.features.pixels import flatten
+from ddpm_jax.evaluation.metrics.memorisation import nearest_members
+from ddpm_jax.evaluation.metrics.metric import evenly_spread
+from ddpm_jax.evaluation.sets import batches
 from ddpm_jax.experiment import build
 from ddpm_jax.files import StoragePath, storage_path
 from ddpm_jax.reports.trajectories import (
@@ -48,6 +52,8 @@ Split = Annotated[str | None, "Another split of the data set to take examples fr
 
 _POINTS = 2_000
 """Points of a cloud."""
+_ROWS, _NEAREST, _USUAL = 10, 3, 1_000
+"""Samples, the training pictures beside each, and those whose own distances are the usual ones."""
 
 
 class Subject(NamedTuple):
@@ -235,6 +241,35 @@ def _x0(
     _draw_trajectories(subject, path, {"$x_t$": x_t, r"$\hat{x}_0$": predicted}, shown, rows)
 
 
+def _neighbours(subject: Subject, path: StoragePath, *, num: Num = None) -> None:
+    """Samples that are most like a copy, and the training pictures nearest to each of them.
+
+    A row's number is the distance of the nearest one, where 1 is the median of the distances from
+    a training picture to the nearest other one. Rows are in the order of the metric memorisation.
+    """
+    config, k = subject.run().config, 5
+    source = open_source(config.data)
+    if not is_image(source.shape) or len(source) <= k:
+        raise UserError(f"this figure needs a run on more than {k} pictures")
+    parts = batches(source, np.arange(len(source)), subject.progress)
+    real = np.concatenate([flatten(each.examples).vectors for each in parts])
+    few = real[evenly_spread(len(real), _USUAL)]
+    # An example's own distance, 0, is the least.
+    usual = np.median(nearest_members(few, real, 2).distances[:, 1])
+    drawn = np.asarray(subject.sample(num or config.sample.num).samples, np.float32)
+    found = nearest_members(flatten(drawn).vectors, real, k)
+    rows = np.argsort(found.ratios, kind="stable")[:_ROWS]
+    pictures = real[found.members[rows, :_NEAREST]].reshape(len(rows), _NEAREST, *source.shape)
+    frames = np.concatenate([drawn[rows, None], pictures], axis=1)
+    plots.trajectory(
+        path,
+        visible(frames, shown_channels(config.data)),
+        columns=["sample", *(f"training {i + 1}" for i in range(_NEAREST))],
+        rows=[f"{each:.2f}" for each in found.distances[rows, 0] / max(usual, 1e-12)],
+        title="distance of the nearest; 1: as training pictures from each other",
+    )
+
+
 FIGURES: dict[str, Callable[..., None]] = {
     "samples": _samples,
     "animation": _animation,
@@ -243,6 +278,7 @@ FIGURES: dict[str, Callable[..., None]] = {
     "forward": _forward,
     "reverse": _reverse,
     "x0": _x0,
+    "neighbours": _neighbours,
 }
 
 

@@ -1,6 +1,7 @@
 """Figures by their arrays: what is drawn is what the equations and the run say."""
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import jax.numpy as jnp
@@ -209,3 +210,33 @@ def test_a_figure_from_outside_is_one_row(tmp_path, monkeypatch):
         assert picture.getpixel((0, 0)) == 8
     with pytest.raises(UserError, match="num: the figure dot has no such option; it takes grey"):
         draw("dot", POINTS, None, tmp_path / "dot.png", num=3)
+
+
+def test_copies_stand_beside_what_they_copy(drawn_arrays, monkeypatch, tmp_path):
+    """The samples are noise, but for three copies of training pictures."""
+    digits: Any = figures.open_source(PICTURES.data)
+    unit = digits.examples.astype(np.float32) / 127.5 - 1
+    samples = np.random.default_rng(0).uniform(-1, 1, (20, 8, 8, 1)).astype(np.float32)
+    off = np.array([1e-3, 2e-3, 3e-3], np.float32)[:, None, None, None]
+    samples[[3, 8, 15]] = unit[[70, 900, 1500]] + off * samples[:3]
+    run = SimpleNamespace(config=PICTURES)
+    drawn = SimpleNamespace(samples=samples)
+    monkeypatch.setattr(figures.Subject, "run", lambda self: run)
+    monkeypatch.setattr(figures.Subject, "sample", lambda self, num: drawn)
+    draw("neighbours", PICTURES, None, str(tmp_path / "it.png"))
+    ((frames, words),) = drawn_arrays
+    assert frames.shape == (10, 4, 8, 8, 1)
+    for row, (sample, copied) in enumerate([(3, 70), (8, 900), (15, 1500)]):
+        np.testing.assert_array_equal(frames[row, 0], samples[sample])
+        np.testing.assert_allclose(frames[row, 1], unit[copied], atol=1e-6)
+        others = np.linalg.norm((unit - unit[copied]).reshape(len(unit), -1), axis=1)
+        second = np.linalg.norm(frames[row, 2] - unit[copied])
+        assert second == pytest.approx(np.sort(others)[1], rel=1e-2)
+    assert all(float(each) < 0.02 for each in words["rows"][:3])
+    assert all(float(each) > 1 for each in words["rows"][3:])
+
+
+def test_points_and_few_pictures_have_no_neighbours(monkeypatch, tmp_path):
+    monkeypatch.setattr(figures.Subject, "run", lambda self: SimpleNamespace(config=POINTS))
+    with pytest.raises(UserError, match="needs a run on more than 5 pictures"):
+        draw("neighbours", POINTS, None, str(tmp_path / "it.png"))

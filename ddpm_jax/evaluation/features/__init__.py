@@ -6,6 +6,7 @@ its file and its row here; the first default row that applies to some data is ta
 
 from collections.abc import Callable
 
+from ddpm_jax.evaluation.features.classifier import classifier
 from ddpm_jax.evaluation.features.extractor import (
     Extractor,
     FeatureContext,
@@ -18,6 +19,7 @@ from ddpm_jax.evaluation.features.pixels import pixels
 __all__ = ["FEATURES", "Extractor", "FeatureContext", "FeatureExtractor", "Features"]
 
 FEATURES: dict[str, Callable[..., FeatureExtractor]] = {
+    "classifier": classifier,
     "pixels": pixels,
     "inception": inception,
 }

@@ -10,6 +10,7 @@ from ddpm_jax.evaluation.metrics.classifier import agreement, svc_accuracy
 from ddpm_jax.evaluation.metrics.frechet import fid, frechet_distance
 from ddpm_jax.evaluation.metrics.inception_score import inception_score
 from ddpm_jax.evaluation.metrics.kernel import kernel_distance, kid
+from ddpm_jax.evaluation.metrics.memorisation import memorisation
 from ddpm_jax.evaluation.metrics.metric import Metric
 from ddpm_jax.evaluation.metrics.neighbours import coverage, precision_recall
 from ddpm_jax.evaluation.metrics.wasserstein import sliced_wasserstein_distance
@@ -22,6 +23,7 @@ METRICS: dict[str, Callable[..., Metric]] = {
     "precision_recall": precision_recall,
     "coverage": coverage,
     "agreement": agreement,
+    "memorisation": memorisation,
     "accuracy": svc_accuracy,
     "sliced_wasserstein": sliced_wasserstein_distance,
     "fid": fid,

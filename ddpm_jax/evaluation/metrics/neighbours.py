@@ -40,7 +40,7 @@ def nearest_neighbours(real: np.ndarray, samples: np.ndarray, *, k: int) -> dict
     real_radius, sample_radius = _radii(real, k), _radii(samples, k)
     in_real, in_sample = np.zeros(m, np.int64), np.zeros(n, bool)
     covered = np.zeros(n, bool)
-    for rows, distances in _distances(real, samples):
+    for rows, distances in squared_distances(real, samples):
         near = distances <= real_radius[rows, None]
         in_real += near.sum(axis=0)
         covered[rows] = near.any(axis=1)
@@ -65,13 +65,13 @@ def expected_coverage(n: int, m: int, *, k: int) -> float:
 def _radii(members: np.ndarray, k: int) -> np.ndarray:
     """Returns the squared distance `[N]` of each member to its k-th nearest other one."""
     radii = np.empty(len(members))
-    for rows, distances in _distances(members, members):
+    for rows, distances in squared_distances(members, members):
         distances[np.arange(len(rows)), rows] = np.inf
         radii[rows] = np.partition(distances, k - 1, axis=1)[:, k - 1]
     return radii
 
 
-def _distances(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def squared_distances(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields blocks of rows i of a `[N, D]`, with their squared distances `[len(i), M]` to all b.
 
     In float64, since |a|² + |b|² - 2ab cancels; what is below zero is rounding.
