@@ -30,12 +30,13 @@ from ddpm_jax.evaluation.metrics.wasserstein import sliced_wasserstein
 from ddpm_jax.experiment import build
 from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.runtime.random import stream_key
+from ddpm_jax.training import validation as module
 from ddpm_jax.training import validation as validation_module
 from ddpm_jax.training.logging.run_logger import read_rows
 from ddpm_jax.training.step import draw_state, state_layout
 from ddpm_jax.training.train import train
 from ddpm_jax.training.trainer import Trainer
-from ddpm_jax.training.validation import LOSS, ValidationLoss, split
+from ddpm_jax.training.validation import LOSS, ValidationLoss
 from ddpm_jax.typing import Conditioning
 from tests.tiny import TINY, assert_same, changed
 
@@ -65,6 +66,13 @@ def quick(monkeypatch):
     monkeypatch.setattr(Trainer, "finish", lambda self, state: None)
     one = make_mesh(1, devices=jax.devices()[:1])
     monkeypatch.setattr("ddpm_jax.training.train.make_mesh", lambda fsdp: one)
+
+
+def split(config, source):
+    """The training examples and those held out, of which there are some."""
+    rest, held_out = module.split(config, source)
+    assert held_out is not None
+    return rest, held_out
 
 
 def of_devices(config, devices, fsdp=1):
