@@ -15,7 +15,7 @@ from ddpm_jax.evaluation.caching import read_state, write_state
 from ddpm_jax.evaluation.choosing import FEATURES_FIELD, Judge, choose_features, choose_metrics
 from ddpm_jax.evaluation.facts import Facts
 from ddpm_jax.evaluation.features import FEATURES, Extractor, FeatureContext, Features
-from ddpm_jax.evaluation.metrics.metric import evenly_spread
+from ddpm_jax.evaluation.metrics.metric import subset
 from ddpm_jax.evaluation.sets import Draw, ExampleSet, Statistics
 from ddpm_jax.files import remove
 from ddpm_jax.runtime import distributed
@@ -207,7 +207,7 @@ def _states(
     progress: Progress,
 ) -> list[Any]:
     """Returns the state of each metric after the examples of a set that it compares."""
-    wanted = [evenly_spread(len(source), each.metric.most) for each in judges]
+    wanted = [subset(len(source), each.metric.most) for each in judges]
     needed = {each.features for each in judges}
     states = [each.metric.init() for each in judges]
     for batch in sets.batches(source, np.unique(np.concatenate(wanted)), progress):

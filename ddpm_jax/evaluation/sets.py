@@ -13,7 +13,7 @@ from ddpm_jax.config import DataConfig, override, to_dict
 from ddpm_jax.data import describe_source, open_source
 from ddpm_jax.data.pixels import to_unit
 from ddpm_jax.data.source import ArraySource, Source
-from ddpm_jax.evaluation.metrics.metric import LIMIT
+from ddpm_jax.evaluation.metrics.metric import LIMIT, subset
 from ddpm_jax.evaluation.statistics import Moments
 from ddpm_jax.files import StoragePath
 from ddpm_jax.sampling.chain import Progress
@@ -89,17 +89,25 @@ def plan_draw(
 ) -> Draw:
     """Returns what to draw; by default as many samples as real examples, at most 10,000.
 
-    Labels are spread over the samples as over the real examples; if these have none, the classes
-    take turns.
+    The samples have the labels of real examples, of a random part of them or of each several times;
+    if these have none, the classes take turns.
     """
     if num is None:
         num = LIMIT if real is None else min(len(real), LIMIT)
+    most = override(run.config.sample, settings).batch_size
+    # All batches have one size: none is filled up with samples that nobody wants.
+    settings = {**settings, "batch_size": math.ceil(num / math.ceil(num / most))}
     classes = run.config.model.num_classes
     if not classes:
         return Draw(num, None, seed, settings)
     known = None if real is None else labels_of(real)
     places = np.arange(num)
-    labels = places % classes if known is None else known[places * len(known) // num]
+    if known is None:
+        labels = places % classes
+    elif num < len(known):
+        labels = known[subset(len(known), num)]
+    else:
+        labels = known[places * len(known) // num]
     return Draw(num, labels.astype(np.int32), seed, settings)
 
 

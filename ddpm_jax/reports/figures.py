@@ -21,7 +21,7 @@ from ddpm_jax.diffusion import SCHEDULES, make_schedule, time_steps
 from ddpm_jax.errors import UserError, nearest, require
 from ddpm_jax.evaluation.features.pixels import flatten
 from ddpm_jax.evaluation.metrics.memorisation import nearest_members
-from ddpm_jax.evaluation.metrics.metric import evenly_spread
+from ddpm_jax.evaluation.metrics.metric import subset
 from ddpm_jax.evaluation.sets import batches
 from ddpm_jax.experiment import build
 from ddpm_jax.files import StoragePath, storage_path
@@ -253,7 +253,7 @@ def _neighbours(subject: Subject, path: StoragePath, *, num: Num = None) -> None
         raise UserError(f"this figure needs a run on more than {k} pictures")
     parts = batches(source, np.arange(len(source)), subject.progress)
     real = np.concatenate([flatten(each.examples).vectors for each in parts])
-    few = real[evenly_spread(len(real), _USUAL)]
+    few = real[subset(len(real), _USUAL)]
     # An example's own distance, 0, is the least.
     usual = np.median(nearest_members(few, real, 2).distances[:, 1])
     drawn = np.asarray(subject.sample(num or config.sample.num).samples, np.float32)

@@ -15,6 +15,7 @@ from ddpm_jax.evaluation import caching, choosing, sets
 from ddpm_jax.evaluation.evaluate import Evaluation, evaluate
 from ddpm_jax.evaluation.features import FEATURES, Extractor, FeatureExtractor, Features
 from ddpm_jax.evaluation.metrics import METRICS, Metric
+from ddpm_jax.evaluation.metrics.metric import subset
 from ddpm_jax.evaluation.sets import ExampleSet, Statistics
 from ddpm_jax.evaluation.statistics import Moments, add_moments, no_moments
 from ddpm_jax.sampling.run import Run
@@ -115,8 +116,8 @@ def test_all_metrics_share_one_draw_with_the_labels_of_the_data(run_that_draws):
     names = ["accuracy", "coverage", "sliced_wasserstein"]
     found = evaluate(run, names, progress=progress)
     assert set(names) <= found.values.keys()
-    assert [call[:2] for call in run.calls] == [(0, 32), (32, 32)]
-    labels = np.concatenate([call[3] for call in run.calls])[:60]
+    assert [call[:2] for call in run.calls] == [(0, 30), (30, 30)]
+    labels = np.concatenate([call[3] for call in run.calls])
     np.testing.assert_array_equal(labels, open_source(MOONS).gather(np.arange(60)).labels)
     assert told["sampling"] == [(10, 20), (20, 20)]
     assert told["reading the data"][-1] == told["computing features"][-1] == (60, 60)
@@ -126,7 +127,7 @@ def test_all_metrics_share_one_draw_with_the_labels_of_the_data(run_that_draws):
 def test_labels_are_spread_over_any_number_of_samples(run_that_draws):
     run = run_that_draws(MOONS, trained_on=MOONS, num_classes=2)
     own = np.array(open_source(MOONS).gather(np.arange(60)).labels)
-    for num, expected in ((30, own[::2]), (120, np.repeat(own, 2))):
+    for num, expected in ((30, own[subset(60, 30)]), (120, np.repeat(own, 2))):
         evaluate(run, ["coverage"], num=num)
         np.testing.assert_array_equal(run.calls[-1][3], expected)
     # Real examples without labels: the classes take turns.
@@ -178,7 +179,7 @@ def test_features_and_labels_of_a_batch_belong_together(monkeypatch, tmp_path):
     monkeypatch.setitem(METRICS, "some", pairs(20))
     assert evaluate(run, ["all", "some"]).values.keys() == {"of None", "of 20"}
     truth: Any = open_source(MOONS).gather(np.arange(60))
-    for most, rows in ((None, slice(None)), (20, slice(None, None, 3))):
+    for most, rows in ((None, np.arange(60)), (20, subset(60, 20))):
         x, labels, indices, asked = seen[most]
         np.testing.assert_array_equal(x, np.asarray(truth.examples)[rows, 0])
         np.testing.assert_array_equal(labels, np.asarray(truth.labels)[rows])
@@ -199,6 +200,7 @@ def test_every_sample_of_the_seed_is_drawn_once(num_classes, run_that_draws):
 
 def test_a_killed_evaluation_goes_on_where_it_was(run_that_draws, monkeypatch):
     run = run_that_draws(FRESH, batch_size=20)
+    assert sets.plan_draw(run, None, 50, 0, {}).settings == {"batch_size": 17}
     whole = evaluate(run, ["frechet_distance"])
     plain, run.calls = run.sample, []
 
@@ -212,7 +214,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(run_that_draws, monkeypatch):
         evaluate(run, ["frechet_distance"])
     monkeypatch.setattr(run, "sample", plain)
     assert evaluate(run, ["frechet_distance"]) == whole
-    assert [call[0] for call in run.calls] == [0, 20, 40]
+    assert [call[0] for call in run.calls] == [0, 17, 34]
 
 
 def test_stored_samples_score_as_drawn_ones(run_that_draws):

@@ -301,7 +301,7 @@ def test_the_validation_loss_is_drawn_over_the_loss_and_each_metric_in_a_panel(
     tmp_path, monkeypatch
 ):
     drawn = []
-    monkeypatch.setattr(plots.curves, "save", lambda path, figure: drawn.append(figure))
+    monkeypatch.setattr(curves, "save", lambda path, figure: drawn.append(figure))
     rows = [
         {"step": 2, "loss": 0.5, "grad_norm": 2.0, "images_per_s": 9.0, "nonfinite_steps": 0},
         {"step": 2, "validation_loss": 0.7},

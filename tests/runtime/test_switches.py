@@ -129,10 +129,10 @@ def test_processes_agree_on_the_switches_that_are_not_pinned(tmp_path, monkeypat
     from ddpm_jax.data.identity import describe_source
 
     source = describe_source(open_source(CONFIG.data))
-    one = _what_must_agree(CONFIG, tmp_path, source)
+    one = _what_must_agree(CONFIG, tmp_path, source, None)
     with jax.default_matmul_precision("float32"):
-        other = _what_must_agree(CONFIG, tmp_path, source)
+        other = _what_must_agree(CONFIG, tmp_path, source, None)
     assert {name for name in one if one[name] != other[name]} == {"JAX_DEFAULT_MATMUL_PRECISION"}
     monkeypatch.setenv("DDPM_JAX_OPS", "reference")
-    other = _what_must_agree(CONFIG, tmp_path, source)
+    other = _what_must_agree(CONFIG, tmp_path, source, None)
     assert {name for name in one if one[name] != other[name]} == {"DDPM_JAX_OPS"}

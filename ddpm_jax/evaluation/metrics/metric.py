@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from ddpm_jax.data.held_out import shuffled
 from ddpm_jax.evaluation.facts import Facts
 from ddpm_jax.evaluation.features import Features
 from ddpm_jax.evaluation.statistics import Collected, FeatureSet, Moments, collect, joined
@@ -30,7 +31,7 @@ class Metric(NamedTuple):
     Real examples and samples have a state each, and the batches may not matter. `obstacle` says in
     a few words why the metric does not apply, or None if it does. `better` has the values that one
     may look for the best of. `features` is a row of FEATURES; None for the one that is chosen.
-    `most` bounds the examples compared on each side, spread evenly over all. `moments` turns known
+    `most` bounds the examples compared on each side, chosen at random. `moments` turns known
     statistics of the real examples into their state; None if they are not enough. `caution` is what
     must be said beside the values, or None. `default` says whether it is computed without being
     named.
@@ -61,10 +62,14 @@ def metric_of_sets(
     return Metric(obstacle, Collected, collect, result, **more)
 
 
-def evenly_spread(n: int, most: int | None) -> np.ndarray:
-    """Returns the indices `[min(n, most)]` of n examples, evenly spread over all of them."""
-    size = n if most is None else min(n, most)
-    return np.arange(size) * n // size
+def subset(n: int, most: int | None) -> np.ndarray:
+    """Returns the rising indices `[min(n, most)]` of some of n examples, the same ones each time.
+
+    They are chosen at random: every second example may have a class of every second number.
+    """
+    if most is None or n <= most:
+        return np.arange(n)
+    return np.sort(shuffled(n, 0)[:most])
 
 
 def need_more_than(count: int) -> Callable[[Facts], str | None]:

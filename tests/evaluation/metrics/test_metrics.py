@@ -8,7 +8,7 @@ import pytest
 from ddpm_jax.evaluation.facts import Facts
 from ddpm_jax.evaluation.features import FEATURES, Features
 from ddpm_jax.evaluation.metrics import METRICS
-from ddpm_jax.evaluation.metrics.metric import evenly_spread
+from ddpm_jax.evaluation.metrics.metric import subset
 from ddpm_jax.evaluation.statistics import Moments
 
 CLASSES = 3
@@ -153,7 +153,14 @@ def test_options_out_of_range_are_refused(name, options):
         METRICS[name](**options)
 
 
-def test_a_large_set_is_thinned_evenly():
-    np.testing.assert_array_equal(evenly_spread(60, 20), np.arange(0, 60, 3))
-    np.testing.assert_array_equal(evenly_spread(5, 20), np.arange(5))
-    np.testing.assert_array_equal(evenly_spread(5, None), np.arange(5))
+def test_a_part_of_a_large_set_is_a_fair_draw():
+    """Not every n-th one: classes that take turns would be lost."""
+    chosen = subset(2_000, 1_000)
+    assert (np.diff(chosen) > 0).all()
+    np.testing.assert_array_equal(chosen, subset(2_000, 1_000))
+    counts = np.bincount(chosen % 10, minlength=10)
+    assert counts.sum() == 1_000
+    # Five standard deviations of a draw without replacement.
+    assert abs(counts - 100).max() < 5 * np.sqrt(100 * 0.9 * 0.5)
+    np.testing.assert_array_equal(subset(5, 20), np.arange(5))
+    np.testing.assert_array_equal(subset(5, None), np.arange(5))
