@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import ddpm_jax
+from ddpm_jax import cli
 from ddpm_jax.config import SampleConfig
 from ddpm_jax.errors import UserError
 from ddpm_jax.sampling.run import load
@@ -106,6 +107,16 @@ def test_samples_in_a_folder(folder, tmp_path):
             assert arrays["samples"].dtype == np.float32
             assert arrays["labels"].dtype == np.int32
     assert sizes == [16, 4]
+
+
+def test_an_evaluation(folder, tmp_path, capsys):
+    path = tmp_path / "found.json"
+    words = ["evaluate", str(folder), "--num", "20", "--metrics", "coverage", "--output", str(path)]
+    assert cli.main([*words, "--features", "pixels"]) == 0, capsys.readouterr()
+    found = json.loads(path.read_text())
+    assert list(found) == list(documented("evaluation.json"))
+    assert set(found["values"]) == {"density", "coverage", "coverage_if_equal"}
+    assert sum(found["samples"]["labels"]) == 20
 
 
 def test_samples_as_pictures(folder, tmp_path):

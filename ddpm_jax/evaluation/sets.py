@@ -117,6 +117,8 @@ def draw(run: Run, plan: Draw, folder: StoragePath, progress: Progress) -> Examp
     sample_shards(run, folder, progress=progress, **kept)
     chosen = override(run.config.sample, plan.settings)
     described = describe_samples(run, chosen, plan.num, plan.seed, None)
+    # Thousands of labels say less than how many samples each has.
+    described["labels"] = None if plan.labels is None else np.bincount(plan.labels).tolist()
     return ExampleSet(ShardSource(folder), {"run": str(run.folder), **described})
 
 

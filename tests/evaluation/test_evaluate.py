@@ -131,7 +131,8 @@ def test_labels_are_spread_over_any_number_of_samples(run_that_draws):
         evaluate(run, ["coverage"], num=num)
         np.testing.assert_array_equal(run.calls[-1][3], expected)
     # Real examples without labels: the classes take turns.
-    evaluate(run, ["coverage"], reference=TABLE, num=7)
+    found = evaluate(run, ["coverage"], reference=TABLE, num=7)
+    assert found.described["samples"]["labels"] == [4, 3]
     np.testing.assert_array_equal(run.calls[-1][3], [0, 1, 0, 1, 0, 1, 0])
 
 
