@@ -54,6 +54,7 @@ class _Comparison(NamedTuple):
     features: Choice
     facts: Facts
     reference: ExampleSet | Statistics
+    training: Source | None
     report: Callable[[str], None]
     progress: Callable[[str], Progress]
 
@@ -67,6 +68,7 @@ def evaluate(
     num: int | None = None,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
+    training: Source | None = None,
     report: Callable[[str], None] = lambda line: None,
     progress: Callable[[str], Progress] = lambda title: lambda done, total: None,
 ) -> Evaluation:
@@ -76,10 +78,11 @@ def evaluate(
     default as many as there are real examples, at most 10,000, with `settings` in place of those of
     its config's `sample`. They are kept in the run's folder until the evaluation ends: after a kill
     the same call goes on. `reference` has the real examples or their statistics; None for a run's
-    training data. `features` is a row of FEATURES, `metrics` are rows of METRICS; None takes those
-    that apply. `report` gets lines, and `progress` is called with a title and returns a function of
-    the work done and in all. Raises UserError for what does not exist or does not apply, and for
-    data that are missing or of other classes.
+    training data. Features that learn do so from `training`, of the reference's classes; None for
+    the real examples. `features` is a row of FEATURES, `metrics` are rows of METRICS; None takes
+    those that apply. `report` gets lines, and `progress` is called with a title and returns a
+    function of the work done and in all. Raises UserError for what does not exist or does not
+    apply, and for data that are missing or of other classes.
     """
     if reference is None:
         if not isinstance(samples, Run):
@@ -93,10 +96,13 @@ def evaluate(
     if isinstance(samples, Run):
         plan = sets.plan_draw(samples, real, num, seed, dict(settings or {}))
     facts = _facts(samples, plan, reference)
+    if training is not None:
+        facts = facts._replace(num_training=len(training))
     chosen = choose_features(features, facts)
     facts = facts._replace(features=chosen.name)
     judges = choose_metrics(metrics, facts, by_statistics=real is None)
-    comparison = _Comparison(judges, chosen, facts, reference, report, progress)
+    learned = real if training is None else training
+    comparison = _Comparison(judges, chosen, facts, reference, learned, report, progress)
     with pinned():
         if not isinstance(samples, Run):
             return _compare(comparison, _load_features(comparison), samples)
@@ -124,10 +130,8 @@ def _draw_and_compare(comparison: _Comparison, run: Run, plan: Draw) -> Evaluati
 
 def _load_features(comparison: _Comparison) -> dict[str, Extractor]:
     """Returns the extractors that the metrics need, by name."""
-    judges, chosen, facts, reference, report, _ = comparison
-    context = FeatureContext(
-        reference.source if isinstance(reference, ExampleSet) else None, report
-    )
+    judges, chosen, facts, reference, training, report, _ = comparison
+    context = FeatureContext(training, report)
     extractors: dict[str, Extractor] = {}
     for name in dict.fromkeys(each.features for each in judges):
         choice = chosen if name == chosen.name else FEATURES_FIELD.complete(name)
@@ -153,7 +157,7 @@ def _compare(
     comparison: _Comparison, extractors: Mapping[str, Extractor], samples: ExampleSet
 ) -> Evaluation:
     """Computes the features of both sets and compares them."""
-    judges, _, facts, reference, _, progress = comparison
+    judges, _, facts, reference, *_, progress = comparison
     of_real = _real_states(judges, reference, extractors, progress("reading the data"))
     of_samples = _states(judges, samples.source, extractors, progress("computing features"))
     values: dict[str, float] = {}

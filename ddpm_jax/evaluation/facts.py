@@ -8,7 +8,8 @@ class Facts(NamedTuple):
 
     `num_real` and `num_samples` count the examples. `real_classes` counts the classes of the real
     examples, `sample_classes` those that the samples were drawn of; 0 without labels. `features`
-    is the row of FEATURES that was chosen, or empty while none is.
+    is the row of FEATURES that was chosen, or empty while none is. `num_training` counts what
+    features may learn from, if that is not the real examples.
     """
 
     shape: tuple[int, ...]
@@ -18,6 +19,7 @@ class Facts(NamedTuple):
     real_classes: int
     sample_classes: int
     features: str = ""
+    num_training: int | None = None
 
     @property
     def labelled(self) -> bool:

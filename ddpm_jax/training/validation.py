@@ -77,7 +77,7 @@ def make_validation(
         loss = ValidationLoss(experiment, mesh, held_out)
         better[LOSS] = "lower"
     if chosen.metrics:
-        metrics = PreviewMetrics(experiment, source if held_out is None else held_out)
+        metrics = PreviewMetrics(experiment, source if held_out is None else held_out, source)
         better |= metrics.better
     known = list(better)
     if chosen.keep_best is not None and chosen.keep_best not in known:
@@ -163,8 +163,11 @@ class ValidationLoss:
 class PreviewMetrics:
     """Compares the samples of a preview with real examples, by the metrics of a config."""
 
-    def __init__(self, experiment: Experiment, real: Source):
-        """Raises UserError for a metric that does not exist or does not apply."""
+    def __init__(self, experiment: Experiment, real: Source, training: Source):
+        """Features that learn do so from `training`, which is larger than what is held out.
+
+        Raises UserError for a metric that does not exist or does not apply.
+        """
         config = experiment.config
         self.num = config.validation.num_samples or config.sample.num
         """How many samples are compared."""
@@ -172,9 +175,10 @@ class PreviewMetrics:
         # It must tell these real examples from those of another run, because states are cached.
         held_out = {"seed": config.seed, "validation": to_dict(config.validation)}
         described = {**to_dict(config.data), **held_out, **describe_source(real)}
-        self._real = ExampleSet(real, described)
+        self._real, self._training = ExampleSet(real, described), training
         classes = experiment.num_classes if experiment.class_names else 0
         facts = Facts(shape, shape, len(real), self.num, len(real.class_names), classes)
+        facts = facts._replace(num_training=len(training))
         try:
             facts = facts._replace(features=choose_features(None, facts).name)
             judges = choose_metrics(self._names, facts, by_statistics=False)
@@ -195,6 +199,7 @@ class PreviewMetrics:
         samples = ExampleSet(source, {})
 
         def compute() -> dict[str, float]:
-            return evaluate(samples, self._names, reference=self._real).values
+            found = evaluate(samples, self._names, reference=self._real, training=self._training)
+            return found.values
 
         return broadcast_from_first(compute)

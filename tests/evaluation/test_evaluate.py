@@ -415,6 +415,26 @@ def test_features_that_cannot_be_loaded_are_told_before_drawing(monkeypatch, run
     assert run.calls == []
 
 
+def test_features_learn_from_the_training_data_where_these_are_given(monkeypatch):
+    seen: list[Any] = []
+
+    def load(context):
+        seen.append(context.source)
+        return Extractor(lambda x: Features(x), {})
+
+    def obstacle(facts):
+        seen.append(facts.num_training)
+
+    monkeypatch.setitem(FEATURES, "pixels", lambda: FeatureExtractor(obstacle, load))
+    samples, real = ExampleSet(open_source(FRESH), {}), ExampleSet(open_source(TABLE), {})
+    evaluate(samples, ["coverage"], reference=real, features="pixels")
+    assert seen == [None, real.source]
+    seen.clear()
+    training = open_source(MOONS)
+    evaluate(samples, ["coverage"], reference=real, features="pixels", training=training)
+    assert seen == [60, training]
+
+
 def test_no_features_apply(monkeypatch):
     refuses = FeatureExtractor(lambda facts: "never", lambda context: Extractor(Features, {}))
     for name in list(FEATURES):

@@ -97,7 +97,8 @@ def _obstacle(facts: Facts) -> str | None:
         return "it needs pictures"
     if facts.real_classes < 2:
         return "it needs real examples with labels of at least two classes"
-    if facts.num_real < _ENOUGH * facts.real_classes:
+    num = facts.num_real if facts.num_training is None else facts.num_training
+    if num < _ENOUGH * facts.real_classes:
         return f"it needs {_ENOUGH} real examples a class to train on"
     return same_shape(facts)
 

@@ -28,8 +28,8 @@ class Features(NamedTuple):
 class FeatureContext(NamedTuple):
     """What an extractor may need to be loaded.
 
-    `source` has the real examples; None if only their statistics are known. `report` gets lines
-    about work that takes long.
+    `source` has examples to learn from: the real ones, or those of the training; None if only
+    statistics are known. `report` gets lines about work that takes long.
     """
 
     source: Source | None

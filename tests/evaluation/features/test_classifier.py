@@ -147,6 +147,8 @@ def test_parameters_of_another_kind_are_trained_again(change, trainings, monkeyp
         (FACTS._replace(real_classes=1), "labels of at least two classes"),
         (FACTS._replace(real_classes=0), "labels of at least two classes"),
         (FACTS._replace(real_classes=6), "it needs 20 real examples a class"),
+        (FACTS._replace(real_classes=6, num_training=120), None),
+        (FACTS._replace(num_training=7), "it needs 20 real examples a class"),
         (FACTS._replace(sample_shape=(6, 5, 1)), r"the samples are \(6, 5, 1\)"),
     ],
 )
