@@ -104,26 +104,27 @@ def evaluate(
     learned = real if training is None else training
     comparison = _Comparison(judges, chosen, facts, reference, learned, report, progress)
     with pinned():
+        extractors: dict[str, Extractor] = {}
+        # Before hours of sampling: weights may be damaged, and too few examples may have labels.
+        distributed.broadcast_from_first(lambda: extractors.update(_load_features(comparison)))
         if not isinstance(samples, Run):
-            return _compare(comparison, _load_features(comparison), samples)
+            return _first_compares(comparison, extractors, samples)
         assert plan is not None
-        return _draw_and_compare(comparison, samples, plan)
+        folder = samples.folder / f"evaluation-{sets.digest_of(samples, plan)}"
+        drawn = sets.draw(samples, plan, folder, progress("sampling"))
+        found = _first_compares(comparison, extractors, drawn)
+        if distributed.is_first():
+            remove(folder)
+        return found
 
 
-def _draw_and_compare(comparison: _Comparison, run: Run, plan: Draw) -> Evaluation:
-    """Draws the samples with all processes; the first one alone compares them."""
-    folder = run.folder / f"evaluation-{sets.digest_of(run, plan)}"
-    extractors: dict[str, Extractor] = {}
-    # Before hours of sampling: weights may be damaged, and too few examples may have labels.
-    distributed.broadcast_from_first(lambda: extractors.update(_load_features(comparison)))
-    drawn = sets.draw(run, plan, folder, comparison.progress("sampling"))
-
-    def compute() -> dict[str, Any]:
-        found = _compare(comparison, extractors, drawn)
-        remove(folder)
-        return found.as_dict()
-
-    found = distributed.broadcast_from_first(compute)
+def _first_compares(
+    comparison: _Comparison, extractors: Mapping[str, Extractor], samples: ExampleSet
+) -> Evaluation:
+    """Lets the first process compare the sets, and returns the result on every process."""
+    found = distributed.broadcast_from_first(
+        lambda: _compare(comparison, extractors, samples).as_dict()
+    )
     values, notes = found.pop("values"), tuple(found.pop("notes"))
     return Evaluation(values, notes, found)
 
@@ -254,4 +255,6 @@ def _in_classes_of(
     names = samples.class_names if isinstance(samples, Run) else samples.source.class_names
     if not names or not reference.source.class_names:
         return reference
-    return reference._replace(source=with_classes(reference.source, names))
+    source = with_classes(reference.source, names)
+    # Labels of kept states count in the order of these classes.
+    return ExampleSet(source, {**reference.described, "classes": list(source.class_names)})

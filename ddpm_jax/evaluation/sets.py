@@ -18,7 +18,7 @@ from ddpm_jax.evaluation.statistics import Moments
 from ddpm_jax.files import StoragePath
 from ddpm_jax.sampling.chain import Progress
 from ddpm_jax.sampling.run import Run
-from ddpm_jax.sampling.shards import ShardSource, describe_samples, sample_shards
+from ddpm_jax.sampling.shards import ShardSource, check_draw, describe_samples, sample_shards
 
 # The size of a batch, in numbers: 16 MiB as float32.
 _NUMBERS_AT_ONCE = 2**22
@@ -90,10 +90,13 @@ def plan_draw(
     """Returns what to draw; by default as many samples as real examples, at most 10,000.
 
     The samples have the labels of real examples, of a random part of them or of each several times;
-    if these have none, the classes take turns.
+    if these have none, the classes take turns. Raises UserError for a number, a seed or settings
+    that can't be drawn.
     """
     if num is None:
         num = LIMIT if real is None else min(len(real), LIMIT)
+    check_draw(num, seed)
+    run.prepare(**settings)
     most = override(run.config.sample, settings).batch_size
     # All batches have one size: none is filled up with samples that nobody wants.
     settings = {**settings, "batch_size": math.ceil(num / math.ceil(num / most))}

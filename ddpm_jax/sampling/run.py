@@ -128,6 +128,10 @@ class Run:
             progress=progress,
         )
 
+    def prepare(self, **settings: Any) -> None:
+        """Raises UserError for settings that `sample` would refuse; compiles and draws nothing."""
+        self._program(override(self.config.sample, settings), None, ())
+
     def _program(
         self,
         options: SampleConfig,

@@ -18,10 +18,11 @@ import jax
 import numpy as np
 
 from ddpm_jax.config import SampleConfig, override, to_dict
-from ddpm_jax.config.checks import require_row
+from ddpm_jax.config.checks import check_seed, require_row
 from ddpm_jax.errors import UserError, require_whole
 from ddpm_jax.files import Remote, StoragePath, StoreError, remove, replacing
 from ddpm_jax.runtime import distributed
+from ddpm_jax.runtime.memory import free_bytes, require_memory
 from ddpm_jax.sampling.chain import Progress, check_label_count, check_range
 from ddpm_jax.sampling.files import Arrays, class_names_in, write_joined
 from ddpm_jax.sampling.formats import FORMATS, Format, Part
@@ -56,7 +57,8 @@ def sample_shards(
     chosen = override(run.config.sample, options)
     if num is None:
         num = chosen.num if labels is None else np.size(labels)
-    check_range(0, num)
+    check_draw(num, seed)
+    run.prepare(**options)
     if labels is not None:
         check_label_count(np.size(labels), num)
     about = {**describe_samples(run, chosen, num, seed, labels), "format": format}
@@ -88,6 +90,14 @@ def sample_shards(
         labels = every[:num]
         distributed.broadcast_from_first(lambda: kept_as.finish(folder, labels, run.class_names))
     return num
+
+
+def check_draw(num: int, seed: int) -> None:
+    """Raises UserError for a seed or a number of samples that can't be drawn in parts."""
+    check_seed(seed)
+    check_range(0, num)
+    # Of all samples at once, only their places and labels are held.
+    require_memory(16 * num, free_bytes(), f"the labels of {num:,} samples", "draw fewer")
 
 
 def _lacking(kept_as: Format, folder: StoragePath, parts: Sequence[Part]) -> list[int]:

@@ -29,7 +29,6 @@ from ddpm_jax.evaluation.metrics.metric import Better
 from ddpm_jax.evaluation.sets import ExampleSet
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.runtime.compilation import compiler_options
-from ddpm_jax.runtime.distributed import broadcast_from_first
 from ddpm_jax.runtime.mesh import local_rows, replicated, shard_batch
 from ddpm_jax.runtime.random import stream_key
 from ddpm_jax.sampling.samples import Samples
@@ -188,7 +187,7 @@ class PreviewMetrics:
         self.better = {name: it for each in judges for name, it in each.metric.better.items()}
 
     def __call__(self, drawn: Samples) -> dict[str, float]:
-        """Returns the values of all metrics; all processes call it, and the first one computes.
+        """Returns the values of all metrics, on every process; all must call it.
 
         Raises UserError for samples that can't be compared.
         """
@@ -196,10 +195,7 @@ class PreviewMetrics:
             raise UserError("the samples are not finite")
         labels = drawn.labels if drawn.class_names else None
         source = ArraySource(drawn.samples[: self.num], labels, drawn.class_names)
-        samples = ExampleSet(source, {})
-
-        def compute() -> dict[str, float]:
-            found = evaluate(samples, self._names, reference=self._real, training=self._training)
-            return found.values
-
-        return broadcast_from_first(compute)
+        found = evaluate(
+            ExampleSet(source, {}), self._names, reference=self._real, training=self._training
+        )
+        return found.values

@@ -227,6 +227,22 @@ JUDGE = "evaluate {here}/x.npz --reference {here}/run"
 LOOK_ALIKE = "evaluate {here}/set --reference {here}/set --metrics fid --features inception"
 TWO = every(put("set/a.png", PNG), put("set/b.png", PNG))
 EVALUATIONS = {
+    "an evaluation of nothing": Row(
+        nothing, "evaluate {here}/run --num 0", "the number of samples is 0"
+    ),
+    "an evaluation of all numbers": Row(
+        nothing, "evaluate {here}/run --num 4294967296", "the labels of 4,294,967,296 samples need"
+    ),
+    "an evaluation of a wrong seed": Row(nothing, "evaluate {here}/run --seed -1", "seed is -1"),
+    "an evaluation of too many steps": Row(
+        nothing, "evaluate {here}/run --steps 9", "sample.steps is 9; it must be at most T"
+    ),
+    "a folder of a wrong seed": Row(
+        nothing, "sample {here}/run --output {here}/new --seed -1", "seed is -1; it must be in"
+    ),
+    "a folder of too many steps": Row(
+        nothing, "sample {here}/run --output {here}/new --steps 9", "sample.steps is 9; it must"
+    ),
     "samples without a reference": Row(
         samples_of(9, 2), "evaluate {here}/x.npz", "needs --reference with real examples"
     ),

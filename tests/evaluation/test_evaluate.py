@@ -44,6 +44,10 @@ class DrawingRun(Run):
         self.folder, self.step, self.name, self.params = folder, 7, "ema", {"w": np.ones(3)}
         self.draw, self.calls = draw, []
 
+    def prepare(self, **settings):
+        if settings.get("steps", 0) > 1_000:
+            raise UserError("sample.steps is more than T")
+
     def sample(self, num=None, *, first=0, seed=0, labels=None, progress: Any = None, **settings):
         assert num is not None
         self.calls.append((first, num, seed, None if labels is None else np.array(labels)))
@@ -134,6 +138,34 @@ def test_labels_are_spread_over_any_number_of_samples(run_that_draws):
     found = evaluate(run, ["coverage"], reference=TABLE, num=7)
     assert found.described["samples"]["labels"] == [4, 3]
     np.testing.assert_array_equal(run.calls[-1][3], [0, 1, 0, 1, 0, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("asked", "match"),
+    [
+        ({"num": 0}, "number of samples is 0"),
+        ({"num": 2**33}, "number of samples is 8589934592"),
+        ({"num": 2**32}, "the labels of 4,294,967,296 samples need 64.0 GiB"),
+        ({"seed": -1}, "seed is -1"),
+        ({"settings": {"steps": 9_999}}, "steps is more than T"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told_before_anything_is_written(asked, match, run_that_draws):
+    run = run_that_draws(FRESH)
+    with pytest.raises(UserError, match=match):
+        evaluate(run, ["coverage"], **asked)
+    assert run.calls == list(run.folder.iterdir()) == []
+
+
+def test_kept_states_count_labels_as_the_samples_do(tmp_path, monkeypatch):
+    """The same data judge samples whose classes have the one order, and then the other."""
+    monkeypatch.setenv("DDPM_JAX_CACHE", str(tmp_path / "cache"))
+    moons: Any = open_source(MOONS)
+    whole = moons.gather(np.arange(60))
+    for names in (("upper", "lower"), ("lower", "upper")):
+        labels = np.array([names.index(moons.class_names[label]) for label in whole.labels])
+        samples = ExampleSet(ArraySource(np.asarray(whole.examples), labels, names), {})
+        assert evaluate(samples, ["accuracy"], reference=MOONS)["accuracy"] > 0.9
 
 
 def test_labels_of_the_data_count_in_the_runs_classes(run_that_draws):

@@ -56,6 +56,7 @@ def run_of(shape=(5, 6, 3), data=None, classes=10, shown=None) -> Any:
         class_names=NAMES if classes else (),
         labels=lambda chosen: None if chosen is None else np.asarray(chosen),
         sample=sample,
+        prepare=lambda **settings: None,
         first=asked,
     )
 

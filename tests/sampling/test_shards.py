@@ -38,6 +38,7 @@ def run() -> Any:
         params={},
         labels=lambda chosen: None if chosen is None else np.asarray(chosen),
         sample=sample,
+        prepare=lambda **settings: None,
         first=asked,
     )
 
