@@ -1,8 +1,9 @@
-"""What `import ddpm_jax` offers: train a config, open a run, then sample, plot and evaluate it.
+"""What `import ddpm_jax` offers: train a config, open a run, then sample, plot, edit and evaluate.
 
     run = ddpm_jax.train("digits", "runs/digits").run       # or ddpm_jax.load("runs/digits")
     run.sample(16, labels=[3] * 16).samples                 # float32 [16, 8, 8, 1] in [-1, 1]
     run.plot("samples")
+    run.edit("vary", picture, num=4).samples
     run.evaluate()
 
 Nothing is printed. In a notebook samples and figures show themselves.
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from ddpm_jax import config as configs
@@ -25,7 +27,9 @@ from ddpm_jax.evaluation.evaluate import Evaluation, evaluate
 from ddpm_jax.evaluation.sets import ExampleSet, Statistics
 from ddpm_jax.files import StoragePath
 from ddpm_jax.reports import figures
+from ddpm_jax.sampling import editing
 from ddpm_jax.sampling import run as sampling
+from ddpm_jax.sampling.editing import Edited
 from ddpm_jax.tables import Choice
 from ddpm_jax.training import train as training
 
@@ -96,6 +100,40 @@ class Run(sampling.Run):
             **options,
         )
         return Picture(path)
+
+    def edit(
+        self,
+        how: str,
+        pictures: np.ndarray,
+        second: np.ndarray | None = None,
+        *,
+        num: int | None = None,
+        seed: int = 0,
+        labels: Any = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+        **settings: Any,
+    ) -> Edited:
+        """Edits pictures by a row of `sampling.editing.EDITS`.
+
+            run.edit("inpaint", picture, mask, num=4)
+
+        `pictures` are `[H, W, C]`, of which `num` variants are drawn, or `[num, H, W, C]`, one
+        result each: uint8, or floats in [-1, 1]. `second` is a mask, bool `[H, W]` with True where
+        to paint, or the picture at the other end of an interpolation. `settings` are options of the
+        row and settings of `sample`. Raises UserError for what does not exist or does not go
+        together.
+        """
+        return editing.edit(
+            self,
+            how,
+            pictures,
+            second,
+            num=num,
+            seed=seed,
+            labels=labels,
+            progress=progress,
+            **settings,
+        )
 
     def evaluate(
         self,

@@ -40,6 +40,7 @@ def _module(name: str) -> Callable[[list[str]], int]:
 COMMANDS = {
     "train": Command(_module("train"), "CONFIG", "train a config, or go on where it stopped", True),
     "sample": Command(_module("sample"), "RUN", "draw samples from a run", True),
+    "edit": Command(_module("edit"), "RUN PICTURE --how HOW", "edit a picture with a run"),
     "evaluate": Command(
         _module("evaluate"), "RUN|SAMPLES", "compare samples with real examples", True
     ),

@@ -15,6 +15,10 @@ _SHOWN = 10
 """Classes that a line names; of more, it has the first ones and the last."""
 
 
+NO_CLASS = "no class"
+"""The name of the label of an example that has none."""
+
+
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
     """Returns the distinct names in their natural order, numbers in them by value: 2 before 10."""
 
@@ -42,7 +46,7 @@ def _shortened(words: Sequence[str]) -> str:
 
 def describe_labels(labels: np.ndarray, names: Sequence[str]) -> str:
     """Returns the classes of some labels by name: `the classes named cat, dog`."""
-    chosen = [one_line(names[label]) for label in dict.fromkeys(map(int, labels))]
+    chosen = [one_line([*names, NO_CLASS][label]) for label in dict.fromkeys(map(int, labels))]
     return f"the class{'es' if len(chosen) > 1 else ''} named {_shortened(chosen)}"
 
 
@@ -51,16 +55,16 @@ def find_labels(chosen: Any, names: Sequence[str], count: int) -> np.ndarray:
 
     A word or a Python number that is a class's name means this class. If no class has a number as
     its name, a number means the label itself. An array of whole numbers, as `Samples.labels` is,
-    holds labels. `names` may be empty if they are not known; `count` is the number of classes.
-    Raises UserError for a class that does not exist.
+    holds labels. "no class" is -1, unless a class has that name. `names` may be empty if they are
+    not known; `count` is the number of classes. Raises UserError for a class that does not exist.
     """
     if getattr(getattr(chosen, "dtype", None), "kind", None) in ("i", "u") and np.ndim(chosen) == 1:
-        wrong = [label for label in np.asarray(chosen).tolist() if not 0 <= label < count]
+        wrong = [label for label in np.asarray(chosen).tolist() if not -1 <= label < count]
         if wrong:
             raise UserError(f"labels: there is no class {wrong[0]}; they are 0 … {count - 1}")
         return np.asarray(chosen, np.int32)
     single = isinstance(chosen, str) or np.ndim(chosen) == 0
-    numbers = {name: label for label, name in enumerate(names)}
+    numbers = {NO_CLASS: -1} | {name: label for label, name in enumerate(names)}
     if not _are_numbers(names):
         numbers = {str(label): label for label in range(count)} | numbers
     found = []

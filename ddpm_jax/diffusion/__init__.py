@@ -43,7 +43,7 @@ from ddpm_jax.diffusion.parameterizations import (
     split_output,
 )
 from ddpm_jax.diffusion.samplers import SAMPLERS, make_sampler
-from ddpm_jax.diffusion.samplers.contract import Carry, Row, Sampler, SamplerState
+from ddpm_jax.diffusion.samplers.contract import Carry, Row, Sampler, SamplerOperator, SamplerState
 from ddpm_jax.diffusion.schedules import (
     SCHEDULES,
     NoiseSchedule,
@@ -72,6 +72,7 @@ __all__ = [
     "Parameterization",
     "Row",
     "Sampler",
+    "SamplerOperator",
     "SamplerState",
     "advance",
     "at",

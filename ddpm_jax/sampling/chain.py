@@ -16,6 +16,7 @@ from ddpm_jax.config import SampleConfig, check_seed, check_variance, shown_chan
 from ddpm_jax.diffusion import (
     Row,
     Sampler,
+    SamplerOperator,
     advance,
     chain_calls,
     make_sampler,
@@ -34,7 +35,7 @@ from ddpm_jax.runtime.random import sample_keys
 from ddpm_jax.runtime.switches import pinned, require_compiling
 from ddpm_jax.sampling.denoiser import is_guided, make_denoiser
 from ddpm_jax.sampling.samples import Samples
-from ddpm_jax.typing import Conditioning, Denoiser, Examples, Operator
+from ddpm_jax.typing import Conditioning, Examples, Operator
 
 # A chain is about this many calls of the compiled program: the frames of a trajectory.
 _CHUNKS = 50
@@ -60,11 +61,12 @@ class SampleProgram:
         options: SampleConfig,
         *,
         times: np.ndarray | None = None,
-        operators: Sequence[Callable[[Denoiser, Any], Denoiser]] = (),
+        operators: Sequence[Operator | SamplerOperator] = (),
     ):
         """`times` are the chain's, and may go up and down; None for the grid of the options.
 
-        `operators` transform the denoiser after clipping. Each call brings their data.
+        `operators` transform the denoiser after clipping, or the sampler. Their data are ignored:
+        each call brings its own.
 
         Raises UserError for steps or guidance that this network can't give, ValueError for times
         that `plan_chain` refuses.
@@ -72,7 +74,7 @@ class SampleProgram:
         require_compiling()
         T = experiment.schedule.T
         self.experiment, self.mesh, self.options = experiment, mesh, options
-        self.operators = tuple(operators)
+        self.operators = tuple(each._replace(data=None) for each in operators)
         if options.steps is not None and options.steps > T:
             raise UserError(f"sample.steps is {options.steps}; it must be at most T, which is {T}")
         if is_guided(options) and experiment.config.train.label_dropout == 0:
@@ -82,7 +84,8 @@ class SampleProgram:
             )
         check_variance(options.sampler, experiment.config.diffusion)
         chosen = options.sampler
-        self.sampler: Sampler = make_sampler(chosen.name, experiment.schedule, **chosen.options)
+        self._chosen = make_sampler(chosen.name, experiment.schedule, **chosen.options)
+        self.sampler: Sampler = self._with_operators(self.operators)
         if times is None:
             fractional = experiment.model.fractional_times
             times = make_time_grid(
@@ -96,7 +99,7 @@ class SampleProgram:
         self.rows = self._plan(times)
         self.cautions = unfit_ends(experiment.schedule)
         """A line for each reason why chains from pure noise can't give the data."""
-        if not self.cautions and times[0] < T:
+        if not self.cautions and 0 < times[0] < T:
             self.cautions = unfit_ends(experiment.schedule, float(times[0]))
         shardings = self._carry_shardings()
         self._start = jax.jit(self._first_carry, out_shardings=shardings)
@@ -132,11 +135,24 @@ class SampleProgram:
         conditioning: Conditioning,
         operands: Sequence[Any],
     ) -> Any:
-        operators = [Operator(*each) for each in zip(self.operators, operands, strict=True)]
+        pairs = zip(self.operators, operands, strict=True)
+        operators = [each._replace(data=data) for each, data in pairs]
         denoiser = make_denoiser(
-            self.experiment, params, conditioning, self.options, operators=operators
+            self.experiment,
+            params,
+            conditioning,
+            self.options,
+            operators=[each for each in operators if isinstance(each, Operator)],
         )
-        return advance(self.sampler, denoiser, carry, rows, sample_keys(seed, indices))
+        sampler = self._with_operators(operators)
+        return advance(sampler, denoiser, carry, rows, sample_keys(seed, indices))
+
+    def _with_operators(self, operators: Sequence[Operator | SamplerOperator]) -> Sampler:
+        sampler = self._chosen
+        for each in operators:
+            if isinstance(each, SamplerOperator):
+                sampler = each.apply(sampler, self.experiment.schedule, each.data)
+        return sampler
 
     def _carry_shardings(self) -> Any:
         """Returns a sharding for each leaf: over all devices along its batch axis if it has one.
@@ -176,10 +192,11 @@ class SampleProgram:
         """Draws samples first … first+num-1 of a seed.
 
         Every process of the mesh must call it, and gets all samples. They take the `labels` in
-        turn, one or several; None takes all classes. `conditioning` has what else the network
-        takes, an array `[num, …]` for each part. `operands` has the data of each operator, a tree
-        of arrays `[num, …]`. A chain with a `start` takes the times of the grid below it. The first
-        `num_trajectories` samples (within one batch) leave their trajectory, at about 50 times.
+        turn, one or several, -1 for no class; None takes all classes. `conditioning` has what else
+        the network takes, an array `[num, …]` for each part. `operands` has the data of each
+        operator, a tree of arrays `[num, …]`. A chain with a `start` takes the times of the grid
+        below it. The first `num_trajectories` samples (within one batch) leave their trajectory, at
+        about 50 times.
         `progress` gets the intervals done and their total. Raises UserError, before anything is
         drawn, for numbers and labels out of range, and for arrays that are not `num` long or that
         the network does not take or lacks; OutOfMemory for more samples than memory holds.
@@ -283,6 +300,8 @@ class SampleProgram:
     ) -> tuple[Conditioning, tuple[Any, ...]]:
         """Returns conditioning and operators' data, with a row for each sample."""
         rows = jax.tree.map(lambda x: _rows("an operator's data", x, num), tuple(operands))
+        if labels is not None:
+            labels = np.where(labels == -1, np.int32(self.experiment.num_classes), labels)
         return self._check_conditioning(num, conditioning)._replace(labels=labels), rows
 
     def _check_conditioning(self, num: int, given: Conditioning) -> Conditioning:
@@ -320,6 +339,13 @@ class SampleProgram:
         given = np.ravel(labels)
         check_label_count(len(given), num)
         for label in given.tolist():
+            if label == -1:
+                if self.experiment.config.train.label_dropout == 0:
+                    raise UserError(
+                        'labels: "no class" needs a network trained with some labels dropped '
+                        "(train.label_dropout above 0), and this one was not"
+                    )
+                continue
             if type(label) is not int or not 0 <= label < classes:
                 known = f"they are the whole numbers 0 … {classes - 1}"
                 raise UserError(f"labels: there is no class {label}; {known}")

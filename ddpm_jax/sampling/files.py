@@ -39,6 +39,15 @@ def write_samples(path: StoragePath, drawn: Samples) -> None:
         draw_grid(path, drawn)
 
 
+def write_picture(path: StoragePath, picture: np.ndarray) -> None:
+    """Writes uint8 pixels `[H, W, C]`, C = 1, 3 or 4, as a PNG."""
+    from PIL import Image
+
+    grey = picture.shape[-1] == 1
+    with replacing(path) as beside:
+        Image.fromarray(picture[..., 0] if grey else picture).save(beside, "PNG")
+
+
 def write_pixels(path: StoragePath, drawn: Samples) -> None:
     """Writes pictures as `write_joined` does; raises UserError unless all are finite."""
     batch = Batch(pixels_of(drawn.samples), drawn.labels)

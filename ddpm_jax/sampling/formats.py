@@ -20,6 +20,7 @@ from ddpm_jax.sampling.files import (
     pixels_of,
     read_pixels,
     read_samples,
+    write_picture,
     write_pixels,
     write_samples,
 )
@@ -127,12 +128,8 @@ def _ends_as_png(path: Path) -> bool:
 
 
 def _write_pictures(folder: StoragePath, part: Part, drawn: Samples) -> None:
-    from PIL import Image
-
     def write(name: str, picture: np.ndarray) -> None:
-        grey = picture.shape[-1] == 1
-        with replacing(folder / name) as beside:
-            Image.fromarray(picture[..., 0] if grey else picture).save(beside, "PNG")
+        write_picture(folder / name, picture)
 
     pictures = pixels_of(visible(drawn.samples, drawn.shown))
     with ThreadPoolExecutor(StreamSource.workers) as pool:

@@ -16,6 +16,7 @@ from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.config import Config, SampleConfig, override
 from ddpm_jax.config.choices import rows_of
 from ddpm_jax.data.classes import find_labels
+from ddpm_jax.diffusion import SamplerOperator
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.files import StoragePath, storage_path
@@ -88,7 +89,7 @@ class Run:
         conditioning: Conditioning = NO_CONDITIONING,
         start: Start | None = None,
         times: Sequence[int] | np.ndarray | None = None,
-        transforms: Sequence[DenoiserTransform | Operator] = (),
+        transforms: Sequence[DenoiserTransform | Operator | SamplerOperator] = (),
         num_trajectories: int = 0,
         progress: Progress = lambda done, total: None,
         **settings: Any,
@@ -101,7 +102,8 @@ class Run:
         name or number; an int array, as `Samples.labels` is, holds labels. `start` is where the
         chains start if not from noise. `times` are those of the chain, which may go up and down;
         None for the grid of the settings. `transforms` of the denoiser come after clipping; one
-        with data for each sample is an Operator. The same functions share one compiled program.
+        with data for each sample is an Operator, and one of the sampler a SamplerOperator. The same
+        functions share one compiled program.
 
         Returns float32 samples `[num, …]` on the data's scale ([-1, 1] for pictures), their
         labels, and the trajectories of the first `num_trajectories` samples. Raises UserError for
@@ -122,11 +124,15 @@ class Run:
             first=first,
             labels=labels,
             conditioning=conditioning,
-            operands=[it.data if isinstance(it, Operator) else None for it in transforms],
+            operands=[getattr(it, "data", None) for it in transforms],
             start=start,
             num_trajectories=num_trajectories,
             progress=progress,
         )
+
+    def times(self, **settings: Any) -> np.ndarray:
+        """Returns the times `[steps + 1]` that `sample` follows with these settings."""
+        return self._program(override(self.config.sample, settings), None, ()).times
 
     def prepare(self, **settings: Any) -> None:
         """Raises UserError for settings that `sample` would refuse; compiles and draws nothing."""
@@ -136,16 +142,19 @@ class Run:
         self,
         options: SampleConfig,
         times: Sequence[int] | np.ndarray | None,
-        transforms: Sequence[DenoiserTransform | Operator],
+        transforms: Sequence[DenoiserTransform | Operator | SamplerOperator],
     ) -> SampleProgram:
         """Returns the program of these options, times and functions; made once."""
         chain = None if times is None else np.asarray(times)
-        functions = tuple(it.apply if isinstance(it, Operator) else it for it in transforms)
+        functions = tuple(getattr(it, "apply", it) for it in transforms)
         # With the rows themselves: a notebook may put another one under the same name.
         key = options, rows_of(options), None if chain is None else tuple(chain.tolist()), functions
         if key not in self._programs:
             operators = [
-                it.apply if isinstance(it, Operator) else _ignoring_data(it) for it in transforms
+                it
+                if isinstance(it, Operator | SamplerOperator)
+                else Operator(_ignoring_data(it), None)
+                for it in transforms
             ]
             self._programs[key] = SampleProgram(
                 self.experiment, self.mesh, options, times=chain, operators=operators

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ddpm_jax import plots
+from ddpm_jax.data.classes import NO_CLASS
 from ddpm_jax.plots.style import PathLike
 
 
@@ -16,7 +17,7 @@ class Samples(NamedTuple):
     samples: np.ndarray
     """`[N, …]`"""
     labels: np.ndarray | None
-    """int32 `[N]`; num_classes means "no class"; None without labels."""
+    """int32 `[N]`; -1 means "no class"; None without labels."""
     frames: np.ndarray | None
     """`[F, n, …]`: the trajectories of the first n samples, if asked for."""
     times: np.ndarray | None
@@ -46,10 +47,13 @@ def visible(examples: np.ndarray, channels: tuple[int, ...] | None) -> np.ndarra
 
 def draw_grid(path: PathLike, drawn: Samples, *, columns: int | None = None) -> None:
     """Draws samples as a PNG, each with the name of its class if there are labels."""
+    labels, names = drawn.labels, [*drawn.class_names, NO_CLASS]
+    if labels is not None and drawn.class_names:
+        labels = np.where(labels < 0, len(drawn.class_names), labels)
     plots.grid(
         path,
         visible(drawn.samples, drawn.shown),
-        labels=drawn.labels,
-        names=[*drawn.class_names, "no class"] if drawn.class_names else None,
+        labels=labels,
+        names=names if drawn.class_names else None,
         columns=columns,
     )

@@ -55,6 +55,9 @@ def test_names_come_in_their_natural_order(names, ordered):
         ([9, "0"], DIGITS, [9, 0]),
         ([1, "0"], (), [1, 0]),
         ([], PETS, []),
+        (["no class", "cat"], PETS, [-1, 0]),
+        ("no class", ("cat", "no class"), [1]),
+        (np.array([-1, 2]), PETS, [-1, 2]),
     ],
 )
 def test_a_class_is_chosen_by_name_or_by_number(chosen, names, labels):

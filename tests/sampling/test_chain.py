@@ -16,7 +16,7 @@ from ddpm_jax.models import MODELS
 from ddpm_jax.runtime.memory import OutOfMemory
 from ddpm_jax.sampling import chain
 from ddpm_jax.sampling.chain import Start, _chunk
-from ddpm_jax.typing import Conditioning
+from ddpm_jax.typing import Conditioning, Operator
 from tests.models.beside import Beside, BesideConfig
 from tests.sampling.programs import program
 from tests.tiny import TINY, StepLoop, changed
@@ -294,7 +294,9 @@ def test_an_operator_puts_each_samples_known_pixels_into_the_guess_of_x_0(traine
     known = np.linspace(-0.9, 0.9, 11 * 4 * 8, dtype=np.float32).reshape(11, 4, 8, 1)
     plain = program(trained[0])(trained[1], 11, seed=3).samples
     for devices, size in ((1, 11), (3, 6)):
-        chain = program(trained[0], devices, batch_size=size, operators=(inpainting,))
+        chain = program(
+            trained[0], devices, batch_size=size, operators=(Operator(inpainting, None),)
+        )
         filled = chain(trained[1], 11, seed=3, operands=(known,)).samples
         np.testing.assert_allclose(filled[:, :4], known, atol=1e-6)
         assert np.abs(filled[:, 4:] - plain[:, 4:]).max() > 1e-3
@@ -352,6 +354,18 @@ def draw(trained):
     return functools.partial(program(trained[0], steps=2, batch_size=8), trained[1])
 
 
+def test_a_sample_without_a_class_is_that_of_the_label_that_training_drops(trained):
+    experiment, params = trained
+    drawn = program(experiment)(params, 3, seed=3, labels=[-1, 2])
+    assert drawn.labels.tolist() == [-1, 2, -1]
+    guided = program(experiment, guidance=2.0)(params, 3, seed=3, labels=-1)
+    np.testing.assert_allclose(guided.samples[0], drawn.samples[0], atol=1e-4)
+    config = changed(TINY, train={"label_dropout": 0.0})
+    always = program(build(config))
+    with pytest.raises(UserError, match='"no class" needs a network trained with some labels'):
+        always(params, 3, seed=3, labels=-1)
+
+
 @pytest.mark.parametrize("labels", [3, [3], [3, 1], np.array([3, 1, 0]), range(5)])
 def test_labels_are_taken_in_turn(labels, draw):
     drawn = draw(5, seed=0, labels=labels)
@@ -367,7 +381,7 @@ def test_labels_are_taken_in_turn(labels, draw):
         ([1.0], "no class 1.0"),
         ([True], "no class True"),
         ([2**70], "no class 1180591620717411303424"),
-        ([-1], "no class -1"),
+        ([-2], "no class -2"),
         ([], "0 labels for 2 samples"),
         ([0, 1, 2], "3 labels for 2 samples"),
     ],

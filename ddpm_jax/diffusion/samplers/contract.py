@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
+from ddpm_jax.diffusion.schedules import NoiseSchedule
 from ddpm_jax.typing import Denoiser, Examples, Keys
 
 
@@ -87,6 +88,16 @@ class Sampler(NamedTuple):
     calls: Callable[[Any], int]
     upward: Literal["renoise", "step"] = "renoise"
     learned_variance: bool = False
+
+
+class SamplerOperator(NamedTuple):
+    """A sampler made of another one, with data for each sample, as RePaint is."""
+
+    apply: Callable[[Sampler, NoiseSchedule, Any], Sampler]
+    """(sampler, schedule, data) -> sampler. Its plan must not depend on the data, which are None
+    where a chain is planned. A carry is a NamedTuple, so a step may replace its `x`."""
+    data: Any
+    """A tree of arrays `[num, …]`; a step gets the rows of its batch."""
 
 
 def start(x: Examples) -> SamplerState:
