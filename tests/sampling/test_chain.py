@@ -357,6 +357,7 @@ def draw(trained):
 def test_a_sample_without_a_class_is_that_of_the_label_that_training_drops(trained):
     experiment, params = trained
     drawn = program(experiment)(params, 3, seed=3, labels=[-1, 2])
+    assert drawn.labels is not None
     assert drawn.labels.tolist() == [-1, 2, -1]
     guided = program(experiment, guidance=2.0)(params, 3, seed=3, labels=-1)
     np.testing.assert_allclose(guided.samples[0], drawn.samples[0], atol=1e-4)
