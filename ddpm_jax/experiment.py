@@ -15,8 +15,6 @@ from ddpm_jax.diffusion import (
     PARAMETERIZATIONS,
     NoiseSchedule,
     Parameterization,
-    make_objective,
-    make_schedule,
     output_channels,
     q_sample,
 )
@@ -57,6 +55,11 @@ class Experiment:
     def num_classes(self) -> int:
         return self.config.model.num_classes
 
+    @property
+    def classifies(self) -> bool:
+        """Whether the network says which class x_t is of, and draws no samples."""
+        return self.objective.classifies
+
     @pinned()
     def init_params(self, key: jax.Array) -> Any:
         """Draws fresh parameters; float32, whatever the network computes in."""
@@ -80,10 +83,10 @@ class Experiment:
     ) -> Conditioning:
         """Returns what the network is given beside x_t and t.
 
-        Labels are left out if the network takes none. Those that are `dropped`, a boolean or one
-        for each label `[B]`, become "no class".
+        Labels are left out if the network takes none, or shall find them. Those that are `dropped`,
+        a boolean or one for each label `[B]`, become "no class".
         """
-        if not self.num_classes:
+        if not self.num_classes or self.classifies:
             labels = None
         elif labels is not None and dropped is not False:
             labels = jnp.where(dropped, self.num_classes, labels)
@@ -128,7 +131,7 @@ class Experiment:
         x_t = q_sample(self.schedule, x_0, t, eps)
         conditioning = self.condition(batch.labels, dropped=dropped)
         return DiffusionInputs(
-            x_0, x_t, eps, t, conditioning, dropout=key("dropout"), weight=weight
+            x_0, x_t, eps, t, conditioning, key("dropout"), labels=batch.labels, weight=weight
         )
 
     @pinned()
@@ -159,23 +162,16 @@ def build(config: Config, *, devices: int = 1) -> Experiment:
     diffusion = config.diffusion
     optimizer, timestep_sampler = config.optimizer, config.train.timestep_sampler
     parameterization = PARAMETERIZATIONS[diffusion.prediction.name]
-    schedule = make_schedule(
-        diffusion.schedule.name, diffusion.timesteps, **diffusion.schedule.options
-    )
+    schedule = diffusion.noise_schedule
     learning_rate = learning_rate_of(config)
-    objective = make_objective(
-        diffusion.objective.name,
-        schedule,
-        parameterization,
-        loss=diffusion.loss.name,
-        weighting=diffusion.weighting,
-        **diffusion.objective.options,
-    )
+    objective = diffusion.trained_objective
     return Experiment(
         config=config,
         model=make_network(
             config.model,
-            out_channels=output_channels(config.data.example_shape[-1], objective.variance),
+            out_channels=config.model.num_classes
+            if objective.classifies
+            else output_channels(config.data.example_shape[-1], objective.variance),
             timesteps=diffusion.timesteps,
             ops=from_environment(devices=devices),
         ),

@@ -40,6 +40,8 @@ class Prediction(NamedTuple):
     eps: Examples
     variance_fraction: Examples | None = None
     """f of equation (6) in `diffusion.gaussian`; None where the variance is not learned."""
+    memory: Any = None
+    """What a RecallingDenoiser remembers for its next call; None for any other denoiser."""
 
 
 class DiffusionInputs(NamedTuple):
@@ -53,6 +55,8 @@ class DiffusionInputs(NamedTuple):
     conditioning: Conditioning
     dropout: Any
     """The key of the network's dropout."""
+    labels: Labels | None = None
+    """The classes of the data, whether or not the network is told; None where none are used."""
     weight: PerExample | None = None
     """What each loss is multiplied by, because t was not drawn uniformly; None for 1."""
 
@@ -75,25 +79,33 @@ class Operator(NamedTuple):
 
 
 class Objective(NamedTuple):
-    """What training minimizes; called as `objective(output, inputs)`, it gives the losses `[B]`."""
+    """What training minimizes; called as `objective(output, inputs)`, it gives the losses `[B]`.
+
+    It decides how many outputs the network has, and whether it is told the labels.
+    """
 
     loss: Callable[[Examples, DiffusionInputs], PerExample]
     """(the network's output, the step's inputs) -> the loss of each example."""
     variance: str | None = None
     """The row of `VARIANCES` that the network learns by it; None where it learns no variance."""
+    classifies: bool = False
+    """Whether the network says which class x_t is of, and so has an output for each class. It is
+    not told the labels then, and draws no samples."""
 
     def __call__(self, output: Examples, inputs: DiffusionInputs) -> PerExample:
         return self.loss(output, inputs)
 
 
 class RecallingDenoiser(NamedTuple):
-    """A denoiser that depends on the x̂_0 of the previous step, as self-conditioning does.
+    """A denoiser that remembers what it has seen of a chain: a momentum, or the last x̂_0.
 
-    A chain builds the denoiser of each step by `given(x̂_0)`, where x̂_0 `[B, …]` is the carry's,
-    and zeros at the start of the chain.
+    The chain keeps the memory, a tree of arrays, beside the sampler's carry. It begins with
+    `init(x)`, and again after each renoising. Each call is one of `given(memory)`, whose prediction
+    has the next memory.
     """
 
-    given: Callable[[Examples], Denoiser]
+    init: Callable[[Examples], Any]
+    given: Callable[[Any], Denoiser]
 
 
 class Batch(NamedTuple):

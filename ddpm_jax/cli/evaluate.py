@@ -9,7 +9,7 @@ from ddpm_jax import config as configs
 from ddpm_jax.cli.arguments import Shared, built, settings_of, target_of, with_rows
 from ddpm_jax.cli.console import bar, show, warn
 from ddpm_jax.cli.flags import HELP, read, split
-from ddpm_jax.cli.sample import flags_of_sampling
+from ddpm_jax.cli.sample import flags_of_sampling, with_guides
 from ddpm_jax.config import DataConfig, Setting
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.evaluate import evaluate
@@ -49,6 +49,10 @@ class Options:
     """Step of the checkpoint, or best; if left out, the newest good one."""
     params: str | None = None
     """The name of an average of the parameters, or raw; if left out, the first average."""
+    guide: str | None = None
+    """A weaker run that --guidance leads away from, as in ddpm sample."""
+    classifier: str | None = None
+    """A run whose gradient leads to the labels, as in ddpm sample."""
     output: str | None = None
     """FILE.json for the values and all that made them."""
     json: bool = False
@@ -110,9 +114,10 @@ def _samples(target: str, options: Options) -> Run | ExampleSet:
     if not (path / "config.json").is_file():
         return open_samples(path)
     # Each process draws files of its own.
-    return load(
+    run = load(
         target, checkpoint=options.checkpoint, params=options.params, local=True, report=warn
     )
+    return with_guides(run, options.guide, options.classifier, local=True)
 
 
 def _reference(

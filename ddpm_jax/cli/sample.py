@@ -19,7 +19,7 @@ from ddpm_jax.runtime.distributed import is_first
 from ddpm_jax.runtime.memory import OutOfMemory
 from ddpm_jax.sampling.files import animation_size, write_samples
 from ddpm_jax.sampling.formats import FORMATS
-from ddpm_jax.sampling.run import load
+from ddpm_jax.sampling.run import Run, load
 from ddpm_jax.sampling.shards import sample_pixels, sample_shards
 
 _WRITERS = (".png", ".gif", ".npz")
@@ -39,6 +39,11 @@ class Options:
     """Step of the checkpoint, or best; if left out, the newest good one."""
     params: str | None = None
     """The name of an average of the parameters, or raw; if left out, the first average."""
+    guide: str | None = None
+    """A weaker run that --guidance leads away from, in the place of the same network without its
+    label: RUN, or RUN@STEP for an earlier checkpoint."""
+    classifier: str | None = None
+    """A run of the objective classification, RUN or RUN@STEP: its gradient leads to the labels."""
     output: str | None = None
     """FILE.png (a grid), FILE.gif (their denoising), FILE.npz, or a folder for many; if left out,
     RUN-seedS.png here. A folder gets numbered files, which several processes share out; after a
@@ -96,6 +101,23 @@ def run(words: list[str]) -> int:
     return _draw(target, output, options, settings)
 
 
+def with_guides(run: Run, guide: str | None, classifier: str | None, *, local: bool) -> Run:
+    """Returns the run guided by others, each given as RUN or RUN@STEP; None for none."""
+
+    def opened(named: str | None) -> Run | None:
+        if named is None:
+            return None
+        folder, _, step = named.rpartition("@")
+        if folder and (step.isdecimal() or step == "best"):
+            checkpoint = int(step) if step.isdecimal() else step
+            return load(folder, checkpoint=checkpoint, local=local, report=warn)
+        return load(named, local=local, report=warn)
+
+    if guide is None and classifier is None:
+        return run
+    return run.guided(opened(guide), opened(classifier))
+
+
 def _draw(target: str, output: StoragePath, options: Options, settings: dict[str, Any]) -> int:
     to_folder, form = output.suffix == "", options.format or "npz"
     # A .npz of the numbers alone is drawn at once, by all devices together.
@@ -107,6 +129,7 @@ def _draw(target: str, output: StoragePath, options: Options, settings: dict[str
         local=in_parts,
         report=warn,
     )
+    run = with_guides(run, options.guide, options.classifier, local=in_parts)
     num, labels = settings.pop("num", None), run.labels(options.labels)
     shared = {"seed": options.seed, "labels": labels, "progress": bar("sampling"), **settings}
     if to_folder:

@@ -47,7 +47,9 @@ def run(words: list[str]) -> int:
             figures = [each for each in figures if not path_of(each[0], workdir).is_file()]
         _draw_at_the_end(asked.config, workdir, figures)
     if result.signal is None and is_first():
-        report(f"done; draw more with: ddpm sample {workdir}")
+        draws = not result.run.experiment.classifies
+        use = f"draw more with: ddpm sample {workdir}"
+        report(f"done; {use if draws else f'guide with: ddpm sample RUN --classifier {workdir}'}")
     return 0
 
 

@@ -63,6 +63,7 @@ from ddpm_jax.models import (
     SmallUNetConfig,
     StepUNetConfig,
     UNetConfig,
+    UNetEncoderConfig,
 )
 from ddpm_jax.tables import Choice
 
@@ -89,6 +90,7 @@ __all__ = [
     "TfdsData",
     "TrainConfig",
     "UNetConfig",
+    "UNetEncoderConfig",
     "UnreadableConfig",
     "ValidationConfig",
     "breaking",

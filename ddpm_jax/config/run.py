@@ -25,6 +25,7 @@ from ddpm_jax.diffusion import (
     SCHEDULES,
     TIME_GRIDS,
     WEIGHTINGS,
+    NoiseSchedule,
     make_clipping,
     make_guidance,
     make_objective,
@@ -33,12 +34,13 @@ from ddpm_jax.diffusion import (
     make_time_grid,
     make_weighting,
 )
-from ddpm_jax.diffusion.schedules import LARGEST_T
+from ddpm_jax.diffusion.schedules import LARGEST_SHIFT, LARGEST_T, SHIFTS
 from ddpm_jax.diffusion.timestep_samplers import TIMESTEP_SAMPLERS, make_timestep_sampler
 from ddpm_jax.errors import INT32_MAX, require, require_whole
 from ddpm_jax.models import ModelConfig, UNetConfig
 from ddpm_jax.optimizers import OPTIMIZERS
 from ddpm_jax.tables import Choice
+from ddpm_jax.typing import Objective
 
 # Values of one batch: XLA ends the process where a program's array has more than int64 can count.
 _LARGEST_BATCH = 2**40
@@ -90,6 +92,12 @@ class DiffusionConfig:
     """How much noise each step adds."""
     timesteps: int = 1000
     """T: how many noise steps lie between data and noise."""
+    shift: float = 1.0
+    """Side of the pictures over the side that the schedule is meant for: log SNR is lower by twice
+    its logarithm. 4 gives 256×256 pixels the noise of 64×64; 1 changes nothing."""
+    zero_terminal_snr: bool = False
+    """Change the schedule so that x_T is noise alone. The network must predict v or x_0, and its
+    last step learns nothing with the weightings min_snr and p2."""
     prediction: ChoiceField = ChoiceField("diffusion.prediction", PARAMETERIZATIONS, "eps")
     """What the network predicts. Under a cosine schedule x_0 from eps loses 3 to 4 digits near T,
     where it is divided by √ᾱ_t; v and x_0 need no division."""
@@ -103,22 +111,47 @@ class DiffusionConfig:
     def __post_init__(self):
         require_whole("diffusion.timesteps", self.timesteps, most=LARGEST_T)
         # Here and not in their fields, because they are made of several settings.
+        within = 1 / LARGEST_SHIFT <= self.shift <= LARGEST_SHIFT
+        require(within, "diffusion.shift", self.shift, f"in {SHIFTS}")
+        zero = self.zero_terminal_snr
+        need = "False with eps, from which x_0 can't be found where the SNR is 0; predict v or x_0"
+        require(
+            not zero or self.prediction.name != "eps", "diffusion.zero_terminal_snr", zero, need
+        )
+        need = "False where diffusion.timesteps is 1"
+        require(not zero or self.timesteps > 1, "diffusion.zero_terminal_snr", zero, need)
         with naming("diffusion.schedule", self.schedule):
-            make_schedule(self.schedule.name, self.timesteps, **self.schedule.options)
+            _ = self.noise_schedule
         with naming("diffusion.objective", self.objective):
             _ = self.learned_variance
 
     @property
+    def noise_schedule(self) -> NoiseSchedule:
+        """The tables of these settings; ValueError for options that they refuse."""
+        return make_schedule(
+            self.schedule.name,
+            self.timesteps,
+            shift=self.shift,
+            zero_terminal_snr=self.zero_terminal_snr,
+            **self.schedule.options,
+        )
+
+    @property
     def learned_variance(self) -> str | None:
         """The row of VARIANCES that the network learns by the objective; None if it learns none."""
+        return self.trained_objective.variance
+
+    @property
+    def trained_objective(self) -> Objective:
+        """The objective of these settings; ValueError for options that it refuses."""
         return make_objective(
             self.objective.name,
-            make_schedule(self.schedule.name, self.timesteps, **self.schedule.options),
+            self.noise_schedule,
             PARAMETERIZATIONS[self.prediction.name],
             loss=self.loss.name,
             weighting=self.weighting,
             **self.objective.options,
-        ).variance
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,11 +259,19 @@ class SampleConfig:
     clipping: ChoiceField = ChoiceField("sample.clipping", CLIPPINGS, "clip", _clipping)
     """What keeps the predicted x_0 in the range of the data."""
     guidance: float = 0.0
-    """w of the guidance: 0 follows the labels as they are."""
+    """w of the guidance: 0 follows the labels as they are. It leads away from the network without
+    labels, or from a weaker run, if one is given."""
     guidance_method: ChoiceField = ChoiceField(
         "sample.guidance_method", GUIDANCE, "classifier_free", _guidance
     )
     """How two predictions become a guided one."""
+    guidance_interval: tuple[float, float] | None = None
+    """Where guidance acts: from the first to the second log SNR, which is -2 log σ. None for the
+    whole chain."""
+    negative_label: int | str | None = None
+    """The class, by number or name, that guidance leads away from; None for no class."""
+    classifier_scale: float = 1.0
+    """Factor of the gradient of a classifier that guides; 1 takes its probabilities as they are."""
     num: int = 64
     """How many samples to draw, here and in a preview."""
     batch_size: int = 256
@@ -241,6 +282,12 @@ class SampleConfig:
             if name != "steps" or self.steps is not None:
                 require_whole(f"sample.{name}", getattr(self, name))
         require(self.guidance >= 0, "sample.guidance", self.guidance, "0 or more")
+        interval = self.guidance_interval
+        need = "two finite numbers, the first below the second"
+        good = interval is None or -math.inf < interval[0] < interval[1] < math.inf
+        require(good, "sample.guidance_interval", interval, need)
+        scale = self.classifier_scale
+        require(scale >= 0, "sample.classifier_scale", scale, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,11 +346,24 @@ class Config:
         require(steps is None or steps <= T, "sample.steps", steps, need)
         check_variance(self.sample.sampler, self.diffusion)
         labels = self.model.num_classes > 0
+        classifies = self.diffusion.trained_objective.classifies
+        need = "the number of classes for diffusion.objective classification"
+        require(labels or not classifies, "model.num_classes", self.model.num_classes, need)
+        every = self.train.preview_every
+        need = "None for diffusion.objective classification, which draws no samples"
+        require(every is None or not classifies, "train.preview_every", every, need)
+        labels &= not classifies
         dropout, guidance = self.train.label_dropout, self.sample.guidance
         need = "0 without labels; set model.num_classes"
+        if classifies:
+            need = "0 for diffusion.objective classification, whose network is told no labels"
         require(labels or dropout == 0, "train.label_dropout", dropout, need)
+        negative = self.sample.negative_label
+        need = "None without labels; set model.num_classes"
+        require(labels or negative is None, "sample.negative_label", negative, need)
         need = "0 unless labels are dropped in training; set model.num_classes, train.label_dropout"
-        require(guidance == 0 or dropout > 0, "sample.guidance", guidance, need)
+        fits = guidance == 0 or dropout > 0 or negative is not None
+        require(fits, "sample.guidance", guidance, need)
         metrics = self.validation.metrics
         need = "empty without previews; set train.preview_every"
         previews = self.train.preview_every is not None

@@ -54,22 +54,60 @@ def checkerboard(size: int, noise: float, table: int) -> PointSet:
     return points / 2, None
 
 
+def branch_segments() -> np.ndarray:
+    """Returns the pieces of `branches`: `[2 classes, 31, 2 ends, 2]`, those of each tree in turn.
+
+    A piece is a straight line. Each ends in two pieces of 0.72 of its length, turned by ±0.5.
+    """
+    pieces: list[tuple[np.ndarray, float, float]] = [(np.array([-1.5, -0.1]), 0.1, 0.6)]
+    for start, angle, length in pieces:  # The list grows: each piece appends the two at its end.
+        if len(pieces) < 31:
+            end = start + length * np.array([np.cos(angle), np.sin(angle)])
+            pieces += [(end, angle + turn, 0.72 * length) for turn in (-0.5, 0.5)]
+    tree = np.array(
+        [
+            [start, start + length * np.array([np.cos(angle), np.sin(angle)])]
+            for start, angle, length in pieces
+        ]
+    )
+    return np.stack([tree, -tree])
+
+
+def branches(size: int, noise: float, table: int) -> PointSet:
+    """Two trees that grow into each other, one class each, along `branch_segments`; within ±1.7.
+
+    The noise is divided by 5.
+    """
+    random = np.random.RandomState(table)
+    labels, trees = np.arange(size) % 2, branch_segments()
+    lengths = np.linalg.norm(trees[0, :, 1] - trees[0, :, 0], axis=1)
+    pieces = random.choice(len(lengths), size=size, p=lengths / lengths.sum())
+    ends, part = trees[labels, pieces], random.uniform(size=(size, 1))
+    points = ends[:, 0] + part * (ends[:, 1] - ends[:, 0])
+    return points + noise / 5 * random.normal(size=(size, 2)), labels
+
+
 POINT_SETS: dict[str, Callable[[int, float, int], PointSet]] = {
     "swiss_roll": swiss_roll,
     "s_curve": s_curve,
     "moons": moons,
     "circles": circles,
     "checkerboard": checkerboard,
+    "branches": branches,
 }
 
-_CLASSES = {"moons": ("upper", "lower"), "circles": ("outer", "inner")}
+_CLASSES = {
+    "moons": ("upper", "lower"),
+    "circles": ("outer", "inner"),
+    "branches": ("left", "right"),
+}
 
 
 def open_points(config: PointsData) -> ArraySource:
     """Returns `config.size` points of `config.shape`, float32 `[2]`, as a function of the config.
 
-    Moons and circles have two classes; the other shapes have no labels. Points keep the shape's own
-    scale and may lie outside [-1, 1].
+    Moons, circles and branches have two classes; the other shapes have no labels. Points keep the
+    shape's own scale and may lie outside [-1, 1].
     """
     points, labels = POINT_SETS[config.shape](config.size, config.noise, config.table)
     labels = None if labels is None else labels.astype(np.int32)

@@ -43,7 +43,9 @@ class PointsData(SourceConfig):
     """Points of a two-dimensional figure, in a table that does not depend on the run's seed."""
 
     kind: ClassVar[str] = "points"
-    shape: Literal["swiss_roll", "s_curve", "moons", "circles", "checkerboard"] = "swiss_roll"
+    shape: Literal["swiss_roll", "s_curve", "moons", "circles", "checkerboard", "branches"] = (
+        "swiss_roll"
+    )
     size: int = 10_000
     """Number of points in the table."""
     noise: float = 0.1

@@ -5,7 +5,7 @@ parameterizations (7)-(10), guidance (11), losses (12)-(14), bound (15), sampler
 """
 
 from ddpm_jax.diffusion.bound import discretized_log_likelihood, vlb_prior, vlb_term
-from ddpm_jax.diffusion.chain import advance, chain_calls, plan_chain, sample, sample_noise
+from ddpm_jax.diffusion.chain import advance, begin, chain_calls, plan_chain, sample, sample_noise
 from ddpm_jax.diffusion.clipping import CLIPPINGS, clip, make_clipping
 from ddpm_jax.diffusion.gaussian import (
     VARIANCE_ALIASES,
@@ -25,7 +25,9 @@ from ddpm_jax.diffusion.gaussian import (
 from ddpm_jax.diffusion.guidance import (
     GUIDANCE,
     classifier_free_guidance,
+    classifier_guidance,
     constant_weight,
+    interval_weight,
     make_guidance,
 )
 from ddpm_jax.diffusion.losses import (
@@ -76,15 +78,18 @@ __all__ = [
     "SamplerState",
     "advance",
     "at",
+    "begin",
     "chain_calls",
     "choose_variance",
     "classifier_free_guidance",
+    "classifier_guidance",
     "clip",
     "constant_weight",
     "continuous",
     "discretized_log_likelihood",
     "forward_variance",
     "gaussian_kl",
+    "interval_weight",
     "log_variance",
     "make_clipping",
     "make_guidance",

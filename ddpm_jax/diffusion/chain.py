@@ -12,7 +12,7 @@ chain is cut into pieces. A chain that only falls starts at each time once.
 
 import itertools
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from ddpm_jax.diffusion.checks import check_examples, check_keys, checked
+from ddpm_jax.diffusion.checks import check_examples, check_keys, check_prediction, checked
 from ddpm_jax.diffusion.gaussian import q_conditional
 from ddpm_jax.diffusion.samplers.contract import Renoising, Row, Sampler, standard_normal
 from ddpm_jax.diffusion.schedules import NoiseSchedule, indexed
-from ddpm_jax.typing import Denoiser, Examples, Keys, RecallingDenoiser
+from ddpm_jax.typing import Denoiser, Examples, Keys, Prediction, RecallingDenoiser
 
 
 def plan_chain(sampler: Sampler, schedule: NoiseSchedule, times: np.ndarray) -> Row:
@@ -112,11 +112,35 @@ def sample_noise(keys: Keys, shape: tuple[int, ...]) -> Examples:
     return standard_normal(_keys_at(keys, jnp.asarray(0)), shape)
 
 
+class Remembering(NamedTuple):
+    """The carry of a chain whose denoiser is a RecallingDenoiser."""
+
+    carry: Any
+    memory: Any
+
+    @property
+    def x(self) -> Examples:
+        return self.carry.x
+
+    @property
+    def x_0(self) -> Examples:
+        return self.carry.x_0
+
+
+def begin(sampler: Sampler, denoiser: Denoiser | RecallingDenoiser, x: Examples) -> Any:
+    """Returns the carry at the start of a chain from x."""
+    carry = sampler.init(x)
+    if isinstance(denoiser, RecallingDenoiser):
+        return Remembering(carry, denoiser.init(x))
+    return carry
+
+
 def advance(
     sampler: Sampler, denoiser: Denoiser | RecallingDenoiser, carry: Any, rows: Row, keys: Keys
 ) -> Any:
     """Returns the carry after the intervals of `rows`: all of a chain, or a piece of it.
 
+    The carry is what `begin` gives, or `advance` itself.
     `rows` are what `plan_chain` gives, or a slice of it, and may be traced, so pieces of one length
     share one compiled program. The result of the pieces is that of the uncut chain, bit for bit.
     Raises TypeError for keys that are not typed threefry keys `[B]`, for rows from elsewhere, and
@@ -129,14 +153,24 @@ def advance(
     check_keys(keys, carry.x.shape[0])
 
     def step(carry: Any, row: Row, keys: Keys) -> Any:
-        if isinstance(denoiser, RecallingDenoiser):
-            return sampler.step(checked(denoiser.given(carry.x_0)), carry, row, keys)
-        return sampler.step(checked(denoiser), carry, row, keys)
+        if not isinstance(denoiser, RecallingDenoiser):
+            return sampler.step(checked(denoiser), carry, row, keys)
+        # References, because a step may call its denoiser inside a branch.
+        memory = jax.tree.map(jax.new_ref, carry.memory)
+
+        def recalling(x_t: Examples, t: Any) -> Prediction:
+            last = jax.tree.map(lambda ref: ref[...], memory)
+            found = check_prediction(denoiser.given(last)(x_t, t), x_t)
+            jax.tree.map(_write, memory, found.memory)
+            return found._replace(memory=None)
+
+        after = sampler.step(recalling, carry.carry, row, keys)
+        return Remembering(after, jax.tree.map(jax.freeze, memory))
 
     def renoise(carry: Any, row: Row, keys: Keys) -> Any:
         assert row.renoising is not None
         noise = row.renoising.noise_scale * standard_normal(keys, carry.x.shape[1:])
-        return sampler.init(row.renoising.scale * carry.x + noise)
+        return begin(sampler, denoiser, row.renoising.scale * carry.x + noise)
 
     def interval(carry: Any, row: Row) -> tuple[Any, None]:
         own = _keys_at(keys, row.draw)
@@ -145,6 +179,10 @@ def advance(
         return lax.cond(row.renoising.rises, renoise, step, carry, row, own), None
 
     return lax.scan(interval, carry, jax.tree.map(jnp.asarray, rows))[0]
+
+
+def _write(ref: Any, value: Any) -> None:
+    ref[...] = value
 
 
 def sample(
@@ -167,7 +205,7 @@ def sample(
         raise TypeError(
             f"rows must be what plan_chain gives for the times, not {type(rows).__name__}"
         )
-    carry, steps = sampler.init(x), len(rows.t)
+    carry, steps = begin(sampler, denoiser, x), len(rows.t)
     if frames == 0:
         return advance(sampler, denoiser, carry, rows, keys).x, None
     if frames < 0 or steps % frames:

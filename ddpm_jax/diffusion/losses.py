@@ -17,7 +17,9 @@ share of each t in the gradient do not depend on what the network predicts:
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from ddpm_jax.diffusion.checks import check_examples
 from ddpm_jax.diffusion.gaussian import per_example_mean
@@ -118,9 +120,40 @@ def simple(
     return Objective(loss)
 
 
+def class_log_probabilities(output: Examples) -> Float[Array, "B classes"]:
+    """Returns log p(y | x_t) from outputs `[B, …, classes]`, which are averaged over the pixels."""
+    logits = output.astype(jnp.float32).mean(axis=tuple(range(1, output.ndim - 1)))
+    return jax.nn.log_softmax(logits)
+
+
+def classification(
+    schedule: NoiseSchedule,
+    parameterization: Parameterization,
+    error: Callable[[Examples, Examples], PerExample],
+    weight: Weighting,
+) -> Objective:
+    """Returns the weighted cross-entropy of the class of x_t, in nats.
+
+    A network that learns it can guide others: Dhariwal & Nichol 2021, section 4. The error and the
+    parameterization have no meaning for it. The loss raises ValueError without labels.
+    """
+
+    def loss(output: Examples, inputs: DiffusionInputs) -> PerExample:
+        if inputs.labels is None:
+            raise ValueError("objective 'classification' needs labels; set model.num_classes")
+        log_p = class_log_probabilities(output)
+        of_label = jnp.take_along_axis(log_p, inputs.labels[:, None], axis=1)[:, 0]
+        return -weight(at(schedule.log_snr, inputs.t, ndim=1)) * of_label
+
+    return Objective(loss, classifies=True)
+
+
 # A row gets the schedule, the parameterization, the error (a row of LOSSES) and the weighting; its
 # keyword-only parameters are its options.
-OBJECTIVES: dict[str, Callable[..., Objective]] = {"simple": simple}
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    "simple": simple,
+    "classification": classification,
+}
 
 _UNWEIGHTED = Choice("none")
 

@@ -3,7 +3,7 @@
 A network sees x_t = sqrt(ᾱ_t) x_0 + sqrt(1 - ᾱ_t) eps, equation (2) of `gaussian`. Each of these
 predictions determines the others:
 
-(7)  eps                                              Ho et al. 2020, section 3.2
+(7)  eps, unless ᾱ_T is 0                             Ho et al. 2020, section 3.2
 (8)  x_0                                              the same section
 (9)  v = sqrt(ᾱ_t) eps - sqrt(1 - ᾱ_t) x_0            Salimans & Ho 2022, appendix D
 
@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ddpm_jax.diffusion.checks import check_examples, check_times
+from ddpm_jax.diffusion.checks import check_examples, check_times, known
 from ddpm_jax.diffusion.gaussian import choose_variance
 from ddpm_jax.diffusion.schedules import NoiseSchedule, at, continuous
 from ddpm_jax.typing import Examples, FractionalTimesteps, PerExample, Prediction, Timesteps
@@ -43,6 +43,8 @@ class Parameterization(NamedTuple):
 
 
 def _from_eps(schedule: NoiseSchedule, output: Examples, x_t: Examples, t: Timesteps) -> Prediction:
+    if known(schedule.alpha_bar[-1]) == 0:
+        raise ValueError("x_0 can't be found from eps where the SNR is 0; predict v or x_0")
     eps = output.astype(jnp.float32)
     noise = at(schedule.sqrt_one_minus_alpha_bar, t, x_t.ndim) * eps
     return Prediction(x_0=(x_t - noise) / at(schedule.sqrt_alpha_bar, t, x_t.ndim), eps=eps)

@@ -83,6 +83,8 @@ SCHEDULES: dict[str, Callable[..., Betas]] = {
 
 LARGEST_T = 2**24
 """Above it, float32 can't tell the time t from t + 1."""
+LARGEST_SHIFT = 1_024
+SHIFTS = f"1/{LARGEST_SHIFT:,} … {LARGEST_SHIFT:,}"
 
 
 class NoiseSchedule(NamedTuple):
@@ -96,7 +98,7 @@ class NoiseSchedule(NamedTuple):
     alpha_bar: Table  # ᾱ_t, the share of the variance that is data; 1 at t = 0
     sqrt_alpha_bar: Table  # the data's scale in x_t
     sqrt_one_minus_alpha_bar: Table  # the noise's scale in x_t; 0 at t = 0
-    log_snr: Table  # log(ᾱ_t / (1 - ᾱ_t)), decreasing; +∞ at t = 0
+    log_snr: Table  # log(ᾱ_t / (1 - ᾱ_t)), decreasing; +∞ at t = 0, -∞ where ᾱ_t is 0
 
     @property
     def T(self) -> int:
@@ -118,15 +120,19 @@ def noise_schedule(betas: Betas) -> NoiseSchedule:
         t = outside[0]
         raise ValueError(f"beta at t = {t + 1} is {betas[t]:g}: it must lie between 0 and 1")
     log_alpha_bar = np.concatenate([[0.0], np.cumsum(np.log1p(-betas))])
-    if log_alpha_bar[-1] < np.log(np.finfo(np.float32).tiny):
-        raise ValueError(
-            f"{betas.size} steps leave log ᾱ_T = {log_alpha_bar[-1]:.0f}: lower beta_T"
-        )
+    return _tables(log_alpha_bar)._replace(beta=np.concatenate([[0.0], betas]))
+
+
+def _tables(log_alpha_bar: np.ndarray) -> NoiseSchedule:
+    """Returns the tables of log ᾱ_0…log ᾱ_T; -∞ is no data at all, and float32 must hold others."""
+    T, end = len(log_alpha_bar) - 1, log_alpha_bar[-1]
+    if np.isfinite(end) and end < np.log(np.finfo(np.float32).tiny):
+        raise ValueError(f"{T} steps leave log ᾱ_T = {end:.0f}: lower beta_T")
     one_minus_alpha_bar = 0.0 - np.expm1(log_alpha_bar)
     with np.errstate(divide="ignore"):  # log 0 at t = 0, where the SNR is infinite
         log_snr = log_alpha_bar - np.log(one_minus_alpha_bar)
     tables = (
-        np.concatenate([[0.0], betas]),
+        0.0 - np.expm1(np.diff(log_alpha_bar, prepend=0.0)),
         np.exp(log_alpha_bar),
         np.exp(log_alpha_bar / 2),
         np.sqrt(one_minus_alpha_bar),
@@ -135,15 +141,54 @@ def noise_schedule(betas: Betas) -> NoiseSchedule:
     return NoiseSchedule(*tables)
 
 
-def make_schedule(name: str, T: int, **options: Any) -> NoiseSchedule:
+def _log_alpha_bar(log_snr: Any, xp: Any = np) -> Any:
+    return -xp.logaddexp(0.0, -log_snr)
+
+
+def shifted(schedule: NoiseSchedule, shift: float) -> NoiseSchedule:
+    """Returns the schedule with log SNR lower by 2 log(shift) at every time.
+
+    Neighbouring pixels of a large picture tell the same, so the same noise hides less of it. With a
+    shift of S/b, pictures of side S, averaged to side b, are as noisy as the schedule makes
+    pictures of side b: Hoogeboom et al. 2023, section 3.1. Raises ValueError for a shift outside
+    1/1024…1024, and if float32 can't hold ᾱ_T.
+    """
+    if not 1 / LARGEST_SHIFT <= shift <= LARGEST_SHIFT:
+        raise ValueError(f"shift is {shift!r}; it must be in {SHIFTS}")
+    return _tables(_log_alpha_bar(schedule.log_snr - 2 * np.log(shift)))
+
+
+def with_zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
+    """Returns the schedule with ᾱ_T = 0, so that x_T is noise and nothing else.
+
+    sqrt(ᾱ_t) becomes (sqrt(ᾱ_t) - sqrt(ᾱ_T)) sqrt(ᾱ_1) / (sqrt(ᾱ_1) - sqrt(ᾱ_T)), and x_1 is as
+    before: Lin et al. 2023, algorithm 1. Raises ValueError for T = 1, where x_1 is x_T.
+    """
+    if schedule.T < 2:
+        raise ValueError("zero_terminal_snr is True; it must be False for T = 1, where x_1 is x_T")
+    half_log = _log_alpha_bar(schedule.log_snr[1:]) / 2
+    # sqrt(ᾱ_t / ᾱ_1) is 1 - lost: this form keeps all digits near t = 1.
+    lost = -np.expm1(half_log - half_log[0])
+    with np.errstate(divide="ignore"):  # log 0 at T
+        half_log = half_log[0] + np.log1p(-lost / lost[-1])
+    return _tables(np.concatenate([[0.0], 2 * half_log]))
+
+
+def make_schedule(
+    name: str, T: int, *, shift: float = 1.0, zero_terminal_snr: bool = False, **options: Any
+) -> NoiseSchedule:
     """Returns the tables of a row of `SCHEDULES` for T steps, 1 … LARGEST_T.
 
-    Raises ValueError for an unknown name or option, and for values out of range.
+    Any row may be `shifted`, and then get a zero terminal SNR. Raises ValueError for an unknown
+    name or option, and for values out of range.
     """
     row = row_with("schedule", SCHEDULES, name, options)
     if not isinstance(T, int | np.integer) or not 1 <= T <= LARGEST_T:
         raise ValueError(f"a noise schedule has 1 … {LARGEST_T:,} steps, not {T}")
-    return noise_schedule(row(T, **options))
+    schedule = noise_schedule(row(T, **options))
+    if shift != 1:
+        schedule = shifted(schedule, shift)
+    return with_zero_terminal_snr(schedule) if zero_terminal_snr else schedule
 
 
 # In bits per dimension: Stable Diffusion's schedule leaves 0.003, Ho et al.'s 0.00003.
@@ -201,21 +246,24 @@ def continuous(
 ) -> NoiseSchedule:
     """Returns a schedule whose entry k is the given one at the time t[k], whole or not, in 0…T.
 
-    log ᾱ is interpolated linearly between whole times and all other tables follow from it; β is
-    the variance added between t - 1 and t. At whole times the entries are those of the tables. A
-    scalar t gives one entry; NumPy times give float64. A time outside 0…T is as in `at`.
+    log ᾱ is interpolated linearly between whole times, and sqrt(ᾱ) before a time where it is 0. All
+    other tables follow from it; β is the variance added between t - 1 and t. At whole times the
+    entries are those of the tables. A scalar t gives one entry; NumPy times give float64. A time
+    outside 0…T is as in `at`.
     """
     check_times(t, schedule.T, fractional=True)
     xp: Any = np if isinstance(t, np.ndarray) else jnp
     t = xp.atleast_1d(t)
     dtype = np.float64 if xp is np else np.float32
-    log_alpha_bar = -xp.logaddexp(0.0, -xp.asarray(schedule.log_snr, dtype))
+    log_alpha_bar = _log_alpha_bar(xp.asarray(schedule.log_snr, dtype), xp)
     whole = xp.floor(t).astype(np.int32)
     part = t - whole
 
     def log_at(whole: Any) -> Any:
         later = xp.where(part > 0, whole + 1, whole)
-        return (1 - part) * at(log_alpha_bar, whole, 1) + part * at(log_alpha_bar, later, 1)
+        start, end = at(log_alpha_bar, whole, 1), at(log_alpha_bar, later, 1)
+        line = (1 - part) * start + part * xp.where(part > 0, end, 0.0)
+        return xp.where(xp.isneginf(end) & (part > 0), start + 2 * xp.log1p(-part), line)
 
     now = log_at(whole)
     before = xp.where(t < 1, 0.0, log_at(xp.maximum(whole - 1, 0)))

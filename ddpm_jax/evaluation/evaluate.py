@@ -236,7 +236,7 @@ def _facts(
     if isinstance(samples, Run):
         assert plan is not None
         shape, num = tuple(samples.config.data.example_shape), plan.num
-        classes = samples.config.model.num_classes
+        classes = samples.num_classes
     else:
         shape, num = tuple(samples.source.shape), len(samples.source)
         classes = len(samples.source.class_names)

@@ -100,7 +100,7 @@ def plan_draw(
     most = override(run.config.sample, settings).batch_size
     # All batches have one size: none is filled up with samples that nobody wants.
     settings = {**settings, "batch_size": math.ceil(num / math.ceil(num / most))}
-    classes = run.config.model.num_classes
+    classes = run.num_classes
     if not classes:
         return Draw(num, None, seed, settings)
     known = None if real is None else labels_of(real)

@@ -19,6 +19,7 @@ from ddpm_jax.models.settings import NetworkConfig
 from ddpm_jax.models.small_unet import SmallUNet, SmallUNetConfig
 from ddpm_jax.models.step_unet import StepUNet, StepUNetConfig
 from ddpm_jax.models.unet import UNet, UNetConfig
+from ddpm_jax.models.unet_encoder import UNetEncoder, UNetEncoderConfig
 from ddpm_jax.ops import AUTO, Operations
 
 MODELS: dict[str, type[nn.Module]] = {
@@ -27,6 +28,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "small_unet": SmallUNet,
     "step_unet": StepUNet,
     "unet": UNet,
+    "unet_encoder": UNetEncoder,
 }
 
 
@@ -64,6 +66,7 @@ __all__ = [
     "SmallUNetConfig",
     "StepUNetConfig",
     "UNetConfig",
+    "UNetEncoderConfig",
     "make_network",
     "settings_of",
 ]

@@ -1,5 +1,6 @@
 """The U-Net of Ho et al. 2020, appendix B, as in their TensorFlow code."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -100,6 +101,57 @@ class ResidualBlock(nn.Module):
         return x + h
 
 
+def encode(
+    config: UNetConfig,
+    ops: Operations,
+    x_t: Float[Array, "B H W C"],
+    t: Timesteps,
+    conditioning: Conditioning,
+    *,
+    train: bool,
+) -> tuple[jax.Array, list[jax.Array], Callable[..., jax.Array]]:
+    """Returns the features in the middle, those of the way down, and what makes a stage.
+
+    Called inside a compact module, in which the layers get their names. A stage `(h, width, place)`
+    is a residual block, and attention where the level has it.
+    """
+    check_sides(x_t.shape, config.multipliers)
+    common: dict[str, Any] = {"dtype": config.dtype, "ops": ops}
+    condition = ConditionEmbedding(
+        4 * config.channels, config.num_classes, "swish", **common, name="condition"
+    )(t, conditioning.labels)
+    widths = [config.channels * multiplier for multiplier in config.multipliers]
+    kinds: tuple[Any, Any] = (ResidualBlock, SelfAttention)
+    residual, attention = map(nn.remat, kinds) if config.remat else kinds
+
+    def block(h: jax.Array, width: int, name: str) -> jax.Array:
+        rate = config.dropout if train else 0.0
+        return residual(width, rate, **common, name=name)(h, condition)
+
+    def attend(h: jax.Array, name: str) -> jax.Array:
+        return attention(config.heads, **common, name=name)(h)
+
+    def stage(h: jax.Array, width: int, place: str) -> jax.Array:
+        h = block(h, width, f"{place}_block")
+        return attend(h, f"{place}_attention") if max(h.shape[1:3]) in config.attention else h
+
+    # The first and last convolutions are float32: half precision rounds a pixel by as much as
+    # the noise of the last steps, and with three channels they cost little.
+    h = Conv(config.channels, ops=ops, name="conv_in")(x_t).astype(config.dtype)
+    skips = [h]
+    for level, width in enumerate(widths):
+        for i in range(config.blocks):
+            h = stage(h, width, f"down_{level}_{i}")
+            skips.append(h)
+        if level < len(widths) - 1:
+            h = Conv(width, stride=2, **common, name=f"down_{level}")(h)
+            skips.append(h)
+
+    h = block(h, widths[-1], "middle_0_block")
+    h = attend(h, "middle_attention")
+    return block(h, widths[-1], "middle_1_block"), skips, stage
+
+
 class UNet(nn.Module):
     """Predicts `out_channels` values per pixel, zero at initialisation.
 
@@ -128,44 +180,10 @@ class UNet(nn.Module):
     ) -> Float[Array, "B H W out_channels"]:
         config, ops = self.config, self.ops
         require_taken(self, conditioning)
-        check_sides(x_t.shape, config.multipliers)
+        h, skips, stage = encode(config, ops, x_t, t, conditioning, train=train)
         common: dict[str, Any] = {"dtype": config.dtype, "ops": ops}
-        condition = ConditionEmbedding(
-            4 * config.channels, config.num_classes, "swish", **common, name="condition"
-        )(t, conditioning.labels)
         widths = [config.channels * multiplier for multiplier in config.multipliers]
-        levels = range(len(widths))
-        kinds: tuple[Any, Any] = (ResidualBlock, SelfAttention)
-        residual, attention = map(nn.remat, kinds) if config.remat else kinds
-
-        def block(h: jax.Array, width: int, name: str) -> jax.Array:
-            rate = config.dropout if train else 0.0
-            return residual(width, rate, **common, name=name)(h, condition)
-
-        def attend(h: jax.Array, name: str) -> jax.Array:
-            return attention(config.heads, **common, name=name)(h)
-
-        def stage(h: jax.Array, width: int, place: str) -> jax.Array:
-            h = block(h, width, f"{place}_block")
-            return attend(h, f"{place}_attention") if max(h.shape[1:3]) in config.attention else h
-
-        # The first and last convolutions are float32: half precision rounds a pixel by as much as
-        # the noise of the last steps, and with three channels they cost little.
-        h = Conv(config.channels, ops=ops, name="conv_in")(x_t).astype(config.dtype)
-        skips = [h]
-        for level in levels:
-            for i in range(config.blocks):
-                h = stage(h, widths[level], f"down_{level}_{i}")
-                skips.append(h)
-            if level != levels[-1]:
-                h = Conv(widths[level], stride=2, **common, name=f"down_{level}")(h)
-                skips.append(h)
-
-        h = block(h, widths[-1], "middle_0_block")
-        h = attend(h, "middle_attention")
-        h = block(h, widths[-1], "middle_1_block")
-
-        for level in reversed(levels):
+        for level in reversed(range(len(widths))):
             for i in range(config.blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = stage(h, widths[level], f"up_{level}_{i}")

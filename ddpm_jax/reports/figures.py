@@ -183,7 +183,13 @@ def _schedules(subject: Subject, path: StoragePath) -> None:
         shared = {option: v for option, v in own.options.items() if option in takes}
         shown = f"{name} (this one)" if name == own.name else name
         with suppress(ValueError):
-            schedule = make_schedule(name, settings.timesteps, **shared)
+            schedule = make_schedule(
+                name,
+                settings.timesteps,
+                shift=settings.shift,
+                zero_terminal_snr=settings.zero_terminal_snr,
+                **shared,
+            )
             curves[shown] = np.asarray(schedule.alpha_bar)
     plots.schedules(path, curves)
 

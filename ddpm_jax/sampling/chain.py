@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
@@ -18,6 +19,7 @@ from ddpm_jax.diffusion import (
     Sampler,
     SamplerOperator,
     advance,
+    begin,
     chain_calls,
     make_sampler,
     make_time_grid,
@@ -33,9 +35,10 @@ from ddpm_jax.runtime.memory import free_bytes, memory_errors, require_memory
 from ddpm_jax.runtime.mesh import batch_sharding, fetch, replicated, shard_rows
 from ddpm_jax.runtime.random import sample_keys
 from ddpm_jax.runtime.switches import pinned, require_compiling
-from ddpm_jax.sampling.denoiser import is_guided, make_denoiser
+from ddpm_jax.sampling.denoiser import is_guided, make_denoiser, weight_of
+from ddpm_jax.sampling.guides import NO_GUIDES, Guides, check_options, labelled, require_samples
 from ddpm_jax.sampling.samples import Samples
-from ddpm_jax.typing import Conditioning, Examples, Operator
+from ddpm_jax.typing import Conditioning, Examples, Operator, RecallingDenoiser
 
 # A chain is about this many calls of the compiled program: the frames of a trajectory.
 _CHUNKS = 50
@@ -62,11 +65,12 @@ class SampleProgram:
         *,
         times: np.ndarray | None = None,
         operators: Sequence[Operator | SamplerOperator] = (),
+        guides: Guides = NO_GUIDES,
     ):
         """`times` are the chain's, and may go up and down; None for the grid of the options.
 
         `operators` transform the denoiser after clipping, or the sampler. Their data are ignored:
-        each call brings its own.
+        each call brings its own. `guides` are the experiments that guide it, and fit it.
 
         Raises UserError for steps or guidance that this network can't give, ValueError for times
         that `plan_chain` refuses.
@@ -75,13 +79,10 @@ class SampleProgram:
         T = experiment.schedule.T
         self.experiment, self.mesh, self.options = experiment, mesh, options
         self.operators = tuple(each._replace(data=None) for each in operators)
+        self.guides = guides
         if options.steps is not None and options.steps > T:
             raise UserError(f"sample.steps is {options.steps}; it must be at most T, which is {T}")
-        if is_guided(options) and experiment.config.train.label_dropout == 0:
-            raise UserError(
-                "sample.guidance needs a network trained with some labels dropped "
-                "(train.label_dropout above 0), and this one was not"
-            )
+        check_options(experiment, options, guides)
         check_variance(options.sampler, experiment.config.diffusion)
         chosen = options.sampler
         self._chosen = make_sampler(chosen.name, experiment.schedule, **chosen.options)
@@ -113,8 +114,16 @@ class SampleProgram:
 
     @property
     def calls(self) -> int:
-        """The number of times that a chain calls the network."""
-        return chain_calls(self.sampler, self.times) * (2 if is_guided(self.options) else 1)
+        """The number of times that a chain calls a network, each of a pair by itself.
+
+        With an interval of guidance, this takes each interval of times to have the same calls.
+        """
+        calls = chain_calls(self.sampler, self.times)
+        if not is_guided(self.options):
+            return calls
+        weight = weight_of(self.experiment, self.options, 1.0)
+        acts = np.broadcast_to(weight(jnp.asarray(self.times[:-1])), self.times[:-1].shape)
+        return calls + round(calls * float(acts.mean()))
 
     def _plan(self, times: np.ndarray) -> Row:
         return plan_chain(self.sampler, self.experiment.schedule, times)
@@ -123,7 +132,24 @@ class SampleProgram:
         if x is None:
             shape = self.experiment.config.data.example_shape
             x = sample_noise(sample_keys(seed, indices), shape)
-        return self.sampler.init(x)
+        return begin(self.sampler, self._denoiser(None, NO_CONDITIONING), x)
+
+    def _denoiser(
+        self,
+        params: Any,
+        conditioning: Conditioning,
+        guide_params: Guides = NO_GUIDES,
+        operators: Sequence[Operator] = (),
+    ) -> Denoiser | RecallingDenoiser:
+        return make_denoiser(
+            self.experiment,
+            params,
+            conditioning,
+            self.options,
+            guides=self.guides,
+            guide_params=guide_params,
+            operators=operators,
+        )
 
     def _some_steps(
         self,
@@ -134,16 +160,12 @@ class SampleProgram:
         indices: jax.Array,
         conditioning: Conditioning,
         operands: Sequence[Any],
+        guide_params: Guides,
     ) -> Any:
         pairs = zip(self.operators, operands, strict=True)
         operators = [each._replace(data=data) for each, data in pairs]
-        denoiser = make_denoiser(
-            self.experiment,
-            params,
-            conditioning,
-            self.options,
-            operators=[each for each in operators if isinstance(each, Operator)],
-        )
+        transforms = [each for each in operators if isinstance(each, Operator)]
+        denoiser = self._denoiser(params, conditioning, guide_params, transforms)
         sampler = self._with_operators(operators)
         return advance(sampler, denoiser, carry, rows, sample_keys(seed, indices))
 
@@ -187,6 +209,7 @@ class SampleProgram:
         operands: Sequence[Any] = (),
         start: Start | None = None,
         num_trajectories: int = 0,
+        guide_params: Guides = NO_GUIDES,
         progress: Progress = lambda done, total: None,
     ) -> Samples:
         """Draws samples first … first+num-1 of a seed.
@@ -201,6 +224,7 @@ class SampleProgram:
         drawn, for numbers and labels out of range, and for arrays that are not `num` long or that
         the network does not take or lacks; OutOfMemory for more samples than memory holds.
         """
+        require_samples("this run", self.experiment)
         check_seed(seed)
         check_range(first, num)
         self.require_memory(num, num_trajectories)
@@ -220,7 +244,7 @@ class SampleProgram:
                 key=np.uint32(seed),
                 indices=shard_rows((first + indices).astype(np.uint32), self.mesh),
                 x=None if start is None else self._shard(start.x.astype(np.float32), places),
-                given=self._shard(given, places),
+                given=(*self._shard(given, places), guide_params),
             )
             for done, carry in chain:
                 if batch == 0 and num_trajectories:
@@ -230,7 +254,8 @@ class SampleProgram:
                 if done:
                     progress(batch * steps + done, batches * steps)
         shown = shown_channels(self.experiment.config.data)
-        names = () if drawn_labels is None else self.experiment.class_names
+        known = labelled(self.experiment, self.guides)
+        names = () if drawn_labels is None else known.class_names
         kept = times[[*range(0, steps, _chunk(steps)), steps]] if frames else None
         stack = np.stack(frames)[:, :num] if frames else None
         return Samples(samples, drawn_labels, stack, kept, names, shown)
@@ -255,7 +280,7 @@ class SampleProgram:
         key: np.uint32,
         indices: jax.Array,
         x: jax.Array | None,
-        given: tuple[Conditioning, Sequence[Any]],
+        given: tuple[Conditioning, Sequence[Any], Guides],
     ) -> Iterator[tuple[int, Any]]:
         """Yields the intervals done and the carry, before the first and after each chunk."""
         steps, fix = len(rows.t), "lower sample.batch_size"
@@ -263,9 +288,9 @@ class SampleProgram:
         with memory_errors(fix):
             carry = jax.block_until_ready(self._start(key, indices, x))
         yield 0, carry
-        for begin in range(0, steps, chunk):
-            end = min(begin + chunk, steps)
-            piece = jax.tree.map(lambda leaf, a=begin, b=end: leaf[a:b], rows)
+        for first in range(0, steps, chunk):
+            end = min(first + chunk, steps)
+            piece = jax.tree.map(lambda leaf, a=first, b=end: leaf[a:b], rows)
             with memory_errors(fix):
                 carry = self._advance(params, carry, piece, key, indices, *given)
                 jax.block_until_ready(carry)
@@ -329,10 +354,13 @@ class SampleProgram:
     def _check_labels(
         self, first: int, num: int, labels: Sequence[int] | int | None
     ) -> np.ndarray | None:
-        classes = self.experiment.num_classes
+        classes = labelled(self.experiment, self.guides).num_classes
         if classes == 0:
             if labels is not None:
-                raise UserError("labels: this network was trained without labels; leave them out")
+                raise UserError(
+                    "labels: this network was trained without labels; leave them out, or give a "
+                    "classifier that leads to them"
+                )
             return None
         if labels is None:
             return (np.arange(first, first + num) % classes).astype(np.int32)
@@ -340,6 +368,8 @@ class SampleProgram:
         check_label_count(len(given), num)
         for label in given.tolist():
             if label == -1:
+                if self.guides.classifier is not None:
+                    raise UserError('labels: a classifier leads to a class; "no class" is none')
                 if self.experiment.config.train.label_dropout == 0:
                     raise UserError(
                         'labels: "no class" needs a network trained with some labels dropped '

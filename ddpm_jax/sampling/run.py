@@ -4,11 +4,13 @@ run = ddpm_jax.load("runs/digits")
 pictures = run.sample(num=16, seed=0, labels=[3] * 16).samples
 """
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -25,12 +27,17 @@ from ddpm_jax.runtime.distributed import broadcast_from_first, is_first
 from ddpm_jax.runtime.mesh import all_devices, fitting_mesh, with_shardings
 from ddpm_jax.runtime.switches import pinned
 from ddpm_jax.sampling.chain import Progress, SampleProgram, Start
+from ddpm_jax.sampling.guides import NO_GUIDES, Guides, check_guides, labelled, require_samples
 from ddpm_jax.sampling.samples import Samples
 from ddpm_jax.typing import Conditioning, Denoiser, DenoiserTransform, Operator
 
 
 class Run:
     """One checkpoint of a run, on this machine's devices."""
+
+    guides: Guides = NO_GUIDES
+    """The runs that guide this one's chains."""
+    _guide_params: Guides = NO_GUIDES
 
     def __init__(
         self,
@@ -64,9 +71,15 @@ class Run:
         return self.experiment.config
 
     @property
+    def num_classes(self) -> int:
+        """The number of classes that its samples can have; 0 if they have none."""
+        return labelled(self.experiment, self.guides.experiments).num_classes
+
+    @property
     def class_names(self) -> tuple[str, ...]:
-        """The name of each label that the network takes; empty if it takes none, or unknown."""
-        return self.experiment.class_names if self.experiment.num_classes else ()
+        """The name of each class that its samples can have; empty if there are none, or unknown."""
+        known = labelled(self.experiment, self.guides.experiments)
+        return known.class_names if known.num_classes else ()
 
     def labels(self, chosen: Any) -> Any:
         """Returns the labels int32 `[N]` of classes, given by name or number; None for None.
@@ -74,10 +87,34 @@ class Run:
         A name, or a number that is one, means its class: `["cat", 3]`. Raises UserError for a class
         that does not exist.
         """
-        classes = self.experiment.num_classes
-        if chosen is None or not classes:  # A network without labels refuses them later.
+        # Samples without labels refuse them later.
+        if chosen is None or not self.num_classes:
             return chosen
-        return find_labels(chosen, self.experiment.class_names, classes)
+        return find_labels(chosen, self.class_names, self.num_classes)
+
+    def guided(self, weaker: "Run | None" = None, classifier: "Run | None" = None) -> Self:
+        """Returns this run with others that guide its chains.
+
+        Guidance, of the weight `sample.guidance`, leads away from a `weaker` run in the place of
+        the network without labels: Karras et al. 2024. A `classifier`, a run of the objective
+        classification, leads to the class asked for, even where the network takes no labels:
+        Dhariwal & Nichol 2021. Raises UserError for runs of other examples, schedules or classes.
+        """
+        guides = Guides(weaker, classifier)
+        check_guides(self.experiment, guides.experiments)
+        found = copy.copy(self)
+        found.guides, found._programs = guides, {}
+        found._guide_params = Guides(*(self._laid_out(guide) for guide in guides))
+        return found
+
+    def _laid_out(self, guide: "Run | None") -> Any:
+        """Returns the parameters of a guide over this run's mesh."""
+        if guide is None:
+            return None
+        layouts = with_shardings(jax.eval_shape(lambda: guide.params), self.mesh)
+        return jax.tree.map(
+            lambda leaf, layout: jax.device_put(leaf, layout.sharding), guide.params, layouts
+        )
 
     def sample(
         self,
@@ -127,6 +164,7 @@ class Run:
             operands=[getattr(it, "data", None) for it in transforms],
             start=start,
             num_trajectories=num_trajectories,
+            guide_params=self._guide_params,
             progress=progress,
         )
 
@@ -145,6 +183,7 @@ class Run:
         transforms: Sequence[DenoiserTransform | Operator | SamplerOperator],
     ) -> SampleProgram:
         """Returns the program of these options, times and functions; made once."""
+        require_samples(str(self.folder), self.experiment)
         chain = None if times is None else np.asarray(times)
         functions = tuple(getattr(it, "apply", it) for it in transforms)
         # With the rows themselves: a notebook may put another one under the same name.
@@ -157,7 +196,12 @@ class Run:
                 for it in transforms
             ]
             self._programs[key] = SampleProgram(
-                self.experiment, self.mesh, options, times=chain, operators=operators
+                self.experiment,
+                self.mesh,
+                options,
+                times=chain,
+                operators=operators,
+                guides=self.guides.experiments,
             )
         return self._programs[key]
 

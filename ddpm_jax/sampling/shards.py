@@ -64,7 +64,7 @@ def sample_shards(
     about = {**describe_samples(run, chosen, num, seed, labels), "format": format}
     distributed.compare({**about, "output": str(folder), **distributed.versions()})
     distributed.broadcast_from_first(lambda: _claim(folder, about))
-    size, classes = min(chosen.batch_size, num), run.config.model.num_classes
+    size, classes = min(chosen.batch_size, num), run.num_classes
     # The classes in turn, as `Run.sample` takes them.
     turns = np.arange(classes) if labels is None and classes else labels
     every = None if turns is None else np.resize(turns, math.ceil(num / size) * size)
@@ -118,8 +118,15 @@ def describe_samples(
     """Returns what decides the samples of a run, as plain values."""
     settings = {name: value for name, value in to_dict(chosen).items() if name != "num"}
     given = None if labels is None else np.ravel(labels).tolist()
-    about = {"step": run.step, "params": run.name, "digest": _digest(run.params)}
-    return {**about, "seed": seed, "num": num, "labels": given, **settings}
+    guides = {
+        name: None if guide is None else _identify(guide)
+        for name, guide in run.guides._asdict().items()
+    }
+    return {**_identify(run), **guides, "seed": seed, "num": num, "labels": given, **settings}
+
+
+def _identify(run: Run) -> dict[str, Any]:
+    return {"step": run.step, "params": run.name, "digest": _digest(run.params)}
 
 
 def _digest(params: Any) -> str:

@@ -92,7 +92,9 @@ def train(
     changes = distributed.broadcast_from_first(
         lambda: _changes(config, checkpoints, start, report or _ignore)
     )
-    if start == config.train.steps and distributed.broadcast_from_first(lambda: has_pictures(run)):
+    if start == config.train.steps and distributed.broadcast_from_first(
+        lambda: has_pictures(run, experiment)
+    ):
         if report is not None:
             report(_finished(run, start, changes))
         return _as_it_is(experiment, mesh, checkpoints, start, report)

@@ -27,6 +27,7 @@ from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.config import describe_shown
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
+from ddpm_jax.experiment import Experiment
 from ddpm_jax.files import StoragePath
 from ddpm_jax.runtime.distributed import broadcast_from_first, is_first
 from ddpm_jax.runtime.memory import device_bytes, planned_bytes, require_memory
@@ -412,17 +413,19 @@ class Trainer:
 
     def finish(self, state: TrainState) -> None:
         """Draws the pictures of a finished run: samples, their animation, the loss."""
-        self.logger.say("drawing {}, {} and {}".format(*_PICTURES))
-        try:
-            size = animation_size(self.config.data.example_shape)
-            drawn = self._draw(state, self.config.sample.num, num_trajectories=size)
-        except _Interrupted:
-            return
+        *of_samples, loss = _pictures(self.experiment)
+        self.logger.say(f"drawing {', '.join([*of_samples, loss])}")
+        drawn = None
+        if of_samples:
+            try:
+                size = animation_size(self.config.data.example_shape)
+                drawn = self._draw(state, self.config.sample.num, num_trajectories=size)
+            except _Interrupted:
+                return
         if is_first():
-            samples, animation, loss = (self.run / name for name in _PICTURES)
-            write_samples(samples, drawn)
-            write_samples(animation, drawn)
-            plots.loss(loss, self.logger.rows())
+            for name in of_samples:
+                write_samples(self.run / name, drawn)
+            plots.loss(self.run / loss, self.logger.rows())
 
     def _draw(self, state: TrainState, num: int, **options: Any) -> Samples:
         """Draws samples from the first average; raises _Interrupted if the run should stop."""
@@ -436,12 +439,15 @@ class Trainer:
         return self.program(params, num, seed=config.seed, progress=check, **options)
 
 
-_PICTURES = ("samples.png", "denoising.gif", "loss.png")
+def _pictures(experiment: Experiment) -> tuple[str, ...]:
+    """Returns the pictures that are drawn at a run's end, the loss last."""
+    of_samples = () if experiment.classifies else ("samples.png", "denoising.gif")
+    return (*of_samples, "loss.png")
 
 
-def has_pictures(run: StoragePath) -> bool:
+def has_pictures(run: StoragePath, experiment: Experiment) -> bool:
     """Returns whether a finished run has all the pictures that are drawn at its end."""
-    return all((run / name).is_file() for name in _PICTURES)
+    return all((run / name).is_file() for name in _pictures(experiment))
 
 
 class _Interrupted(Exception):

@@ -141,7 +141,8 @@ class ValidationLoss:
         places = np.minimum(np.arange(start, start + self._size), self._count - 1)[self._rows]
         t = 1 + (2 * places + 1) * self._experiment.schedule.T // (2 * self._count)
         batch = self._source.gather(places)
-        batch = batch._replace(labels=self._experiment.condition(batch.labels).labels)
+        if not self._experiment.num_classes:
+            batch = batch._replace(labels=None)
         rows = batch, t.astype(np.int32), places.astype(np.int32)
         rows = shard_batch(rows, self._mesh, rows=self._rows, size=self._size)
         return *rows, np.uint32(self._experiment.config.seed)
@@ -155,7 +156,7 @@ class ValidationLoss:
         eps = jax.vmap(lambda key: jax.random.normal(key, x_0.shape[1:]))(keys)
         x_t = q_sample(experiment.schedule, x_0, t, eps)
         conditioning = experiment.condition(batch.labels)
-        drawn = DiffusionInputs(x_0, x_t, eps, t, conditioning, dropout=None)
+        drawn = DiffusionInputs(x_0, x_t, eps, t, conditioning, None, labels=batch.labels)
         return experiment.losses(gather_over(self._mesh, params), drawn, train=False)
 
 

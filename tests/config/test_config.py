@@ -100,6 +100,15 @@ def test_text_that_is_not_json_is_named_with_its_file():
         ),
         ({"diffusion": {"schedule": "cosin"}}, "did you mean cosine?"),
         ({"diffusion": {"prediction": "x0"}}, "did you mean x_0?"),
+        (
+            {"diffusion": {"zero_terminal_snr": True}},
+            "diffusion.zero_terminal_snr is True; it must be False with eps, from which x_0 can't",
+        ),
+        (
+            {"diffusion": {"zero_terminal_snr": True, "prediction": "v", "timesteps": 1}},
+            "diffusion.zero_terminal_snr is True; it must be False where diffusion.timesteps is 1",
+        ),
+        ({"diffusion": {"shift": 0.0}}, "diffusion.shift is 0.0; it must be in 1/1,024 … 1,024"),
         ({"diffusion": {"loss": "l3"}}, "diffusion.loss is 'l3'; it must be one of "),
         ({"sample": {"sampler": "dddm"}}, "sample.sampler is 'dddm'"),
         ({"sample": {"sampler": Choice("ddim", eta=2.0)}}, "sample.sampler.eta is 2"),

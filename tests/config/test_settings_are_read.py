@@ -70,6 +70,13 @@ POINTS = Config(
     figures=("schedules",),
 )
 
+CLASSIFIER = dataclasses.replace(
+    POINTS,
+    diffusion=dataclasses.replace(POINTS.diffusion, objective="classification"),
+    train=dataclasses.replace(POINTS.train, label_dropout=0.0, preview_every=None),
+    sample=dataclasses.replace(POINTS.sample, guidance=0.0),
+)
+
 
 class Reads:
     """Watches the attributes of classes; `found[cls]` are those that the package read."""
@@ -110,7 +117,9 @@ def read(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         reads = Reads(patch, SECTIONS)
         train(POINTS, run)
-        ddpm_jax.load(run).sample(2)
+        train(CLASSIFIER, run.with_name("classifier"))
+        classifier = ddpm_jax.load(run.with_name("classifier"))
+        ddpm_jax.load(run).guided(classifier=classifier).sample(2)
         assert cli.main(["plot", str(run)]) == 0
         describe(POINTS)
         for data in datas:

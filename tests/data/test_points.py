@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.config import PointsData
-from ddpm_jax.data.points import POINT_SETS, open_points
+from ddpm_jax.data.points import POINT_SETS, branch_segments, open_points
 
 EVERY = pytest.mark.parametrize("figure", POINT_SETS)
 
@@ -100,6 +100,25 @@ def test_checkerboard_fills_its_black_squares_evenly():
     assert (np.abs(counts[counts > 0] - 1000) < 5 * np.sqrt(1000)).all()
     inside = 2 * points % 1
     np.testing.assert_allclose(inside.mean(axis=0), 0.5, atol=0.02)
+
+
+def test_branches_lie_on_their_own_tree_in_proportion_to_length():
+    batch = open_all("branches", size=4000, noise=0.0)[1]
+    trees = branch_segments()
+    np.testing.assert_allclose(trees[1], -trees[0])
+    # Each piece but the first begins where an earlier one ends, and each end has two or none.
+    starts, ends = trees[0, :, 0], trees[0, :, 1]
+    meets = np.linalg.norm(starts[:, None] - ends, axis=-1) < 1e-9
+    np.testing.assert_array_equal(meets.sum(1), [0, *[1] * 30])
+    assert sorted(meets.sum(0)) == [0] * 16 + [2] * 15
+    a, b = trees[batch.labels, :, 0], trees[batch.labels, :, 1]
+    along, offset = b - a, batch.examples[:, None] - a
+    part = (offset * along).sum(-1) / (along**2).sum(-1)
+    distance = np.linalg.norm(offset - np.clip(part, 0, 1)[..., None] * along, axis=-1)
+    np.testing.assert_allclose(distance.min(1), 0, atol=1e-6)
+    lengths = np.linalg.norm(ends - starts, axis=1)
+    first = np.mean((distance[:, 0] < 1e-6) & (part[:, 0] < 0.999))
+    np.testing.assert_allclose(first, lengths[0] / lengths.sum(), atol=0.02)
 
 
 @EVERY

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion import (
+    PARAMETERIZATIONS,
     Sampler,
     SamplerState,
     advance,
+    begin,
     chain_calls,
     make_sampler,
     make_schedule,
@@ -301,14 +303,30 @@ def test_a_chain_may_start_from_any_x_at_any_time():
 def test_a_denoiser_may_depend_on_the_last_guess_of_x_0():
     """One that adds 1 to the x̂_0 of before: it starts from zeros, and a cut forgets nothing."""
     sampler, keys = make_sampler("ddim", SCHEDULE), keys_of(4)
-    counting = RecallingDenoiser(lambda x_0: lambda x_t, t: Prediction(x_0 + 1, 0 * x_t))
+    counting = RecallingDenoiser(
+        jnp.zeros_like,
+        lambda x_0: lambda x_t, t: Prediction(x_0 + 1, 0 * x_t, memory=x_0 + 1),
+    )
     rows = plan_chain(sampler, SCHEDULE, time_steps(T, 20))
-    begin = sampler.init(sample_noise(keys, (2,)))
-    half = advance(sampler, counting, begin, cut(rows, 0, 7), keys)
+    first = begin(sampler, counting, sample_noise(keys, (2,)))
+    half = advance(sampler, counting, first, cut(rows, 0, 7), keys)
     np.testing.assert_array_equal(half.x_0, 7)
     whole = advance(sampler, counting, half, cut(rows, 7, 20), keys)
     np.testing.assert_array_equal(whole.x_0, 20)
     np.testing.assert_allclose(whole.x, 20, rtol=1e-6)
+
+
+def test_memory_is_of_every_call_and_ends_where_the_chain_goes_up():
+    """Heun's method calls twice a step, once in its last one."""
+    sampler, keys = heun(), keys_of(2)
+    counting = RecallingDenoiser(
+        lambda x: jnp.zeros(()),
+        lambda calls: lambda x_t, t: Prediction(x_t, 0 * x_t, memory=calls + 1),
+    )
+    for times, calls in ((np.array([60, 40, 20, 0]), 5), (np.array([60, 40, 50, 20, 0]), 3)):
+        rows = plan_chain(sampler, SCHEDULE, times)
+        first = begin(sampler, counting, sample_noise(keys, (2,)))
+        assert advance(sampler, counting, first, rows, keys).memory == calls
 
 
 def test_a_method_may_go_up_by_steps_of_its_own():
@@ -326,3 +344,18 @@ def test_a_method_may_go_up_by_steps_of_its_own():
     np.testing.assert_allclose(again, x_0, atol=0.02)
     assert np.abs(trajectory[1] - x_0).max() > 0.5
     assert chain_calls(sampler, times) == 2 * 400 - 1
+
+
+@pytest.mark.parametrize("parameterization", ["v", "x_0"])
+@pytest.mark.parametrize("name", ["ddpm", "ddpm-beta", "ddim"])
+def test_a_chain_from_a_zero_terminal_snr_gives_the_data(name, parameterization):
+    """x_T says nothing there, so the first x̂_0 is the data's mean; N(0.4, 0.5²) comes out."""
+    schedule = make_schedule("cosine", 100, zero_terminal_snr=True)
+    row = PARAMETERIZATIONS[parameterization]
+    exact = single_gaussian(0.4, 0.5).denoiser(schedule, row)
+    sampler, keys = make_sampler(name, schedule), jax.random.split(jax.random.key(0), 4096)
+    x_T, end = sample_noise(keys, (1,)), jnp.asarray(schedule.T)
+    np.testing.assert_allclose(exact(x_T, end).x_0, 0.4, atol=1e-6)
+    rows = plan_chain(sampler, schedule, time_steps(100, 100))
+    x, _ = jax.jit(lambda: sample(sampler, exact, x_T, rows=rows, keys=keys))()
+    np.testing.assert_allclose([x.mean(), x.std()], [0.4, 0.5], atol=0.03)

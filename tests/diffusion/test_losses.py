@@ -73,6 +73,26 @@ def test_weights_are_finite_and_positive_per_example(weighting, parameterization
     assert (weight > 0).all()
 
 
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("parameterization", ["v", "x_0"])
+def test_weights_and_losses_at_a_zero_terminal_snr_are_their_limits(weighting, parameterization):
+    """There eps says nothing of x_0, so a weight that is stated for eps is 0."""
+    schedule = make_schedule("linear", T, beta_T=0.1, zero_terminal_snr=True)
+    row, end = PARAMETERIZATIONS[parameterization], jnp.full(3, T)
+    weight = make_weighting(weighting, row)
+    near, at_zero = weight(jnp.array([-80.0])), weight(jnp.array([-jnp.inf]))
+    assert at_zero == (1 if weighting == "none" else 0)
+    np.testing.assert_allclose(near, at_zero, atol=1e-30)
+    x_0, eps, output = jax.random.normal(jax.random.key(0), (3, 3, 4))
+    x_t = q_sample(schedule, x_0, end, eps)
+    np.testing.assert_array_equal(x_t, eps)
+    given = DiffusionInputs(x_0, x_t, eps, end, Conditioning(), dropout=None)
+    objective = make_objective("simple", schedule, row, weighting=Choice(weighting))
+    gradient = jax.grad(lambda output: objective(output, given).sum())(output)
+    expected = 2 / 4 * at_zero * (output - (x_0 if parameterization == "x_0" else -x_0))
+    np.testing.assert_allclose(gradient, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
 def test_no_weighting_is_the_plain_loss_of_whatever_is_predicted(parameterization):
     np.testing.assert_array_equal(weights("none", parameterization), 1)

@@ -132,3 +132,15 @@ def test_fractional_times_agree_with_x_t_and_whole_ones_are_the_tables(name):
     np.testing.assert_allclose(prediction.x_0, X_0, atol=1e-5)
     one = predict(row, SCHEDULE, output[:1], x_t=x_t[:1], t=fractions[0])
     np.testing.assert_allclose(one.x_0, prediction.x_0[:1], atol=1e-6)
+
+
+def test_eps_is_refused_where_the_snr_is_zero():
+    schedule = make_schedule("cosine", T, zero_terminal_snr=True)
+    for name, row in PARAMETERIZATIONS.items():
+        if name == "eps":
+            with pytest.raises(ValueError, match="x_0 can't be found from eps where the SNR is 0"):
+                predict(row, schedule, EPS, x_t=X_T, t=TIMES)
+        else:
+            found = predict(row, schedule, row.target(schedule, X_0, EPS, TIMES), x_t=X_T, t=TIMES)
+            assert np.isfinite(found.x_0).all()
+            assert np.isfinite(found.eps).all()

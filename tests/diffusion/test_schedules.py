@@ -64,6 +64,50 @@ def test_tables_keep_all_digits(name):
         )
 
 
+@every_schedule
+def test_a_zero_terminal_snr_keeps_x_1_and_leaves_x_T_no_data(name):
+    """Against Lin et al.'s formula for sqrt(ᾱ), in the longest float there is."""
+    plain, zero = make_schedule(name, 1000), make_schedule(name, 1000, zero_terminal_snr=True)
+    assert [table[-1] for table in zero] == [1, 0, 0, 1, -np.inf]
+    np.testing.assert_array_equal([table[0] for table in zero], [0, 1, 1, 0, np.inf])
+    betas = SCHEDULES[name](1000).astype(np.longdouble)
+    scale = np.sqrt(np.cumprod(1 - betas))
+    scale = (scale - scale[-1]) * scale[0] / (scale[0] - scale[-1])
+    np.testing.assert_allclose(zero.sqrt_alpha_bar[1:], scale.astype(float), rtol=1e-9)
+    noise = np.sqrt(1 - scale**2).astype(float)
+    np.testing.assert_allclose(zero.sqrt_one_minus_alpha_bar[1:], noise, rtol=1e-9)
+    np.testing.assert_allclose(zero.alpha_bar[1], plain.alpha_bar[1], rtol=1e-15)
+    np.testing.assert_allclose(np.cumprod(1 - zero.beta), zero.alpha_bar, rtol=1e-9)
+    assert (np.diff(zero.log_snr[1:]) < 0).all()
+
+
+def test_a_shift_gives_averaged_large_pictures_the_noise_of_small_ones():
+    """Averaging k by k pixels of independent noise divides its standard deviation by k."""
+    plain, large = make_schedule("cosine", 50), make_schedule("cosine", 50, shift=4.0)
+    np.testing.assert_allclose(large.log_snr[1:], plain.log_snr[1:] - 2 * np.log(4), rtol=1e-9)
+    noise = large.sqrt_one_minus_alpha_bar / 4
+    ratio = plain.sqrt_alpha_bar[1:] / plain.sqrt_one_minus_alpha_bar[1:]
+    np.testing.assert_allclose(large.sqrt_alpha_bar[1:] / noise[1:], ratio, rtol=1e-9)
+    both = make_schedule("cosine", 50, shift=4.0, zero_terminal_snr=True)
+    np.testing.assert_allclose(both.alpha_bar[[1, -1]], [large.alpha_bar[1], 0], rtol=1e-15)
+    back = make_schedule("cosine", 50, shift=1.0)
+    for table, same in zip(plain, back, strict=True):
+        np.testing.assert_array_equal(table, same)
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_between_T_minus_1_and_a_zero_terminal_snr_the_data_s_scale_falls_to_0(xp):
+    schedule = make_schedule("linear", 20, zero_terminal_snr=True)
+    view = continuous(schedule, xp.asarray([18.5, 19.0, 19.25, 19.75, 20.0]))
+    last = schedule.sqrt_alpha_bar[19]
+    np.testing.assert_allclose(
+        view.sqrt_alpha_bar[1:], last * np.array([1, 0.75, 0.25, 0]), rtol=1e-6
+    )
+    assert (np.diff(view.log_snr) < 0).all()
+    for table in view[:-1]:
+        assert np.isfinite(table).all()
+
+
 @pytest.mark.parametrize("name", ["linear", "quadratic", "sigmoid", "cosine"])
 def test_x_T_of_the_published_ones_is_nearly_noise(name):
     assert make_schedule(name, 1000).log_snr[-1] < np.log(1e-3)
@@ -106,6 +150,8 @@ def test_cosine_follows_its_angle_until_the_limit():
         (lambda: noise_schedule(np.array([0.1, 1.0])), "beta at t = 2 is 1"),
         (lambda: noise_schedule(np.array([0.1, np.nan])), "beta at t = 2 is nan"),
         (lambda: make_schedule("linear", 1000, beta_T=0.5), "lower beta_T"),
+        (lambda: make_schedule("linear", 1, zero_terminal_snr=True), "^zero_terminal_snr is True;"),
+        (lambda: make_schedule("linear", 10, shift=0.0), "^shift is 0.0; it must be in 1/1,024 … "),
     ],
 )
 def test_betas_out_of_range_are_refused(call, message):

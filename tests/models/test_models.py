@@ -25,6 +25,7 @@ TINY = {
     "small_unet": {"channels": (8, 8), "time_dim": 8},
     "step_unet": {"channels": 8, "multipliers": (1, 2)},
     "unet": {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,)},
+    "unet_encoder": {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,)},
 }
 T = jnp.array([1, 40, 700, 1000])
 LABELS = jnp.array([0, 1, 2, 3])

@@ -15,6 +15,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import distributed
 from ddpm_jax.sampling.files import read_pixels
 from ddpm_jax.sampling.formats import FORMATS
+from ddpm_jax.sampling.guides import NO_GUIDES
 from ddpm_jax.sampling.samples import Samples
 from ddpm_jax.sampling.shards import ShardSource, sample_pixels, sample_shards
 from tests.tiny import TINY, changed
@@ -53,6 +54,8 @@ def run_of(shape=(5, 6, 3), data=None, classes=10, shown=None) -> Any:
         step=4,
         name="ema",
         params={},
+        num_classes=classes,
+        guides=NO_GUIDES,
         class_names=NAMES if classes else (),
         labels=lambda chosen: None if chosen is None else np.asarray(chosen),
         sample=sample,
