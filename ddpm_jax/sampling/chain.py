@@ -38,7 +38,7 @@ from ddpm_jax.runtime.switches import pinned, require_compiling
 from ddpm_jax.sampling.denoiser import is_guided, make_denoiser, weight_of
 from ddpm_jax.sampling.guides import NO_GUIDES, Guides, check_options, labelled, require_samples
 from ddpm_jax.sampling.samples import Samples
-from ddpm_jax.typing import Conditioning, Examples, Operator, RecallingDenoiser
+from ddpm_jax.typing import Conditioning, Denoiser, Examples, Operator, RecallingDenoiser
 
 # A chain is about this many calls of the compiled program: the frames of a trajectory.
 _CHUNKS = 50
