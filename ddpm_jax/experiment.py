@@ -18,8 +18,10 @@ from ddpm_jax.diffusion import (
     output_channels,
     q_sample,
 )
+from ddpm_jax.diffusion.conditioners import NOTHING, Conditioner
 from ddpm_jax.diffusion.timestep_samplers import TimestepSampler, make_timestep_sampler
 from ddpm_jax.models import make_network
+from ddpm_jax.models.conditioning import NO_CONDITIONING
 from ddpm_jax.ops import from_environment
 from ddpm_jax.optimizers import LearningRate, make_learning_rate, make_optimizer
 from ddpm_jax.runtime.random import stream_key
@@ -48,6 +50,7 @@ class Experiment:
     optimizer: optax.GradientTransformationExtraArgs
     """Its update takes the `learning_rate`, and whether the step is `good` (finite)."""
     timestep_sampler: TimestepSampler
+    conditioner: Conditioner = NOTHING
     class_names: tuple[str, ...] = ()
     """The name of each label; empty if the data has no labels, or where nobody recorded them."""
 
@@ -65,7 +68,8 @@ class Experiment:
         """Draws fresh parameters; float32, whatever the network computes in."""
         x_t = jnp.zeros((1, *self.config.data.example_shape))
         t = jnp.ones((1,), jnp.int32)
-        conditioning = self.condition(jnp.zeros((1,), jnp.int32))
+        beside = self.beside(x_t, key)
+        conditioning = self.condition(jnp.zeros((1,), jnp.int32), beside=beside)
         return self.model.init(key, x_t, t, conditioning, train=False)["params"]
 
     @functools.cached_property
@@ -73,24 +77,28 @@ class Experiment:
         """The parameters as shapes. The network is traced for it once."""
         return jax.eval_shape(self.init_params, jax.random.key(0))
 
+    def beside(self, x_0: Examples, key: jax.Array) -> Conditioning:
+        """Returns what the network sees of x_0 `[B, …]` besides x_t, as training draws it."""
+        return self.conditioner.draw(self.schedule, x_0, key)
+
     def condition(
         self,
         labels: Any = None,
         *,
-        image: Any = None,
-        image_noise: Any = None,
+        beside: Conditioning = NO_CONDITIONING,
         dropped: jax.Array | bool = False,
     ) -> Conditioning:
         """Returns what the network is given beside x_t and t.
 
-        Labels are left out if the network takes none, or shall find them. Those that are `dropped`,
-        a boolean or one for each label `[B]`, become "no class".
+        `beside` has the parts besides labels. Labels are left out if the network takes none, or
+        shall find them. Those that are `dropped`, a boolean or one for each label `[B]`, become "no
+        class".
         """
         if not self.num_classes or self.classifies:
             labels = None
         elif labels is not None and dropped is not False:
             labels = jnp.where(dropped, self.num_classes, labels)
-        return Conditioning(labels, image, image_noise)
+        return beside._replace(labels=labels)
 
     @pinned()
     def apply(
@@ -129,7 +137,8 @@ class Experiment:
         if config.train.label_dropout > 0:
             dropped = jax.random.bernoulli(key("labels"), config.train.label_dropout, (count,))
         x_t = q_sample(self.schedule, x_0, t, eps)
-        conditioning = self.condition(batch.labels, dropped=dropped)
+        beside = self.beside(x_0, key("condition"))
+        conditioning = self.condition(batch.labels, beside=beside, dropped=dropped)
         return DiffusionInputs(
             x_0, x_t, eps, t, conditioning, key("dropout"), labels=batch.labels, weight=weight
         )
@@ -173,6 +182,7 @@ def build(config: Config, *, devices: int = 1) -> Experiment:
             if objective.classifies
             else output_channels(config.data.example_shape[-1], objective.variance),
             timesteps=diffusion.timesteps,
+            takes=config.conditioner.takes,
             ops=from_environment(devices=devices),
         ),
         schedule=schedule,
@@ -185,4 +195,5 @@ def build(config: Config, *, devices: int = 1) -> Experiment:
         timestep_sampler=make_timestep_sampler(
             timestep_sampler.name, diffusion.timesteps, **timestep_sampler.options
         ),
+        conditioner=config.conditioner,
     )

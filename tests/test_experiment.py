@@ -56,7 +56,7 @@ def test_conditioning_is_built_in_one_place():
     np.testing.assert_array_equal(experiment.condition(labels, dropped=True).labels, [10] * 3)
     assert experiment.condition(labels).labels is labels
     plain = build(changed(TINY, model={"num_classes": 0}, train={"label_dropout": 0.0}))
-    given = plain.condition(labels, image=labels, dropped=True)
+    given = plain.condition(labels, beside=Conditioning(image=labels), dropped=True)
     assert given.labels is None
     assert given.image is labels
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from ddpm_jax import plots
 from ddpm_jax.cli.arguments import built, settings_of, target_of
 from ddpm_jax.cli.console import bar, warn
 from ddpm_jax.cli.flags import HELP, read
+from ddpm_jax.cli.opening import Opening, open_run
 from ddpm_jax.cli.sample import flags_of_sampling
 from ddpm_jax.config import Setting
 from ddpm_jax.config.checks import require_row
@@ -19,12 +19,11 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.files import StoragePath, storage_path
 from ddpm_jax.sampling.edited import write_edited
 from ddpm_jax.sampling.editing import EDITS, edit
-from ddpm_jax.sampling.run import load
 from ddpm_jax.tables import options_of
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Opening):
     """Edits a picture with a run, and writes the result and a strip of what was given and made.
 
     A second picture is a mask (white where to paint) or the other end of an interpolation.
@@ -40,10 +39,6 @@ class Options:
     """Variant i depends only on the seed and on i."""
     labels: tuple[str, ...] | None = None
     """Classes that the variants take in turn, by name or number; if left out, no class."""
-    checkpoint: int | Literal["best"] | None = None
-    """Step of the checkpoint, or best; if left out, the newest good one."""
-    params: str | None = None
-    """The name of an average of the parameters, or raw; if left out, the first average."""
     output: str | None = None
     """FILE.png, of which FILE-strip.png gets the strip and FILE-2.png, FILE-3.png … more variants;
     or FILE.npz for the numbers. If left out, PICTURE-HOW.png here."""
@@ -75,7 +70,7 @@ def run(words: list[str]) -> int:
     output = storage_path(options.output or f"{paths[0].stem}-{options.how}.png")
     plots.check_path(output, ".npz" if output.suffix == ".npz" else ".png")
     picture, second = _read(options.how, paths)
-    opened = load(target, checkpoint=options.checkpoint, params=options.params, report=warn)
+    opened = open_run(target, options)
     channels = opened.config.data.example_shape[-1]
     edited = edit(
         opened,

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ddpm_jax import config as configs
 from ddpm_jax.cli.arguments import Shared, built, settings_of, target_of, with_rows
 from ddpm_jax.cli.console import bar, show, warn
 from ddpm_jax.cli.flags import HELP, read, split
-from ddpm_jax.cli.sample import flags_of_sampling, with_guides
+from ddpm_jax.cli.opening import Opening, open_run
+from ddpm_jax.cli.sample import flags_of_sampling
 from ddpm_jax.config import DataConfig, Setting
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.evaluate import evaluate
@@ -19,12 +20,12 @@ from ddpm_jax.evaluation.sets import ExampleSet, Statistics
 from ddpm_jax.evaluation.stored import find_reference, open_samples
 from ddpm_jax.files import replacing, storage_path
 from ddpm_jax.runtime.distributed import is_first
-from ddpm_jax.sampling.run import Run, load
+from ddpm_jax.sampling.run import Run
 from ddpm_jax.tables import Choice
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Opening):
     """Compares samples with real examples.
 
     The samples are drawn from RUN, or they are there already: a folder or .npz of ddpm sample, a
@@ -45,14 +46,6 @@ class Options:
     """How many samples to draw; if left out, as many as real examples, at most 10,000."""
     seed: int = 0
     """Seed of the samples."""
-    checkpoint: int | Literal["best"] | None = None
-    """Step of the checkpoint, or best; if left out, the newest good one."""
-    params: str | None = None
-    """The name of an average of the parameters, or raw; if left out, the first average."""
-    guide: str | None = None
-    """A weaker run that --guidance leads away from, as in ddpm sample."""
-    classifier: str | None = None
-    """A run whose gradient leads to the labels, as in ddpm sample."""
     output: str | None = None
     """FILE.json for the values and all that made them."""
     json: bool = False
@@ -114,10 +107,7 @@ def _samples(target: str, options: Options) -> Run | ExampleSet:
     if not (path / "config.json").is_file():
         return open_samples(path)
     # Each process draws files of its own.
-    run = load(
-        target, checkpoint=options.checkpoint, params=options.params, local=True, report=warn
-    )
-    return with_guides(run, options.guide, options.classifier, local=True)
+    return open_run(target, options, local=True)
 
 
 def _reference(

@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ddpm_jax import config as configs
 from ddpm_jax import plots
 from ddpm_jax.cli.arguments import Shared, built, settings_of, target_of, with_rows
 from ddpm_jax.cli.console import bar, warn
 from ddpm_jax.cli.flags import HELP, read
+from ddpm_jax.cli.opening import Opening, open_run
 from ddpm_jax.config import SampleConfig, Setting
 from ddpm_jax.config.checks import require_row
 from ddpm_jax.data.classes import describe_labels
@@ -17,16 +18,17 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.files import StoragePath, storage_path
 from ddpm_jax.runtime.distributed import is_first
 from ddpm_jax.runtime.memory import OutOfMemory
+from ddpm_jax.sampling.cascade import Cascade
 from ddpm_jax.sampling.files import animation_size, write_samples
 from ddpm_jax.sampling.formats import FORMATS
-from ddpm_jax.sampling.run import Run, load
+from ddpm_jax.sampling.run import load
 from ddpm_jax.sampling.shards import sample_pixels, sample_shards
 
 _WRITERS = (".png", ".gif", ".npz")
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Opening):
     """Draws samples from a run. Settings that are left out are those of the run's config."""
 
     seed: int = 0
@@ -35,15 +37,12 @@ class Options:
     """Classes that the samples take in turn, by name or number: one, several, or one for each
     sample; if left out, all classes in turn. If a class has a number as its name, numbers mean
     names."""
-    checkpoint: int | Literal["best"] | None = None
-    """Step of the checkpoint, or best; if left out, the newest good one."""
-    params: str | None = None
-    """The name of an average of the parameters, or raw; if left out, the first average."""
-    guide: str | None = None
-    """A weaker run that --guidance leads away from, in the place of the same network without its
-    label: RUN, or RUN@STEP for an earlier checkpoint."""
-    classifier: str | None = None
-    """A run of the objective classification, RUN or RUN@STEP: its gradient leads to the labels."""
+    then: tuple[str, ...] = ()
+    """Runs that enlarge the samples, one after the other, as configs/digits_upscale.py makes them.
+    Settings of sampling are those of the last; the others keep their own."""
+    then_noise: float | None = None
+    """Noise of the pictures that these runs are given, as a share of T; if left out, that of their
+    configs."""
     output: str | None = None
     """FILE.png (a grid), FILE.gif (their denoising), FILE.npz, or a folder for many; if left out,
     RUN-seedS.png here. A folder gets numbered files, which several processes share out; after a
@@ -101,35 +100,13 @@ def run(words: list[str]) -> int:
     return _draw(target, output, options, settings)
 
 
-def with_guides(run: Run, guide: str | None, classifier: str | None, *, local: bool) -> Run:
-    """Returns the run guided by others, each given as RUN or RUN@STEP; None for none."""
-
-    def opened(named: str | None) -> Run | None:
-        if named is None:
-            return None
-        folder, _, step = named.rpartition("@")
-        if folder and (step.isdecimal() or step == "best"):
-            checkpoint = int(step) if step.isdecimal() else step
-            return load(folder, checkpoint=checkpoint, local=local, report=warn)
-        return load(named, local=local, report=warn)
-
-    if guide is None and classifier is None:
-        return run
-    return run.guided(opened(guide), opened(classifier))
-
-
 def _draw(target: str, output: StoragePath, options: Options, settings: dict[str, Any]) -> int:
     to_folder, form = output.suffix == "", options.format or "npz"
     # A .npz of the numbers alone is drawn at once, by all devices together.
     in_parts = to_folder or form != "npz"
-    run = load(
-        target,
-        checkpoint=options.checkpoint,
-        params=options.params,
-        local=in_parts,
-        report=warn,
-    )
-    run = with_guides(run, options.guide, options.classifier, local=in_parts)
+    run = open_run(target, options, local=in_parts)
+    for stage in options.then:
+        run = Cascade(run, load(stage, local=in_parts, report=warn), noise=options.then_noise)
     num, labels = settings.pop("num", None), run.labels(options.labels)
     shared = {"seed": options.seed, "labels": labels, "progress": bar("sampling"), **settings}
     if to_folder:

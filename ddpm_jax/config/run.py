@@ -34,6 +34,7 @@ from ddpm_jax.diffusion import (
     make_time_grid,
     make_weighting,
 )
+from ddpm_jax.diffusion.conditioners import CONDITIONERS, Conditioner, make_conditioner
 from ddpm_jax.diffusion.schedules import LARGEST_SHIFT, LARGEST_T, SHIFTS
 from ddpm_jax.diffusion.timestep_samplers import TIMESTEP_SAMPLERS, make_timestep_sampler
 from ddpm_jax.errors import INT32_MAX, require, require_whole
@@ -103,6 +104,8 @@ class DiffusionConfig:
     where it is divided by √ᾱ_t; v and x_0 need no division."""
     objective: ChoiceField = ChoiceField("diffusion.objective", OBJECTIVES, "simple")
     """What training minimises."""
+    condition: ChoiceField = ChoiceField("diffusion.condition", CONDITIONERS, "nothing")
+    """What the network sees beside x_t and labels. low_resolution makes it enlarge pictures."""
     loss: ChoiceField = ChoiceField("diffusion.loss", LOSSES, "l2")
     """How the prediction's error is measured."""
     weighting: ChoiceField = ChoiceField("diffusion.weighting", WEIGHTINGS, "none", _weighting)
@@ -338,6 +341,11 @@ class Config:
             most = _LARGEST_BATCH // math.prod(self.data.example_shape)
             require_whole("train.batch_size", self.train.batch_size, most=min(most, INT32_MAX))
             held_out_data(self.data, self.validation.data)
+            with naming("diffusion.condition", self.diffusion.condition):
+                takes = self.conditioner.takes
+            need = f"nothing for model.kind {self.model.kind}, which takes nothing else"
+            fits = set(takes) <= set(self.model.may_take)
+            require(fits, "diffusion.condition", self.diffusion.condition.name, need)
         clips = self.sample.clipping.name != "none" and self.data.kind == "points"
         need = "none for points, which lie outside [-1, 1]"
         require(not clips, "sample.clipping", self.sample.clipping.name, need)
@@ -374,3 +382,9 @@ class Config:
         for name, every in {**intervals, "validation.every": self.validation.every}.items():
             need = f"a multiple of train.steps_per_dispatch, which is {each}"
             require(every is None or every % each == 0, name, every, need)
+
+    @property
+    def conditioner(self) -> Conditioner:
+        """What the network sees beside x_t; ValueError for options that do not fit the data."""
+        chosen = self.diffusion.condition
+        return make_conditioner(chosen.name, self.data.example_shape, **chosen.options)

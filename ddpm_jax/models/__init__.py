@@ -2,8 +2,9 @@
 
 A network is a Flax module with the fields `config`, `out_channels`, `ops`, and `timesteps` (T) if
 it needs that. It is called as `network(x_t, t, conditioning, train=…)`. Its class attribute
-`fractional_times` says whether t may lie between two whole numbers, and `takes` names what it must
-be given in the conditioning besides labels. To add one, write its file and add its row.
+`fractional_times` says whether t may lie between two whole numbers. `takes` names what it must be
+given in the conditioning besides labels: a field where the settings' `may_take` names anything. To
+add a network, write its file and add its row.
 """
 
 import dataclasses
@@ -49,12 +50,22 @@ else:
 
 
 def make_network(
-    config: NetworkConfig, *, out_channels: int, timesteps: int, ops: Operations = AUTO
+    config: NetworkConfig,
+    *,
+    out_channels: int,
+    timesteps: int,
+    takes: tuple[str, ...] = (),
+    ops: Operations = AUTO,
 ) -> nn.Module:
-    """Builds the network of these settings; `timesteps` is T, for those that need it."""
+    """Builds the network of these settings.
+
+    `timesteps` is T, for those that need it; `takes` are parts of the conditioning that the
+    settings say it may take.
+    """
     network: Any = MODELS[config.kind]
-    table = {"timesteps": timesteps} if "timesteps" in _fields(network) else {}
-    return network(config=config, out_channels=out_channels, ops=ops, **table)
+    own = {"timesteps": timesteps, "takes": takes}
+    given = {name: value for name, value in own.items() if name in _fields(network)}
+    return network(config=config, out_channels=out_channels, ops=ops, **given)
 
 
 __all__ = [

@@ -75,7 +75,8 @@ class ConditionEmbedding(nn.Module):
     """Embeds the time, and the class if there are classes, into one vector [B, features].
 
     t is in 1…T, [B] or a scalar, and may be fractional; labels are as in `label_embedding`. The
-    result has batch 1 if t is a scalar and labels are None.
+    noise level of an image beside x_t, in 0…T, is embedded too if there is one. The result has
+    batch 1 if t is a scalar and the others are None.
     """
 
     features: int
@@ -85,12 +86,19 @@ class ConditionEmbedding(nn.Module):
     ops: Operations
 
     @nn.compact
-    def __call__(self, t: Timesteps, labels: Labels | None) -> Float[Array, "B features"]:
+    def __call__(
+        self, t: Timesteps, labels: Labels | None, image_noise: Timesteps | None = None
+    ) -> Float[Array, "B features"]:
+        def embedded(level: Timesteps, name: str) -> jax.Array:
+            h = timestep_embedding(level, self.features // 4)
+            h = Dense(self.features, dtype=self.dtype, ops=self.ops, name=f"{name}_in")(h)
+            h = getattr(self.ops, self.activation)(h)
+            return Dense(self.features, dtype=self.dtype, ops=self.ops, name=f"{name}_out")(h)
+
         # Published weights count the time from 0. Ours is 0 for clean data, which no network sees.
-        h = timestep_embedding(t - 1, self.features // 4)
-        h = Dense(self.features, dtype=self.dtype, ops=self.ops, name="time_in")(h)
-        h = getattr(self.ops, self.activation)(h)
-        h = Dense(self.features, dtype=self.dtype, ops=self.ops, name="time_out")(h)
+        h = embedded(t - 1, "time")
+        if image_noise is not None:
+            h += embedded(image_noise, "image_noise")
         if self.num_classes:
             h += label_embedding(
                 labels, self.num_classes, self.features, dtype=self.dtype, name="label"

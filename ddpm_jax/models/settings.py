@@ -21,6 +21,11 @@ class NetworkConfig:
     def __post_init__(self):
         require_whole("model.num_classes", self.num_classes, least=0)
 
+    @property
+    def may_take(self) -> tuple[str, ...]:
+        """The parts of a Conditioning besides labels that the network can be built to take."""
+        return ()
+
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raises UserError if the network can't take examples of this shape."""
 

@@ -60,6 +60,10 @@ class UNetConfig(NetworkConfig):
         good = self.heads >= 1 and all(width % self.heads == 0 for width in widths)
         require(good, "model.heads", self.heads, f"a divisor of each level's channels {widths}")
 
+    @property
+    def may_take(self) -> tuple[str, ...]:
+        return ("image", "image_noise")
+
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raises UserError if examples of this shape can't go through the levels."""
         require_divisible(shape, self.multipliers)
@@ -119,7 +123,9 @@ def encode(
     common: dict[str, Any] = {"dtype": config.dtype, "ops": ops}
     condition = ConditionEmbedding(
         4 * config.channels, config.num_classes, "swish", **common, name="condition"
-    )(t, conditioning.labels)
+    )(t, conditioning.labels, conditioning.image_noise)
+    if conditioning.image is not None:
+        x_t = jnp.concatenate([x_t, conditioning.image], axis=-1)
     widths = [config.channels * multiplier for multiplier in config.multipliers]
     kinds: tuple[Any, Any] = (ResidualBlock, SelfAttention)
     residual, attention = map(nn.remat, kinds) if config.remat else kinds
@@ -156,18 +162,19 @@ class UNet(nn.Module):
     """Predicts `out_channels` values per pixel, zero at initialisation.
 
     x_t is [B, H, W, C] float32, t in 1…T ([B] or a scalar, fractional too), labels [B] in
-    0…num_classes; label num_classes, or None for all, means "no class". The result is float32,
-    [B, H, W, out_channels]. Level i has channels · multipliers[i] channels and sides of 1/2^i. A
-    level has attention if its LONGER side is in `attention`, so that an image and its transpose
-    meet the same network. Needs the rng 'dropout' only in training with dropout > 0. Raises
-    ValueError for sides that the levels don't halve, and for conditioning that it does not take.
+    0…num_classes; label num_classes, or None for all, means "no class". `takes` says whether it
+    takes an image and its noise too. The result is float32, [B, H, W, out_channels]. Level i has
+    channels · multipliers[i] channels and sides of 1/2^i. A level has attention if its LONGER side
+    is in `attention`, so that an image and its transpose meet the same network. Needs the rng
+    'dropout' only in training with dropout > 0. Raises ValueError for sides that the levels don't
+    halve, and for conditioning that it does not take.
     """
 
     config: UNetConfig
     out_channels: int
     ops: Operations = Operations()
+    takes: tuple[str, ...] = ()
     fractional_times: ClassVar[bool] = True
-    takes: ClassVar[tuple[str, ...]] = ()
 
     @nn.compact
     def __call__(

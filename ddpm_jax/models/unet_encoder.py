@@ -24,6 +24,10 @@ class UNetEncoderConfig(UNetConfig):
 
     kind: ClassVar[str] = "unet_encoder"
 
+    @property
+    def may_take(self) -> tuple[str, ...]:
+        return ()
+
 
 class UNetEncoder(nn.Module):
     """Says `out_channels` values of the whole picture, the same at each pixel; zero at first.

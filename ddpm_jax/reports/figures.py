@@ -243,7 +243,8 @@ def _x0(
     x_0, labels = subject.examples(subject.num_shown(num, 1), split, run.class_names)
     shown = subject.times(times)
     x_t = noised_directly(run.experiment.schedule, x_0, shown, stream_key(subject.seed, "noise"))
-    predicted = predicted_x_0(run, x_t, shown, labels)
+    beside = run.experiment.beside(x_0, stream_key(subject.seed, "condition"))
+    predicted = predicted_x_0(run, x_t, shown, labels, beside)
     _draw_trajectories(subject, path, {"$x_t$": x_t, r"$\hat{x}_0$": predicted}, shown, rows)
 
 

@@ -41,7 +41,9 @@ def forward_flops(experiment: Experiment) -> int | None:
     def forward(params: Any, x_t: Any, t: Any, conditioning: Conditioning) -> Any:
         return experiment.apply(params, x_t, t, conditioning, train=False)
 
-    cost = jax.jit(forward).lower(params, x_t, t, experiment.condition(t)).cost_analysis()
+    beside = jax.eval_shape(experiment.beside, x_t, jax.random.key(0))
+    conditioning = experiment.condition(t, beside=beside)
+    cost = jax.jit(forward).lower(params, x_t, t, conditioning).cost_analysis()
     return int(cost["flops"]) if cost and "flops" in cost else None
 
 

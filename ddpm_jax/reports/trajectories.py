@@ -12,10 +12,11 @@ import numpy as np
 from jax import lax
 
 from ddpm_jax.diffusion import NoiseSchedule, q_sample, q_step
+from ddpm_jax.models.conditioning import NO_CONDITIONING
 from ddpm_jax.sampling.denoiser import make_denoiser
 from ddpm_jax.sampling.run import Run
 from ddpm_jax.sampling.samples import Samples
-from ddpm_jax.typing import Examples
+from ddpm_jax.typing import Conditioning, Examples
 
 
 def noised_directly(
@@ -49,14 +50,18 @@ def noised_stepwise(
 
 
 def predicted_x_0(
-    run: Run, x_t: np.ndarray, times: np.ndarray, labels: jax.Array | None
+    run: Run,
+    x_t: np.ndarray,
+    times: np.ndarray,
+    labels: jax.Array | None,
+    beside: Conditioning = NO_CONDITIONING,
 ) -> np.ndarray:
     """Returns the network's x̂_0 for each x_t, `[K, B, …]`; at t = 0 that is x_0 itself.
 
     x̂_0 is clipped as in the run's sampling. It is not guided, because guidance moves it away from
-    what the network predicts.
+    what the network predicts. `beside` is what the network sees besides x_t and labels.
     """
-    conditioning = run.experiment.condition(labels)
+    conditioning = run.experiment.condition(labels, beside=beside)
     options = dataclasses.replace(run.config.sample, guidance=0.0)
     denoiser = make_denoiser(run.experiment, run.params, conditioning, options)
     predict = jax.jit(lambda x, t: denoiser(x, t).x_0)

@@ -24,6 +24,7 @@ from ddpm_jax.diffusion.operators import (
 )
 from ddpm_jax.errors import UserError, nearest, require
 from ddpm_jax.runtime.random import sample_keys
+from ddpm_jax.sampling.cascade import enlarge, enlarges
 from ddpm_jax.sampling.chain import Progress, Start
 from ddpm_jax.sampling.edited import Edited
 from ddpm_jax.sampling.run import Run
@@ -186,7 +187,16 @@ def _inpaint(
 
 
 def _upscale(subject: Subject) -> Edited:
-    """Draws a picture of the run's size whose averages are a smaller picture."""
+    """Draws a picture of the run's size whose averages are a smaller picture.
+
+    A stage of a cascade draws it as it was trained to.
+    """
+    if enlarges(subject.run.experiment):
+        more: dict[str, Any] = {"seed": subject.seed, "first": subject.first}
+        more |= {"labels": subject.labels, "progress": subject.progress}
+        drawn = enlarge(subject.run, subject.pictures, **more, **subject.settings)
+        factor = subject.run.experiment.conditioner.factor
+        return Edited(drawn, {"given": subject.pictures.repeat(factor, 1).repeat(factor, 2)})
     subject._require_channels(subject.shape[-1])
     (height, width), (own_h, own_w) = subject.pictures.shape[1:3], subject.shape[:2]
     factor = own_h // height
@@ -369,6 +379,8 @@ def edit(
         known = ", ".join(EDITS)
         raise UserError(f"how is {how!r}{nearest(how, list(EDITS))}: it must be one of {known}")
     shape, own = run.config.data.example_shape, tables.options_of(EDITS[how])
+    if how != "upscale" and enlarges(run.experiment):
+        raise UserError(f"this run only enlarges pictures: how must be upscale, not {how}")
     if not is_image(shape):
         raise UserError("edit is for runs on pictures, and this one makes points")
     pictures = _on_scale("the picture", pictures)

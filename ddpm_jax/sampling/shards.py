@@ -23,6 +23,7 @@ from ddpm_jax.errors import UserError, require_whole
 from ddpm_jax.files import Remote, StoragePath, StoreError, remove, replacing
 from ddpm_jax.runtime import distributed
 from ddpm_jax.runtime.memory import free_bytes, require_memory
+from ddpm_jax.sampling.cascade import Cascade
 from ddpm_jax.sampling.chain import Progress, check_label_count, check_range
 from ddpm_jax.sampling.files import Arrays, class_names_in, write_joined
 from ddpm_jax.sampling.formats import FORMATS, Format, Part
@@ -126,7 +127,8 @@ def describe_samples(
 
 
 def _identify(run: Run) -> dict[str, Any]:
-    return {"step": run.step, "params": run.name, "digest": _digest(run.params)}
+    base = {"base": _identify(run.base)} if isinstance(run, Cascade) else {}
+    return {"step": run.step, "params": run.name, "digest": _digest(run.params), **base}
 
 
 def _digest(params: Any) -> str:

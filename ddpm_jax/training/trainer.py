@@ -32,6 +32,7 @@ from ddpm_jax.files import StoragePath
 from ddpm_jax.runtime.distributed import broadcast_from_first, is_first
 from ddpm_jax.runtime.memory import device_bytes, planned_bytes, require_memory
 from ddpm_jax.runtime.mesh import bytes_per_device
+from ddpm_jax.sampling.cascade import enlarges, seen_in
 from ddpm_jax.sampling.chain import SampleProgram
 from ddpm_jax.sampling.files import animation_size, write_samples
 from ddpm_jax.sampling.samples import Samples
@@ -436,6 +437,8 @@ class Trainer:
 
         config = self.config
         params = state.ema[config.train.first_average]
+        if enlarges(self.experiment):
+            options |= seen_in(self.experiment, self.source, num)
         return self.program(params, num, seed=config.seed, progress=check, **options)
 
 

@@ -155,7 +155,10 @@ class ValidationLoss:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(stream_key(seed, "validation"), places)
         eps = jax.vmap(lambda key: jax.random.normal(key, x_0.shape[1:]))(keys)
         x_t = q_sample(experiment.schedule, x_0, t, eps)
-        conditioning = experiment.condition(batch.labels)
+        own = jax.vmap(jax.random.fold_in, (None, 0))(stream_key(seed, "condition"), places)
+        beside = jax.vmap(experiment.beside)(x_0[:, None], own)
+        beside = jax.tree.map(lambda leaf: leaf[:, 0], beside)
+        conditioning = experiment.condition(batch.labels, beside=beside)
         drawn = DiffusionInputs(x_0, x_t, eps, t, conditioning, None, labels=batch.labels)
         return experiment.losses(gather_over(self._mesh, params), drawn, train=False)
 
