@@ -157,7 +157,7 @@ class SampleProgram:
         indices: jax.Array,
         conditioning: Conditioning,
         operands: Sequence[Any],
-        guide_params: Guides,
+        guide_params: Guides = NO_GUIDES,
     ) -> Any:
         operators = [Operator(*each) for each in zip(self.operators, operands, strict=True)]
         denoiser = self._denoiser(params, conditioning, guide_params, operators)

@@ -31,7 +31,7 @@ PLAIN = changed(
 )
 UNLABELLED = changed(PLAIN, model={"num_classes": 0})
 CLASSIFIER = dataclasses.replace(
-    changed(PLAIN, diffusion={"objective": "classification"}, train={"preview_every": None}),
+    changed(PLAIN, diffusion={"objective": "classification"}),
     model=UNetEncoderConfig(channels=8, multipliers=(1,), blocks=1, attention=(), num_classes=10),
 )
 X_T = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 1)), np.float32)
