@@ -32,7 +32,6 @@ def get_config() -> Config:
             averages={"ema": Choice("ema", decay=0.99)},
             log_every=20,
             save_every=200,
-            preview_every=None,
         ),
     )
 

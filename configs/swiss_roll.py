@@ -3,7 +3,7 @@
 10,000 points, T = 100 with a sigmoid β from 1e-4 to 0.02, an MLP of 72,066 parameters, Adam, and
 1,000 epochs: minutes on two cores. Other shapes:
 
-    ddpm train swiss_roll --data.shape s_curve                   (or moons, circles, checkerboard)
+    ddpm train swiss_roll --data.shape s_curve                   (or moons, circles, branches)
     ddpm train swiss_roll --data.shape moons --model.num_classes 2           one class per moon
 
 `ddpm plot RUN` draws the figures, and so does the end of training: the points on their way to noise

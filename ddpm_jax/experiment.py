@@ -100,6 +100,10 @@ class Experiment:
             labels = jnp.where(dropped, self.num_classes, labels)
         return beside._replace(labels=labels)
 
+    def used(self, batch: Batch) -> Batch:
+        """Returns the batch without its labels, if neither network nor objective uses any."""
+        return batch if self.num_classes else batch._replace(labels=None)
+
     @pinned()
     def apply(
         self, params: Any, x_t: Examples, t: Timesteps, conditioning: Conditioning, **options: Any

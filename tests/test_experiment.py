@@ -61,6 +61,25 @@ def test_conditioning_is_built_in_one_place():
     assert given.image is labels
 
 
+@pytest.mark.parametrize("data", ["digits", "points"])
+def test_a_classifier_has_an_output_for_each_class_and_is_not_told_the_labels(data):
+    """Any network may be one; its inputs hold the labels, undropped, for the objective alone."""
+    config = changed(TINY, diffusion={"objective": "classification"})
+    batch = Batch(np.zeros((4, 8, 8, 1), np.uint8), np.arange(4, dtype=np.int32))
+    if data == "points":
+        sample = SampleConfig(clipping="none")
+        model = MlpConfig(width=4, layers=1, num_classes=10)
+        config = dataclasses.replace(config, data=PointsData(), model=model, sample=sample)
+        batch = batch._replace(examples=np.zeros((4, 2), np.float32))
+    experiment = build(config)
+    drawn = experiment.draw(batch, 3)
+    assert drawn.conditioning.labels is None
+    np.testing.assert_array_equal(drawn.labels, batch.labels)
+    params = experiment.init_params(jax.random.key(0))
+    losses = experiment.losses(params, drawn, train=False)
+    np.testing.assert_allclose(losses, np.log(10), rtol=1e-5)
+
+
 def test_a_sampler_of_a_learned_variance_needs_an_objective_that_trains_it(learned):
     with pytest.raises(UserError, match=r"^sample\.sampler is .*: diffusion\.objective simple"):
         override(TINY, {"sample.sampler": LEARNED})

@@ -41,7 +41,7 @@ EPS = PARAMETERIZATIONS["eps"]
             r"mean low\?\): it takes low, high",
         ),
         (lambda: make_guidance("classifier-free", SCHEDULE), r"\(did you mean classifier_free\?\)"),
-        (lambda: make_guidance("classifier_free", SCHEDULE, phi=1), "'phi': it takes no options"),
+        (lambda: make_guidance("classifier_free", SCHEDULE, phi=1), "'phi': it takes rescale"),
         (lambda: make_time_grid("stride", SCHEDULE, 5), r"unknown time grid .*mean strided\?\)"),
         (lambda: make_sampler("ddim", SCHEDULE, etta=0.5), r"\(did you mean eta\?\): it takes eta"),
         (lambda: make_sampler("ddim", SCHEDULE, eta=1.5), "eta is 1.5: it must lie between"),

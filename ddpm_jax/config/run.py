@@ -207,7 +207,7 @@ class TrainConfig:
     keep_every: int | None = None
     """Checkpoints of steps that this divides are never removed; None for none."""
     preview_every: int | None = 5_000
-    """Steps between previews; None for none."""
+    """Steps between previews; None for none. A classifier has none."""
     on_nonfinite: Literal["skip", "stop", "rollback"] = "skip"
     """A loss or gradient that is not finite never changes the parameters. Then: skip goes on, stop
     ends the run at once, rollback returns to the last save and skips the steps in between."""
@@ -357,14 +357,8 @@ class Config:
         classifies = self.diffusion.trained_objective.classifies
         need = "the number of classes for diffusion.objective classification"
         require(labels or not classifies, "model.num_classes", self.model.num_classes, need)
-        every = self.train.preview_every
-        need = "None for diffusion.objective classification, which draws no samples"
-        require(every is None or not classifies, "train.preview_every", every, need)
-        labels &= not classifies
         dropout, guidance = self.train.label_dropout, self.sample.guidance
         need = "0 without labels; set model.num_classes"
-        if classifies:
-            need = "0 for diffusion.objective classification, whose network is told no labels"
         require(labels or dropout == 0, "train.label_dropout", dropout, need)
         negative = self.sample.negative_label
         need = "None without labels; set model.num_classes"
@@ -373,8 +367,8 @@ class Config:
         fits = guidance == 0 or dropout > 0 or negative is not None
         require(fits, "sample.guidance", guidance, need)
         metrics = self.validation.metrics
-        need = "empty without previews; set train.preview_every"
-        previews = self.train.preview_every is not None
+        need = "empty without previews; set train.preview_every, for a network that draws samples"
+        previews = self.train.preview_every is not None and not classifies
         require(previews or not metrics, "validation.metrics", metrics, need)
         each = self.train.steps_per_dispatch
         names = ("steps", "log_every", "save_every", "preview_every")

@@ -160,7 +160,7 @@ class SampleProgram:
         indices: jax.Array,
         conditioning: Conditioning,
         operands: Sequence[Any],
-        guide_params: Guides,
+        guide_params: Guides = NO_GUIDES,
     ) -> Any:
         pairs = zip(self.operators, operands, strict=True)
         operators = [each._replace(data=data) for each, data in pairs]

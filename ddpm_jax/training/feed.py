@@ -54,8 +54,7 @@ class Feed:
         self.close()
 
     def _local(self, step: int) -> Batch:
-        batch = self._batches(step)
-        return batch._replace(labels=self._experiment.condition(batch.labels).labels)
+        return self._experiment.used(self._batches(step))
 
     def _put(self, batch: Batch, *, leading: int = 0) -> Any:
         return shard_batch(batch, self._mesh, rows=self._rows, size=self._size, leading=leading)

@@ -380,7 +380,7 @@ class Trainer:
     def _preview(self, state: TrainState, step: int) -> None:
         """Draws a preview if it is due, and logs its metrics."""
         every, metrics = self.config.train.preview_every, self.validation.metrics
-        if not every or step % every:
+        if not every or step % every or self.experiment.classifies:
             return
         shown, values = self.config.sample.num, {}
         if metrics is not None:

@@ -140,9 +140,7 @@ class ValidationLoss:
         # The last batch is filled up, so that one program serves all.
         places = np.minimum(np.arange(start, start + self._size), self._count - 1)[self._rows]
         t = 1 + (2 * places + 1) * self._experiment.schedule.T // (2 * self._count)
-        batch = self._source.gather(places)
-        if not self._experiment.num_classes:
-            batch = batch._replace(labels=None)
+        batch = self._experiment.used(self._source.gather(places))
         rows = batch, t.astype(np.int32), places.astype(np.int32)
         rows = shard_batch(rows, self._mesh, rows=self._rows, size=self._size)
         return *rows, np.uint32(self._experiment.config.seed)

@@ -109,6 +109,26 @@ def test_text_that_is_not_json_is_named_with_its_file():
             "diffusion.zero_terminal_snr is True; it must be False where diffusion.timesteps is 1",
         ),
         ({"diffusion": {"shift": 0.0}}, "diffusion.shift is 0.0; it must be in 1/1,024 … 1,024"),
+        (
+            {"diffusion": {"objective": "classification"}, "model": {"num_classes": 0}},
+            "model.num_classes is 0; it must be the number of classes for diffusion.objective cl",
+        ),
+        (
+            {"sample": {"guidance_interval": (1.0, 0.0)}},
+            "sample.guidance_interval is (1.0, 0.0); it must be two finite numbers, the first bel",
+        ),
+        (
+            {"sample": {"classifier_scale": -1.0}},
+            "classifier_scale is -1.0; it must be 0 or more",
+        ),
+        (
+            {
+                "sample": {"negative_label": 3},
+                "train": {"label_dropout": 0.0},
+                "model": {"num_classes": 0},
+            },
+            "sample.negative_label is 3; it must be None without labels",
+        ),
         ({"diffusion": {"loss": "l3"}}, "diffusion.loss is 'l3'; it must be one of "),
         ({"sample": {"sampler": "dddm"}}, "sample.sampler is 'dddm'"),
         ({"sample": {"sampler": Choice("ddim", eta=2.0)}}, "sample.sampler.eta is 2"),

@@ -73,8 +73,6 @@ POINTS = Config(
 CLASSIFIER = dataclasses.replace(
     POINTS,
     diffusion=dataclasses.replace(POINTS.diffusion, objective="classification"),
-    train=dataclasses.replace(POINTS.train, label_dropout=0.0, preview_every=None),
-    sample=dataclasses.replace(POINTS.sample, guidance=0.0),
 )
 
 

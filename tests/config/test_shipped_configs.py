@@ -12,6 +12,7 @@ import pytest
 from ddpm_jax import config as configs
 from ddpm_jax.config import Config
 from ddpm_jax.data import resolve
+from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.sampling.chain import SampleProgram
@@ -126,6 +127,10 @@ def test_its_train_step_is_traced(name):
 def test_its_sample_step_is_traced(name):
     run, mesh = experiment(name), make_mesh(1)
     program = SampleProgram(run, mesh, run.config.sample)
+    if run.classifies:
+        with pytest.raises(UserError, match=r"this run is a classifier .* draws no samples"):
+            program(None, 1, seed=0)
+        return
     rows = min(run.config.sample.num, run.config.sample.batch_size)
     indices = jax.ShapeDtypeStruct((rows,), jnp.uint32)
     seed = jax.ShapeDtypeStruct((), jnp.uint32)

@@ -146,6 +146,26 @@ def test_the_simple_objective_is_weight_times_loss_of_the_target(parameterizatio
     )
 
 
+def test_classification_is_the_cross_entropy_of_outputs_averaged_over_the_pixels():
+    """For points there is nothing to average; uniform outputs cost log K."""
+    row = PARAMETERIZATIONS["eps"]
+    objective = make_objective("classification", SCHEDULE, row)
+    assert objective.classifies
+    assert not make_objective("simple", SCHEDULE, row).classifies
+    labels = jnp.arange(T) % 4
+    given = inputs()._replace(labels=labels)
+    maps = jax.random.normal(jax.random.key(1), (T, 3, 2, 4))
+    means = np.asarray(maps, np.float64).mean((1, 2))
+    expected = np.log(np.exp(means).sum(1)) - means[np.arange(T), labels]
+    np.testing.assert_allclose(objective(maps, given), expected, rtol=1e-5)
+    np.testing.assert_allclose(objective(jnp.asarray(means), given), expected, rtol=1e-5)
+    np.testing.assert_allclose(objective(jnp.zeros((T, 4)), given), np.log(4), rtol=1e-6)
+    weighted = make_objective("classification", SCHEDULE, row, weighting=Choice("p2"))
+    np.testing.assert_allclose(weighted(maps, given), weights("p2", "eps") * expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="'classification' needs labels; set model"):
+        objective(maps, inputs())
+
+
 def test_the_simple_objective_refuses_a_variance_that_it_would_not_train():
     given = inputs()
     twice = jnp.concatenate([given.eps, given.eps], axis=-1)

@@ -105,9 +105,7 @@ def test_what_does_not_fit_is_one_line(base, stage):
         Cascade(base, fewer)
     with pytest.raises(UserError, match=r"diffusion.condition.factor is 3: it must be at least 2"):
         changed(TINY, diffusion={"condition": Choice("low_resolution", factor=3)})
-    with pytest.raises(
-        UserError, match=r"diffusion.condition is 'low_resolution'; it must be noth"
-    ):
+    with pytest.raises(UserError, match=r"is .low_resolution.; it must be nothing"):
         dataclasses.replace(
             changed(TINY, diffusion={"condition": Choice("low_resolution")}),
             model=SmallUNetConfig(num_classes=10),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,43 +10,42 @@ import numpy as np
 import pytest
 
 from ddpm_jax.cli import sample as command
-from ddpm_jax.config import MlpConfig, PointsData, UNetEncoderConfig
+from ddpm_jax.config import Config, DiffusionConfig, MlpConfig, PointsData, SampleConfig
 from ddpm_jax.diffusion.losses import class_log_probabilities
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
 from ddpm_jax.files import storage_path
 from ddpm_jax.runtime.mesh import make_mesh
+from ddpm_jax.sampling.chain import SampleProgram
 from ddpm_jax.sampling.denoiser import make_denoiser
 from ddpm_jax.sampling.guides import Guides
 from ddpm_jax.sampling.run import Run
 from ddpm_jax.sampling.shards import sample_shards
 from ddpm_jax.typing import Conditioning
-from tests.sampling.programs import program
 from tests.tiny import TINY, changed
 
-PLAIN = changed(
-    TINY,
-    sample={"clipping": "none", "steps": 4},
-    train={"label_dropout": 0.0},
-    model={"dropout": 0.0},
+# Small and without pictures, so that its programs compile fast.
+PLAIN = Config(
+    data=PointsData(),
+    model=MlpConfig(width=8, layers=1, num_classes=10),
+    diffusion=DiffusionConfig(schedule="cosine", timesteps=20),
+    sample=SampleConfig(sampler="ddim", clipping="none", steps=5, batch_size=16),
 )
+DROPPED = changed(PLAIN, train={"label_dropout": 0.1})
 UNLABELLED = changed(PLAIN, model={"num_classes": 0})
-CLASSIFIER = dataclasses.replace(
-    changed(PLAIN, diffusion={"objective": "classification"}, train={"preview_every": None}),
-    model=UNetEncoderConfig(channels=8, multipliers=(1,), blocks=1, attention=(), num_classes=10),
-)
-X_T = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 1)), np.float32)
+CLASSIFIER = changed(PLAIN, diffusion={"objective": "classification"})
+X_T = jnp.asarray(np.random.default_rng(0).normal(size=(4, 2)), np.float32)
 T = jnp.asarray(12)
 LABELS = jnp.array([3, 1, 4, 1])
 
 
-def run_of(config, seed=0, names=(), step=6):
+def run_of(config, seed=0, names=(), step=6, devices=1):
     """A run whose parameters are random, and so whose outputs are not zero."""
     experiment = dataclasses.replace(build(config), class_names=tuple(names))
     leaves, tree = jax.tree.flatten(experiment.param_shapes)
     random = np.random.default_rng(seed)
     params = [0.2 * random.normal(size=leaf.shape).astype(np.float32) for leaf in leaves]
-    mesh = make_mesh(devices=jax.devices()[:1])
+    mesh = make_mesh(devices=jax.devices()[:devices])
     folder = storage_path(f"runs/{seed}")
     return Run(folder, step, experiment, tree.unflatten(params), name="ema", mesh=mesh)
 
@@ -136,39 +136,43 @@ def test_a_folder_says_what_guided_its_samples(labelled, tmp_path):
             sample_shards(other, folder, 4, guidance=1.0, batch_size=2)
 
 
-def test_momentum_is_the_same_on_any_number_of_devices(trained):
-    asked = {"guidance_method": "adaptive_projected", "guidance": 2.0, "clipping": "none"}
-    still = program(trained[0], **asked)(trained[1], 8, seed=3)
-    moving = {"guidance_method.momentum": -0.5, **asked}
-    one, eight = (
-        program(trained[0], devices, **moving)(trained[1], 8, seed=3) for devices in (1, 8)
+def test_momentum_lasts_from_program_to_program_on_any_number_of_devices():
+    """A chain of five steps calls its program five times."""
+    asked: dict[str, Any] = {"guidance": 2.0, "guidance_method": "adaptive_projected"}
+    moving = asked | {"guidance_method.momentum": -0.5}
+    one, eight = (run_of(DROPPED, devices=devices) for devices in (1, 8))
+    still, found = (one.sample(8, seed=3, **settings).samples for settings in (asked, moving))
+    assert np.abs(found - still).max() > 1e-2
+    np.testing.assert_allclose(eight.sample(8, seed=3, **moving).samples, found, rtol=1e-4)
+
+
+def test_an_interval_counts_the_calls_where_guidance_acts():
+    run = run_of(DROPPED)
+    schedule = run.experiment.schedule
+    # The chain's times are 20, 16, 12, 8 and 4.
+    interval = (schedule.log_snr[16] - 0.01, schedule.log_snr[12] + 0.01)
+    mesh, options = run.mesh, dataclasses.replace(DROPPED.sample, guidance=1.0)
+    assert SampleProgram(run.experiment, mesh, options).calls == 5 + 5
+    some = dataclasses.replace(options, guidance_interval=interval)
+    assert SampleProgram(run.experiment, mesh, some).calls == 5 + 2
+    plain, whole, part, none = (
+        run.sample(4, guidance=1.0, guidance_interval=each).samples
+        for each in (None, (-1e3, 1e3), interval, (50.0, 60.0))
     )
-    np.testing.assert_allclose(one.samples, eight.samples, atol=1e-3)
-    assert np.abs(one.samples - still.samples).max() > 1e-2
-
-
-def test_an_interval_counts_the_calls_where_guidance_acts(trained):
-    schedule = trained[0].schedule
-    low, high = schedule.log_snr[15] - 0.01, schedule.log_snr[11] + 0.01
-    chain = program(trained[0], guidance=1.0, guidance_interval=(low, high))
-    assert chain.calls == 20 + 5
-    whole = program(trained[0], guidance=1.0, guidance_interval=(-1e3, 1e3))(trained[1], 4, seed=0)
-    plain = program(trained[0], guidance=1.0)(trained[1], 4, seed=0)
-    np.testing.assert_allclose(whole.samples, plain.samples, atol=1e-5)
-    part = chain(trained[1], 4, seed=0).samples
-    assert np.abs(part - plain.samples).max() > 1e-3
+    np.testing.assert_allclose(whole, plain, atol=1e-5)
+    np.testing.assert_allclose(none, run.sample(4).samples, atol=1e-5)
+    assert min(np.abs(part - each).max() for each in (plain, none)) > 1e-3
 
 
 OTHER_T = changed(PLAIN, diffusion={"timesteps": 21})
 SEVEN = changed(PLAIN, model={"num_classes": 7})
-POINTS = dataclasses.replace(UNLABELLED, data=PointsData(), model=MlpConfig(width=4, layers=1))
 
 
 @pytest.mark.parametrize(
     ("own", "guide", "classifier", "message"),
     [
         (PLAIN, OTHER_T, None, "guide: its noise schedule, of T = 21, is not that of this run, of"),
-        (PLAIN, POINTS, None, "guide: its examples are 2, and those of this run are 8×8×1"),
+        (PLAIN, TINY, None, "guide: its examples are 8×8×1, and those of this run are 2"),
         (PLAIN, SEVEN, None, "guide: it has 7 classes, and this run 10; give a run of the same"),
         (UNLABELLED, PLAIN, None, "guide: it has 10 classes, and this run none; give a run of the"),
         (PLAIN, CLASSIFIER, None, "guide is a classifier (diffusion.objective classification), "),
