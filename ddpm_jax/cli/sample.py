@@ -39,6 +39,8 @@ class Options:
     """Step of the checkpoint, or best; if left out, the newest good one."""
     params: str | None = None
     """The name of an average of the parameters, or raw; if left out, the first average."""
+    ema_length: float | None = None
+    """Makes the average of this relative length, as 0.1, from the run's snapshots."""
     output: str | None = None
     """FILE.png (a grid), FILE.gif (their denoising), FILE.npz, or a folder for many; if left out,
     RUN-seedS.png here. A folder gets numbered files, which several processes share out; after a
@@ -104,6 +106,7 @@ def _draw(target: str, output: StoragePath, options: Options, settings: dict[str
         target,
         checkpoint=options.checkpoint,
         params=options.params,
+        ema_length=options.ema_length,
         local=in_parts,
         report=warn,
     )

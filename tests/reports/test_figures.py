@@ -145,7 +145,8 @@ def test_every_figure_is_drawn_of_pictures_and_of_points(name, kind, folders, tm
     config = PICTURES if kind == "pictures" else POINTS
     if (name, kind) == ("neighbours", "points"):
         pytest.skip("it is of pictures alone")
-    few: dict[str, Any] = {"num": 3} if "num" in options_of(name) else {}
+    few: dict[str, Any] = {"num": 3, "lengths": (0.1,), "features": "pixels"}
+    few = {option: value for option, value in few.items() if option in options_of(name)}
     path = draw(name, config, folders[kind], str(tmp_path / f"it{suffix_of(name)}"), **few)
     with Image.open(str(path)) as picture:
         assert min(picture.size) > 40  # A tile is 48 pixels.
