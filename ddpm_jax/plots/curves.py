@@ -135,7 +135,8 @@ def sweep(
             axes.plot(at, np.asarray(values, float)[order], color=COLOURS[0], marker="o")
             for k, (of, value) in enumerate(lines.get(name, {}).items()):
                 axes.axhline(value, color=COLOURS[k + 1], linestyle="--", label=of)
-            axes.legend(loc="best", fontsize=8)
+            if name in lines:
+                axes.legend(loc="best", fontsize=8)
             axes.set_xscale("log")
         ticks = at[np.round(np.linspace(0, len(at) - 1, min(len(at), 9))).astype(int)]
         panels[-1].set_xticks(ticks, [f"{each:.3g}" for each in ticks], minor=False)

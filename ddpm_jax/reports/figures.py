@@ -276,6 +276,10 @@ def _neighbours(subject: Subject, path: StoragePath, *, num: Num = None) -> None
     )
 
 
+def _silent(done: int, total: int) -> None:
+    pass
+
+
 def _ema_length(
     subject: Subject,
     path: StoragePath,
@@ -287,20 +291,32 @@ def _ema_length(
 ) -> None:
     """A metric of samples over the length of the average, beside the kept average and raw."""
     run = subject.run()
-    possible = Lengths(Checkpoints(run.folder), run.step).available()
+    snapshots = Lengths(Checkpoints(run.folder), run.step)
     if lengths is None:
+        possible = snapshots.available()
         even = np.geomspace(possible[0], possible[-1], 8)
         lengths = tuple(float(possible[np.abs(possible - each).argmin()]) for each in even)
         lengths = tuple(dict.fromkeys(lengths))
+    for each in lengths:  # Before any sample is drawn.
+        snapshots.weights(each)
+    first = run.config.train.first_average
+    chosen: list[dict[str, Any]] = [{"ema_length": each} for each in lengths]
+    chosen += [{"params": first}, {"params": "raw"}]
 
-    def measured(**params: Any) -> dict[str, float]:
+    def measured(k: int) -> dict[str, float]:
+        def share(done: int, total: int) -> None:
+            subject.progress(k * total + done, len(chosen) * total)
+
         more: dict[str, Any] = {} if subject.report is None else {"report": subject.report}
-        one = load(run.folder, checkpoint=run.step, **params, **more)
-        shared: dict[str, Any] = {"num": num, "seed": subject.seed, "features": features}
-        return evaluate(one, [metric], progress=lambda title: subject.progress, **shared).values
+        one = load(run.folder, checkpoint=run.step, **chosen[k], **more)
+        more = {"num": num, "seed": subject.seed, "features": features}
+        # The samples take nearly all of the time.
+        parts = {"sampling": share}
+        found = evaluate(one, [metric], progress=lambda title: parts.get(title, _silent), **more)
+        return found.values
 
-    swept = [measured(ema_length=each) for each in lengths]
-    kept = {name: measured(params=name) for name in (run.config.train.first_average, "raw")}
+    *swept, of_first, of_raw = map(measured, range(len(chosen)))
+    kept = {first: of_first, "raw": of_raw}
     curves = {name: [each[name] for each in swept] for name in swept[0] if "/" not in name}
     lines = {name: {of: each[name] for of, each in kept.items()} for name in curves}
     plots.sweep(path, lengths, curves, lines, xlabel="relative length of the average")

@@ -8,7 +8,7 @@ import pytest
 
 import ddpm_jax
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
-from ddpm_jax.checkpoints.snapshots import TOLERANCE, Lengths, snapshots_of
+from ddpm_jax.checkpoints.snapshots import Lengths, snapshots_of
 from ddpm_jax.config import (
     Choice,
     Config,
@@ -171,13 +171,12 @@ def test_the_lengths_that_are_named_as_possible_are(run):
         ddpm_jax.load(run, ema_length=0.01)
     words = f"ema_length is 0.01; it must be in {possible[0]:g} … {possible[-1]:g}: 19 snapshots of"
     assert str(told.value).startswith(words)
-    assert possible[0] < 0.03
+    assert possible[0] < 0.035
     assert possible[-1] > 0.2
     for length in (possible[0], possible[-1]):
         ddpm_jax.load(run, ema_length=float(length))
     with pytest.raises(UserError, match=r"^ema_length is"):
         ddpm_jax.load(run, ema_length=float(possible[0]) - 0.001)
-    assert TOLERANCE < 0.1
 
 
 @pytest.mark.parametrize("length", [0.0, -1.0, 0.3, float("nan")])
