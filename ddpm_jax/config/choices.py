@@ -81,8 +81,8 @@ class ChoiceField:
             option = option.replace("-", "_")
             kinds = members(known[option].type) if option in known else ()
             values = [text if str in kinds else from_text(text) for text in texts]
-            several = tuple in map(typing.get_origin, kinds) or len(values) != 1
-            options[option] = values if several else values[0]
+            alone = len(values) == 1 and not any(typing.get_origin(it) is tuple for it in kinds)
+            options[option] = values[0] if alone else values
         return Choice(name, **options)
 
     def _not_taken(self, name: str, option: str, value: Any, known: Mapping[str, Option]) -> str:
