@@ -205,14 +205,17 @@ def load(
     *,
     checkpoint: int | str | None = None,
     params: str | None = None,
+    ema_length: float | None = None,
 ) -> Run:
     """Opens a run folder: its newest good checkpoint, or `checkpoint`: a step, or "best".
 
-    `params` names an average of the parameters, or is "raw"; None takes the first average. A
-    damaged checkpoint that is passed over gives a warning. Raises UserError if the folder has no
-    checkpoint, or not the one asked for.
+    `params` names an average of the parameters, or is "raw"; None takes the first average.
+    `ema_length` makes the average of this relative length from the run's snapshots. A damaged
+    checkpoint that is passed over gives a warning. Raises UserError if the folder has no
+    checkpoint, or not the one asked for, and if its snapshots don't give this length.
     """
-    found = sampling.load(folder, checkpoint=checkpoint, params=params, report=_warn)
+    more: dict[str, Any] = {"params": params, "ema_length": ema_length}
+    found = sampling.load(folder, checkpoint=checkpoint, report=_warn, **more)
     return Run.of(found)
 
 

@@ -52,3 +52,38 @@ need() { (($2 >= 2)) || die "$1 needs a value; see $me --help"; }
 
 # whole OPTION VALUE: ends with a message if the value is not a whole number.
 whole() { [[ $2 =~ ^[0-9]+$ ]] || die "$1 $2: give a whole number"; }
+
+# pass_signals_on: from now on a signal goes to the command that `attend` runs, once, and `stopping`
+# has the exit code for it.
+pass_signals_on() {
+  child='' stopping='' interrupted=''
+  trap '_pass_on TERM 143' TERM
+  trap '_pass_on INT 130' INT
+  trap '_pass_on HUP 129' HUP
+  trap '_pass_on USR1 138' USR1
+  trap '_pass_on USR2 140' USR2
+  # Job control gives the command its own process group. Otherwise a Ctrl-C would reach it twice,
+  # from the terminal and from here, and the second one would end it without a save.
+  set -m
+}
+
+# shellcheck disable=SC2329  # The traps call it.
+_pass_on() { # SIGNAL CODE
+  stopping=$2 interrupted=1
+  if [[ $child ]]; then kill -s "$1" "$child" 2>/dev/null || true; fi
+}
+
+# attend COMMAND...: runs it, and puts its exit code into `code`.
+# shellcheck disable=SC2034  # Scripts read it.
+attend() {
+  "$@" </dev/null &
+  child=$!
+  # The signal may have come before the child existed.
+  if [[ $stopping ]]; then kill -s TERM "$child" 2>/dev/null || true; fi
+  interrupted=1
+  while [[ $interrupted ]]; do # A trap makes `wait` return early with another code.
+    interrupted='' code=0
+    wait "$child" || code=$?
+  done
+  child=''
+}

@@ -49,32 +49,14 @@ pictures=$workdir/samples-$num output=$workdir/evaluation.json
 judged=(--features inception --weights "$weights" --metrics fid inception_score)
 if [[ $smoke ]]; then judged=(--features pixels --metrics coverage); fi
 
-child='' stopping=''
-# shellcheck disable=SC2329  # The traps call it.
-pass_on() { # SIGNAL CODE
-  stopping=$2 interrupted=1
-  if [[ $child ]]; then kill -s "$1" "$child" 2>/dev/null || true; fi
-}
-trap 'pass_on TERM 143' TERM
-trap 'pass_on INT 130' INT
-trap 'pass_on HUP 129' HUP
-trap 'pass_on USR1 138' USR1
-trap 'pass_on USR2 140' USR2
-# So that a Ctrl-C reaches each command once, from here.
-set -m
+pass_signals_on
 
 stage() { # COMMAND...: runs it; if it fails, or after a signal, that ends the script
   if [[ $dry_run ]]; then
     run "$@"
     return
   fi
-  "$@" </dev/null &
-  child=$! interrupted=1
-  while [[ $interrupted ]]; do # A trap makes `wait` return early with another code.
-    interrupted='' code=0
-    wait "$child" || code=$?
-  done
-  child=''
+  attend "$@"
   if ((code != 0)); then exit "$code"; fi
 }
 

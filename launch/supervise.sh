@@ -36,30 +36,7 @@ if [[ $dry_run ]]; then
   exit
 fi
 
-child='' stopping='' interrupted=''
-# shellcheck disable=SC2329  # The traps call it.
-pass_on() { # SIGNAL CODE
-  stopping=$2 interrupted=1
-  if [[ $child ]]; then kill -s "$1" "$child" 2>/dev/null || true; fi
-}
-trap 'pass_on TERM 143' TERM
-trap 'pass_on INT 130' INT
-trap 'pass_on HUP 129' HUP
-trap 'pass_on USR1 138' USR1
-trap 'pass_on USR2 140' USR2
-
-# Job control gives the command its own process group. Otherwise a Ctrl-C would reach it twice, from
-# the terminal and from here, and the second one would end it without a save.
-set -m
-
-# await PID: puts its exit code into `code`. A trap makes `wait` return early with another code.
-await() {
-  interrupted=1
-  while [[ $interrupted ]]; do
-    interrupted='' code=0
-    wait "$1" || code=$?
-  done
-}
+pass_signals_on
 
 # finished COMMAND...: whether exit code 0 means a finished run. If the run's folder can't tell, it
 # does, unless a signal may have caused the exit.
@@ -73,12 +50,7 @@ finished() {
 failures=0 wait_for=$pause
 while [[ ! $stopping ]]; do
   begun=$SECONDS
-  "$@" </dev/null &
-  child=$!
-  # The signal may have come before the child existed.
-  if [[ $stopping ]]; then kill -s TERM "$child" 2>/dev/null || true; fi
-  await "$child"
-  child=''
+  attend "$@"
   if ((code == 2 || code == 130)); then exit "$code"; fi
   if ((code == 0)) && finished "$@"; then exit 0; fi
   if [[ $stopping ]]; then break; fi
@@ -94,11 +66,7 @@ while [[ ! $stopping ]]; do
     exit "$code"
   fi
   say "$1 $ended; restart $failures of $restarts in $wait_for s"
-  sleep "$wait_for" &
-  child=$!
-  if [[ $stopping ]]; then kill "$child" 2>/dev/null || true; fi
-  await "$child"
-  child=''
+  attend sleep "$wait_for"
   wait_for=$((wait_for * 2 > longest ? longest : wait_for * 2))
 done
 say 'stopped by a signal; run the same command again to continue'

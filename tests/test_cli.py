@@ -136,6 +136,18 @@ CONFIGS = {
         [DIGITS, "--validation.metrics", "sliced_wasserstein"],
         "validation.metrics: the metric sliced_wasserstein does not apply: it needs points",
     ),
+    "an option of a metric that can't be": (
+        [DIGITS, "--validation.metrics", "coverage --k 0"],
+        "k is 0: it must be at least 1",
+    ),
+    "snapshots of nothing": (
+        [DIGITS, "--train.snapshot_every", "10"],
+        "train.snapshot_every is 10; it must be None without averages by power",
+    ),
+    "an average that can't be": (
+        [DIGITS, "--train.averages", "ema", "long=power --sigma_rel 0.5"],
+        "train.averages.long.sigma_rel is 0.5: it must be above 0 and at most 0.2886",
+    ),
     "metrics without previews": (
         [DIGITS, *MEASURED, "--train.preview_every", "None"],
         "validation.metrics is ('frechet_distance',); it must be empty without previews",

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
+from ddpm_jax.checkpoints.snapshots import snapshots_of
 from ddpm_jax.experiment import build
 from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.training.logging.run_logger import read_rows
@@ -34,6 +35,7 @@ def get_config():
         model=MlpConfig(width=128, layers=2),
         diffusion=DiffusionConfig(timesteps=5),
         train=TrainConfig(
+            averages={{"ema": "ema", "short": "power --sigma_rel 0.1"}}, snapshot_every=20,
             steps={steps}, batch_size=8, log_every=25, save_every=25, keep=2, preview_every=None,
         ),
         sample=SampleConfig(clipping="none", num=8, batch_size=8),
@@ -85,6 +87,13 @@ def state_of(run, step=None):
     assert step is not None
     layout = state_layout(build(checkpoints.config(step)), make_mesh(1, jax.devices()[:1]))
     return checkpoints.restore(step, layout)
+
+
+def snapshots_in(run):
+    """Every array of every snapshot."""
+    snapshots = snapshots_of(run)
+    layout = {"ema.short": state_of(run).ema["short"]}
+    return {step: snapshots.restore(step, layout) for step in snapshots.steps()}
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +153,9 @@ def test_ended_at_random_moments_it_ends_bit_for_bit_the_same(number, unbroken, 
     assert life.wait() == 0, life.said()
     assert Checkpoints(run).steps()[-1] == Checkpoints(unbroken).steps()[-1]
     assert_same(state_of(run), state_of(unbroken))
-    assert not list((run / "checkpoints").glob("*.tmp*"))
+    assert_same(snapshots_in(run), snapshots_in(unbroken))
+    assert snapshots_in(run).keys() == snapshots_in(unbroken).keys()
+    assert not list(run.glob("*/*.tmp*"))
     if number == signal.SIGKILL:  # A stop that is heard writes the row that it cuts short.
         assert rows(run) == rows(unbroken)
 

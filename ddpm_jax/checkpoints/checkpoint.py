@@ -56,12 +56,19 @@ _STATE, _ARRAYS = "state", "arrays.json"
 class Checkpoints:
     """The checkpoints of one run folder; saving goes on in the background."""
 
-    def __init__(self, run: str | StoragePath, *, report: Callable[[str], None] | None = None):
-        """`report` gets a line for each damaged checkpoint that is passed over, and for each that
-        can't be removed. Raises UserError for a folder whose name Orbax can't take.
+    def __init__(
+        self,
+        run: str | StoragePath,
+        *,
+        report: Callable[[str], None] | None = None,
+        place: str = "checkpoints",
+    ):
+        """`place` is their folder in the run's. `report` gets a line for each damaged checkpoint
+        that is passed over, and for each that can't be removed. Raises UserError for a folder whose
+        name Orbax can't take.
         """
         self.run = storage_path(run)
-        self.folder = self.run.absolute() / "checkpoints"
+        self.folder = self.run.absolute() / place
         if as_text(str(self.folder)) != str(self.folder):
             raise UserError(
                 f"{as_text(str(self.folder))}: checkpoints need a path whose bytes are UTF-8; "
@@ -201,6 +208,12 @@ class Checkpoints:
             if keep_every is None or step % keep_every:
                 self._remove(step)
 
+    def remove_after(self, step: int) -> None:
+        """Removes all of later steps; one process calls it."""
+        for later in self._commit.steps():
+            if later > step:
+                self._remove(later)
+
     def _remove(self, step: int) -> None:
         try:
             self._commit.remove(step)
@@ -280,16 +293,21 @@ class Checkpoints:
                 raise UserError(f"{self.folder} has no checkpoint {step}; it has {have}")
             steps = [step]
         for candidate in reversed(steps):
-            found = damage(self.folder / str(candidate))
-            if found is None:
+            if self.is_good(candidate):
                 return candidate
-            self._report(f"checkpoint {self.folder / str(candidate)} is damaged: {found}")
         if steps:
             raise UserError(
                 f"no good checkpoint is left in {self.folder}: put one back, "
                 "or train again in another folder"
             )
         return None
+
+    def is_good(self, step: int) -> bool:
+        """Whether the files of a step match their checksums; reports what is wrong if not."""
+        found = damage(self.folder / str(step))
+        if found is not None:
+            self._report(f"checkpoint {self.folder / str(step)} is damaged: {found}")
+        return found is None
 
     def config(self, step: int) -> Config:
         """Returns the whole config that a checkpoint was trained with."""

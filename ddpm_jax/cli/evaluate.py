@@ -15,7 +15,6 @@ from ddpm_jax.config import DataConfig, Setting
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.evaluate import evaluate
 from ddpm_jax.evaluation.features import FEATURES
-from ddpm_jax.evaluation.metrics import METRICS
 from ddpm_jax.evaluation.sets import ExampleSet, Statistics
 from ddpm_jax.evaluation.stored import find_reference, open_samples
 from ddpm_jax.files import replacing, storage_path
@@ -63,7 +62,6 @@ def run(words: list[str]) -> int:
     of_data, words = split(words, lambda name: name.startswith("data."))
     given = read(prog, words, known)
     options = built(Options, given)
-    metrics = [_metric(each, prog) for each in options.metrics or ()]
     output = None if options.output is None else storage_path(options.output)
     if output is not None and output.suffix != ".json":
         raise UserError(f"--output {output}: its ending must be .json")
@@ -71,7 +69,7 @@ def run(words: list[str]) -> int:
     own = {each.name for each in settings_of(Options)} | {each.name for each in _of_features()}
     found = evaluate(
         samples,
-        metrics or None,
+        options.metrics or None,
         reference=_reference(samples, options.reference, prog, of_data),
         features=_features(options.features, given),
         num=options.num,
@@ -127,13 +125,6 @@ def _reference(
     settings = [each._replace(name=f"data.{each.name}") for each in configs.settings(data)]
     given = read(prog, of_data, settings)
     return configs.override(data, {name.removeprefix("data."): it for name, it in given.items()})
-
-
-def _metric(words: str, prog: str) -> Choice:
-    """Reads a metric with its options: `precision_recall --k 5`."""
-    name, *rest = words.split() or [""]
-    known = configs.option_settings({name: METRICS[name]}) if name in METRICS else ()
-    return Choice(name, **read(f"{prog} --metrics {name}", rest, list(known)))
 
 
 def _features(name: str | None, given: dict[str, Any]) -> Choice | None:

@@ -13,6 +13,8 @@ class Opening:
     """Step of the checkpoint, or best; if left out, the newest good one."""
     params: str | None = None
     """The name of an average of the parameters, or raw; if left out, the first average."""
+    ema_length: float | None = None
+    """Makes the average of this relative length, as 0.1, from the run's snapshots."""
     guide: str | None = None
     """A weaker run that --guidance leads away from, in the place of the same network without its
     label: RUN, or RUN@STEP for an earlier checkpoint."""
@@ -22,8 +24,14 @@ class Opening:
 
 def open_run(target: str, options: Opening, *, local: bool = False) -> Run:
     """Returns the run that the options ask for, with what guides it; UserError as `load` raises."""
-    more = {"checkpoint": options.checkpoint, "params": options.params}
-    run = load(target, local=local, report=warn, **more)
+    run = load(
+        target,
+        checkpoint=options.checkpoint,
+        params=options.params,
+        ema_length=options.ema_length,
+        local=local,
+        report=warn,
+    )
     if options.guide is None and options.classifier is None:
         return run
     guides = (options.guide, options.classifier)

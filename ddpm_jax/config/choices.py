@@ -3,11 +3,13 @@
 import contextlib
 import dataclasses
 import inspect
+import re
+import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ddpm_jax.config.checks import require_row
-from ddpm_jax.config.values import typed
+from ddpm_jax.config.values import from_text, members, typed
 from ddpm_jax.errors import UserError, nearest, require
 from ddpm_jax.tables import Choice, Choices, Option, defaults_of, signature_of
 
@@ -15,8 +17,8 @@ from ddpm_jax.tables import Choice, Choices, Option, defaults_of, signature_of
 class ChoiceField:
     """A dataclass field that holds a `Choice` of one table, complete and checked whenever set.
 
-    Built from a Choice, or from a row's name alone: `SampleConfig(sampler="ddim")`. The table is
-    named here and nowhere else: checks, JSON, flags and help read it from the field.
+    Built from a Choice, or from words: `SampleConfig(sampler="ddim --eta 0.5")`. The table is named
+    here and nowhere else: checks, JSON, flags and help read it from the field.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class ChoiceField:
 
         Raises UserError for an unknown row or option, an option of another type, and a missing one.
         """
-        choice = Choice(value) if isinstance(value, str) else value
+        choice = self._of_words(value) if isinstance(value, str) else value
         if not isinstance(choice, Choice):
             raise UserError(f"{self.dotted} is {value!r}; it must be a Choice or a row's name")
         require_row(self.dotted, choice.name, self.table)
@@ -69,6 +71,20 @@ class ChoiceField:
             options[option] = typed(known[option].type, options[option], f"{self.dotted}.{option}")
         return Choice(choice.name, **options)
 
+    def _of_words(self, words: str) -> Choice:
+        """Returns the choice that words mean: a row's name, perhaps with options as flags."""
+        name, *flags = re.split(r"\s+--", words.strip())
+        known = signature_of(self.table.get(name))
+        options: dict[str, Any] = {}
+        for flag in flags:
+            option, *texts = re.split(r"[\s=]+", flag.strip())
+            option = option.replace("-", "_")
+            kinds = members(known[option].type) if option in known else ()
+            values = [text if str in kinds else from_text(text) for text in texts]
+            alone = len(values) == 1 and not any(typing.get_origin(it) is tuple for it in kinds)
+            options[option] = values[0] if alone else values
+        return Choice(name, **options)
+
     def _not_taken(self, name: str, option: str, value: Any, known: Mapping[str, Option]) -> str:
         hint = nearest(option, list(known))
         takers = [row for row in self.table if option in signature_of(self.table[row])]
@@ -78,7 +94,7 @@ class ChoiceField:
         return f"{self.dotted}.{option} is {value!r}; it must be {need}"
 
     def read(self, plain: Any) -> Choice:
-        """Returns the choice that JSON holds: a row's name, or a table with `name` and options."""
+        """Returns the choice that JSON holds: words, or a table with `name` and options."""
         if isinstance(plain, dict):
             if not isinstance(plain.get("name"), str):
                 raise UserError(f"{self.dotted} is {plain!r}; it must have the name of a row")
@@ -89,14 +105,15 @@ class ChoiceField:
     def changed(self, old: Choice, new: Any) -> dict[str, Any]:
         """Returns the new choice in its JSON form.
 
-        If only a name is given, the old options that the new row also takes are kept. Raises
-        UserError for an unknown row.
+        If words are given, the old options that the new row also takes and that the words don't
+        name are kept. Raises UserError for an unknown row.
         """
         if isinstance(new, str):
-            require_row(self.dotted, new, self.table)
-            kept = signature_of(self.table[new])
+            choice = self._of_words(new)
+            require_row(self.dotted, choice.name, self.table)
+            kept = signature_of(self.table[choice.name])
             options = {name: value for name, value in old.options.items() if name in kept}
-            return {"name": new, **options}
+            return {"name": choice.name, **options, **choice.options}
         choice = self.read(new)
         return {"name": choice.name, **choice.options}
 
@@ -117,7 +134,7 @@ class ChoicesField:
     """A dataclass field that holds `Choices` of one table by name, at least one.
 
     Built from a mapping: `TrainConfig(averages={"ema": Choice("ema", decay=0.999)})`. Options are
-    settings as `train.averages.ema.decay`.
+    settings as `train.averages.ema.decay`. In words: `ema "short=power --sigma_rel 0.05"`.
     """
 
     def __init__(
@@ -146,6 +163,18 @@ class ChoicesField:
         self._check_names(plain)
         return Choices({name: self._one(name).read(each) for name, each in plain.items()})
 
+    def changed(self, old: Choices, new: Any) -> dict[str, Any]:
+        """Returns new choices in their JSON form, from a table or from words.
+
+        A name alone keeps the old choice of that name, or is the row of that name.
+        """
+        if isinstance(new, list | tuple):
+            pairs = [str(each).partition("=") for each in new]
+            new = {name: row or old.get(name, name) for name, _, row in pairs}
+        self._check_names(new)
+        found = {name: self._one(name).read(each) for name, each in new.items()}
+        return {name: {"name": choice.name, **choice.options} for name, choice in found.items()}
+
     def rows(self, dotted: str, value: Choices) -> dict[str, tuple[ChoiceField, Choice]]:
         """Returns each choice of a value, with its field, by its dotted name."""
         return {f"{dotted}.{name}": (self._one(name), choice) for name, choice in value.items()}
@@ -172,13 +201,14 @@ def choice_fields(section: Any) -> dict[str, ChoiceField | ChoicesField]:
     return {name: each for name, each in found.items() if isinstance(each, kinds)}
 
 
-def chosen(config: Any, prefix: str = "") -> dict[str, tuple[ChoiceField, Choice]]:
+def chosen(config: Any, prefix: str = "") -> dict[str, tuple[ChoiceField | ChoicesField, Any]]:
     """Returns each choice of a config, or of one section, with its field, by its dotted name."""
-    found: dict[str, tuple[ChoiceField, Choice]] = {}
+    found: dict[str, tuple[ChoiceField | ChoicesField, Any]] = {}
     fields = choice_fields(config)
     for item in dataclasses.fields(config):
         dotted, value = f"{prefix}{item.name}", getattr(config, item.name)
         if item.name in fields:
+            found[dotted] = fields[item.name], value
             found |= fields[item.name].rows(dotted, value)
         elif dataclasses.is_dataclass(value):
             found |= chosen(value, f"{dotted}.")

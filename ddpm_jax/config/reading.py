@@ -3,6 +3,7 @@
 import dataclasses
 import typing
 from collections.abc import Mapping
+from fnmatch import fnmatchcase as fnmatch
 from typing import Any, TypeVar
 
 from ddpm_jax.config.checks import require_row
@@ -85,12 +86,12 @@ def _unknown(dotted: str, known: list[str]) -> str:
 def override(config: Section, settings: Mapping[str, Any]) -> Section:
     """Returns a config, or one section, with settings replaced by name: {"train.steps": 4}.
 
-    If only a name is given, the old options that the new row also takes are kept. Raises UserError
+    If a row is given by its name, the old options that it also takes are kept. Raises UserError
     for an unknown name or an impossible value.
     """
     known = [each.name for each in settings_of(config)]
     given = {canonical(name, known): value for name, value in settings.items()}
-    plain, rows = to_dict(config), chosen(config)
+    plain, fields = to_dict(config), chosen(config)
     # A row comes before its options: their names have one part more.
     for name in sorted(given, key=lambda name: name.count(".")):
         *path, last = name.split(".")
@@ -98,8 +99,8 @@ def override(config: Section, settings: Mapping[str, Any]) -> Section:
         for part in path:
             place = place[part]
         place[last] = given[name]
-        if name in rows:
-            field, old = rows[name]
+        if name in fields:
+            field, old = fields[name]
             place[last] = field.changed(old, given[name])
     return _section(type(config), plain, "")
 
@@ -119,7 +120,8 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
 # steps to come other random numbers, or other examples to train on, than those that were made.
 _IDENTITY = (
     *("seed", "model", "diffusion", "data.kind", "data.image_size", "data.channels"),
-    "validation.share",
+    # The power function of an average, which holds for all steps made and for its snapshots.
+    *("validation.share", "train.averages.*.sigma_rel"),
 )
 _HARMLESS = ("model.dropout", "model.dtype", "model.remat")
 
@@ -128,7 +130,7 @@ def breaking(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """Returns those differences with which a run of `old` can't go on as `new`."""
 
     def breaks(name: str) -> bool:
-        inside = any(name == each or name.startswith(f"{each}.") for each in _IDENTITY)
+        inside = any(fnmatch(name, each) or fnmatch(name, f"{each}.*") for each in _IDENTITY)
         return inside and name not in _HARMLESS
 
     return {name: pair for name, pair in differences(old, new).items() if breaks(name)}

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from ddpm_jax.averages import AVERAGES
+from ddpm_jax.averages import AVERAGES, power_lengths
 from ddpm_jax.config.checks import check_seed
 from ddpm_jax.config.choices import ChoiceField, ChoicesField, naming
 from ddpm_jax.config.plain import flatten
@@ -206,6 +206,9 @@ class TrainConfig:
     """How many of the newest checkpoints are kept."""
     keep_every: int | None = None
     """Checkpoints of steps that this divides are never removed; None for none."""
+    snapshot_every: int | None = None
+    """Steps between snapshots of the averages by `power`, from which `ema_length` makes one of any
+    length; none is ever removed. None for none."""
     preview_every: int | None = 5_000
     """Steps between previews; None for none. A classifier has none."""
     on_nonfinite: Literal["skip", "stop", "rollback"] = "skip"
@@ -235,7 +238,7 @@ class TrainConfig:
             "max_nonfinite_steps",
         ):
             require_whole(f"train.{name}", getattr(self, name))
-        for name in ("keep_every", "preview_every"):
+        for name in ("keep_every", "snapshot_every", "preview_every"):
             if getattr(self, name) is not None:
                 require_whole(f"train.{name}", getattr(self, name))
         divides = self.batch_size % self.gradient_accumulation_steps == 0
@@ -245,6 +248,9 @@ class TrainConfig:
         )
         need = "without raw, which stands for the parameters themselves"
         require("raw" not in self.averages, "train.averages", self.averages, need)
+        need = "None without averages by power, as --train.averages ema short=power"
+        can = self.snapshot_every is None or len(power_lengths(self.averages)) > 0
+        require(can, "train.snapshot_every", self.snapshot_every, need)
         require(0 <= self.label_dropout < 1, "train.label_dropout", self.label_dropout, "in [0, 1)")
 
 
@@ -371,7 +377,7 @@ class Config:
         previews = self.train.preview_every is not None and not classifies
         require(previews or not metrics, "validation.metrics", metrics, need)
         each = self.train.steps_per_dispatch
-        names = ("steps", "log_every", "save_every", "preview_every")
+        names = ("steps", "log_every", "save_every", "snapshot_every", "preview_every")
         intervals = {f"train.{name}": getattr(self.train, name) for name in names}
         for name, every in {**intervals, "validation.every": self.validation.every}.items():
             need = f"a multiple of train.steps_per_dispatch, which is {each}"

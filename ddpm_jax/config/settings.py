@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from ddpm_jax.config.choices import ChoiceField, choice_fields
+from ddpm_jax.config.choices import ChoiceField, ChoicesField, choice_fields
 from ddpm_jax.config.format_0 import RENAMED
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.tables import Choice
@@ -37,6 +37,7 @@ def settings(config: Any) -> list[Setting]:
     """Returns the settings of a config, of one section, or of any other dataclass of settings.
 
     A choice gives one setting for its row, and one for each option that any row of its table takes.
+    Several choices by name also give one that replaces them all, by words.
     """
     return list(_settings(config, "", ""))
 
@@ -49,6 +50,9 @@ def _settings(config: Any, prefix: str, section: str) -> Iterable[Setting]:
         dotted, value = f"{prefix}{item.name.rstrip('_')}", getattr(config, item.name)
         doc = functools.partial(_doc, cls, item.name)
         if item.name in choices:
+            if isinstance(choices[item.name], ChoicesField):
+                hint = tuple[str, ...] | None
+                yield Setting(dotted, hint, None, doc, section=section)
             for name, (field, choice) in choices[item.name].rows(dotted, value).items():
                 yield from _choice_settings(field, name, choice, doc, section)
         elif dataclasses.is_dataclass(value):

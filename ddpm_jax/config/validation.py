@@ -1,13 +1,12 @@
 """What a run measures while it trains: the section `validation`."""
 
 import dataclasses
-import json
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ddpm_jax.config.checks import require_row
-from ddpm_jax.config.values import members, typed
+from ddpm_jax.config.values import from_text, members, typed
 from ddpm_jax.data import DataConfig
 from ddpm_jax.errors import require, require_whole
 
@@ -62,16 +61,9 @@ def held_out_data(data: DataConfig, words: Sequence[str]) -> DataConfig:
         name, equals, text = word.partition("=")
         require(equals == "=", "validation.data", word, "a setting of data, such as split=test")
         require_row("validation.data", name, known)
-        value = text if str in members(hints[name]) else _plain(text)
+        value = text if str in members(hints[name]) else from_text(text)
         settings[name] = typed(hints[name], value, f"validation.data {name}")
     held_out = dataclasses.replace(data, **settings)
     need = f"data with examples of the same shape, {data.example_shape}"
     require(held_out.example_shape == data.example_shape, "validation.data", tuple(words), need)
     return held_out
-
-
-def _plain(text: str) -> object:
-    try:
-        return json.loads(text.lower() if text in ("True", "False") else text)
-    except ValueError:
-        return text

@@ -1,5 +1,6 @@
 """Plain values, as JSON has them, checked against type annotations."""
 
+import json
 import types
 import typing
 from typing import Any, Literal
@@ -22,6 +23,17 @@ def in_float32(value: float) -> bool:
     # Python's own numbers compare with whole numbers of any length; NumPy's overflow.
     limits = np.finfo(np.float32)
     return value == 0 or float(limits.tiny) <= abs(value) <= float(limits.max)
+
+
+def from_text(text: str) -> Any:
+    """Returns the plain value that a text is in JSON or in Python; else the text itself."""
+    try:
+        return json.loads(_PYTHON.get(text, text))
+    except ValueError:
+        return text
+
+
+_PYTHON = {"True": "true", "False": "false", "None": "null"}
 
 
 def typed(hint: Any, value: Any, dotted: str) -> Any:

@@ -111,6 +111,40 @@ def _logarithmic(axes: "Axes", values: np.ndarray) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
 
 
+def sweep(
+    path: PathLike,
+    x: Sequence[float],
+    curves: Mapping[str, Sequence[float]],
+    lines: Mapping[str, Mapping[str, float]],
+    *,
+    xlabel: str,
+) -> None:
+    """Draws values over a setting that was varied, as a PNG with one panel for each name.
+
+    `curves` has the values at the positive settings `x`, by name. `lines` has, for each name,
+    values to compare with, each under its own name.
+    """
+    path = check_path(path, ".png")
+    order = np.argsort(x)
+    at = np.asarray(x, float)[order]
+    with styled():
+        figure = new_figure(7, 0.4 + 2.6 * len(curves), layout="constrained")
+        panels = figure.subplots(len(curves), 1, squeeze=False, sharex=True)[:, 0]
+        for axes, (name, values) in zip(panels, curves.items(), strict=True):
+            axes.set_title(name)
+            axes.plot(at, np.asarray(values, float)[order], color=COLOURS[0], marker="o")
+            for k, (of, value) in enumerate(lines.get(name, {}).items()):
+                axes.axhline(value, color=COLOURS[k + 1], linestyle="--", label=of)
+            if name in lines:
+                axes.legend(loc="best", fontsize=8)
+            axes.set_xscale("log")
+        ticks = at[np.round(np.linspace(0, len(at) - 1, min(len(at), 9))).astype(int)]
+        panels[-1].set_xticks(ticks, [f"{each:.3g}" for each in ticks], minor=False)
+        panels[-1].set_xticks([], minor=True)
+        panels[-1].set_xlabel(xlabel)
+        save(path, figure)
+
+
 def schedules(path: PathLike, curves: Mapping[str, np.ndarray]) -> None:
     """Draws noise schedules side by side as a PNG: √ᾱ_t, √(1 - ᾱ_t), log-SNR_t and β_t.
 

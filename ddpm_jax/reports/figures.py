@@ -13,12 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax import plots, tables
+from ddpm_jax.checkpoints.checkpoint import Checkpoints
+from ddpm_jax.checkpoints.snapshots import Lengths
 from ddpm_jax.config import Config, override, shown_channels
 from ddpm_jax.data import open_source, resolve
 from ddpm_jax.data.classes import with_classes
 from ddpm_jax.data.pixels import to_unit
 from ddpm_jax.diffusion import SCHEDULES, make_schedule, time_steps
 from ddpm_jax.errors import UserError, nearest, require
+from ddpm_jax.evaluation.evaluate import evaluate
 from ddpm_jax.evaluation.features.pixels import flatten
 from ddpm_jax.evaluation.metrics.memorisation import nearest_members
 from ddpm_jax.evaluation.metrics.metric import subset
@@ -48,6 +51,9 @@ RowMeaning = Annotated[Literal["examples", "times"], "What a row of the figure i
 Way = Annotated[
     Literal["stepwise", "direct"] | None, "One of the two ways from data to noise, instead of both."
 ]
+Swept = Annotated[tuple[float, ...] | None, "Lengths; if left out, eight possible ones."]
+Metric = Annotated[str, "A metric, perhaps with options, as in ddpm evaluate."]
+FeaturesName = Annotated[str | None, "What the metric compares, as in ddpm evaluate."]
 Split = Annotated[str | None, "Another split of the data set to take examples from, as test."]
 
 _POINTS = 2_000
@@ -277,6 +283,52 @@ def _neighbours(subject: Subject, path: StoragePath, *, num: Num = None) -> None
     )
 
 
+def _silent(done: int, total: int) -> None:
+    pass
+
+
+def _ema_length(
+    subject: Subject,
+    path: StoragePath,
+    *,
+    num: Num = None,
+    lengths: Swept = None,
+    metric: Metric = "frechet_distance",
+    features: FeaturesName = None,
+) -> None:
+    """A metric of samples over the length of the average, beside the kept average and raw."""
+    run = subject.run()
+    snapshots = Lengths(Checkpoints(run.folder), run.step)
+    if lengths is None:
+        possible = snapshots.available()
+        even = np.geomspace(possible[0], possible[-1], 8)
+        lengths = tuple(float(possible[np.abs(possible - each).argmin()]) for each in even)
+        lengths = tuple(dict.fromkeys(lengths))
+    for each in lengths:  # Before any sample is drawn.
+        snapshots.weights(each)
+    first = run.config.train.first_average
+    chosen: list[dict[str, Any]] = [{"ema_length": each} for each in lengths]
+    chosen += [{"params": first}, {"params": "raw"}]
+
+    def measured(k: int) -> dict[str, float]:
+        def share(done: int, total: int) -> None:
+            subject.progress(k * total + done, len(chosen) * total)
+
+        more: dict[str, Any] = {} if subject.report is None else {"report": subject.report}
+        one = load(run.folder, checkpoint=run.step, **chosen[k], **more)
+        more = {"num": num, "seed": subject.seed, "features": features}
+        # The samples take nearly all of the time.
+        parts = {"sampling": share}
+        found = evaluate(one, [metric], progress=lambda title: parts.get(title, _silent), **more)
+        return found.values
+
+    *swept, of_first, of_raw = map(measured, range(len(chosen)))
+    kept = {first: of_first, "raw": of_raw}
+    curves = {name: [each[name] for each in swept] for name in swept[0] if "/" not in name}
+    lines = {name: {of: each[name] for of, each in kept.items()} for name in curves}
+    plots.sweep(path, lengths, curves, lines, xlabel="relative length of the average")
+
+
 FIGURES: dict[str, Callable[..., None]] = {
     "samples": _samples,
     "animation": _animation,
@@ -286,6 +338,7 @@ FIGURES: dict[str, Callable[..., None]] = {
     "reverse": _reverse,
     "x0": _x0,
     "neighbours": _neighbours,
+    "ema_length": _ema_length,
 }
 
 

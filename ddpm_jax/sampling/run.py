@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
+from ddpm_jax.checkpoints.snapshots import Lengths
 from ddpm_jax.config import Config, SampleConfig, override
 from ddpm_jax.config.choices import rows_of
 from ddpm_jax.data.classes import find_labels
@@ -50,7 +51,7 @@ class Run:
         mesh: Mesh,
         report: Callable[[str], None] | None = None,
     ):
-        """`name` says which parameters these are: the name of an average, or raw.
+        """`name` says which parameters these are: the name of an average, raw, or a length.
 
         `report` gets a line, once, for each reason why samples can't be like the data; without it
         they are Python's warnings.
@@ -226,18 +227,20 @@ def load(
     *,
     checkpoint: int | str | None = None,
     params: str | None = None,
+    ema_length: float | None = None,
     local: bool = False,
     report: Callable[[str], None] = _warn,
 ) -> Run:
     """Opens a run folder: the newest good checkpoint, the step asked for, or the "best".
 
     It needs nothing but the folder, runs no code out of it, and works with any number of devices.
-    `params` names an average, or is "raw"; None takes the first average that training kept. With
-    `local`, each of several processes works on its own devices, without the others; otherwise they
-    work on all devices together. `report` gets a line for each damaged checkpoint that is skipped,
-    and what `Run.sample` has to say.
+    `params` names an average, or is "raw"; None takes the first average that training kept.
+    `ema_length` makes the average of a relative length from the run's snapshots. With `local`, each
+    of several processes works on its own devices, without the others; otherwise they work on all
+    devices together. `report` gets a line for each damaged checkpoint that is skipped, and what
+    `Run.sample` has to say.
     Raises UserError if the folder holds no checkpoint, if the one asked for is missing or damaged,
-    and if it has no such parameters.
+    and if it has no such parameters, or no snapshots that give this length.
     """
     folder = storage_path(folder)
     checkpoints = Checkpoints(folder, report=report)
@@ -247,6 +250,8 @@ def load(
             raise UserError(f"{folder} is a file; name the folder of a run, such as runs/digits")
         what = "has no checkpoints" if folder.is_dir() else "does not exist"
         raise UserError(f"{folder} {what}; train first")
+    if params is not None and ema_length is not None:
+        raise UserError(f"ema_length is {ema_length}; it must be left out with params {params}")
     config = checkpoints.config(step)
     mesh = fitting_mesh(config.mesh.fsdp, all_devices(local=local))
     names = tuple((checkpoints.data(step) or {}).get("classes", ()))
@@ -259,5 +264,10 @@ def load(
     shapes = checkpoints.shapes(step, name)
     if shapes is None:
         shapes = experiment.param_shapes
-    restored = checkpoints.restore(step, {name: with_shardings(shapes, mesh)})[name]
-    return Run(folder, step, experiment, restored, name=params, mesh=mesh, report=report)
+    layout = with_shardings(shapes, mesh)
+    if ema_length is None:
+        found = checkpoints.restore(step, {name: layout})[name]
+    else:
+        found = Lengths(checkpoints, step, report=report).rebuild(ema_length, layout)
+        params = f"ema_length {ema_length:g}"
+    return Run(folder, step, experiment, found, name=params, mesh=mesh, report=report)

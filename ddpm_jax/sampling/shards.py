@@ -161,6 +161,10 @@ class ShardSource:
         self.shape: tuple[int, ...] = first["samples"].shape[1:]
         self.class_names = class_names_in(first)
         self._dtype = first["samples"].dtype
+        if self.class_names and "class_names" not in first:
+            # Without names the labels say how many classes there are, and no part need have all.
+            labels = [self._arrays(part)["labels"] for part in self._parts]
+            self.class_names = class_names_in({"labels": np.concatenate(labels)})
 
     def __len__(self) -> int:
         return self._num

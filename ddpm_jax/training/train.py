@@ -139,7 +139,7 @@ def _run(trainer: Trainer, start: int, report: Callable[[str], None] | None) -> 
             logger.say(f"stopped at step {step}; run the same command again to go on")
     finally:
         logger.close()
-        trainer.checkpoints.close()
+        trainer.close()
     name = trainer.config.train.first_average
     params, where = state.ema[name], {"mesh": trainer.mesh, "report": report}
     trained = Run(trainer.run, step, trainer.experiment, params, name=name, **where)

@@ -24,6 +24,7 @@ import numpy as np
 from ddpm_jax import plots
 from ddpm_jax.checkpoints.best import Best
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
+from ddpm_jax.checkpoints.snapshots import save_snapshot, snapshots_of
 from ddpm_jax.config import describe_shown
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
@@ -79,6 +80,7 @@ class Trainer:
         self.program, self.experiment, self.mesh = program, program.experiment, program.mesh
         self.source, self.checkpoints, self.logger = source, checkpoints, logger
         self.config, self.run = self.experiment.config, checkpoints.run
+        self.snapshots = snapshots_of(self.run, report=logger.say)
         self.described, self.preemption, self.validation = described, preemption, validation
         self._saved: int | None = None
         self._skipped: dict[int, int] = {}
@@ -102,8 +104,16 @@ class Trainer:
             self.logger.say(f"going on from step {step:,}")
         return self._load(step)
 
+    def close(self) -> None:
+        """Waits for the saves under way."""
+        self.snapshots.close()
+        self.checkpoints.close()
+
     def _load(self, step: int) -> TrainState:
         self._saved = step
+        self.snapshots.join()
+        if is_first():
+            self.snapshots.remove_after(step)
         if is_first() and self.config.validation.keep_best is not None:
             self._take_back_best(step)
         if step == 0:
@@ -143,6 +153,7 @@ class Trainer:
                 state, step = self._skip_interval(state, step)
             else:
                 state, step = self._dispatch(state, step, feed)
+            self._keep_snapshot(state, step)
             self._validate(state, step)
             # Saved first: a preview may take longer than a scheduler waits after its signal.
             if step % train.save_every == 0 and self._saved != step:
@@ -342,8 +353,7 @@ class Trainer:
         # During non-finite steps, a rollback may need older checkpoints.
         keep = None if self._metrics.nonfinite else train.keep
         with self._metrics.paused():
-            self.checkpoints.join()
-            self._report_save(f"trying again at step {step}")
+            self._join_saves(step)
             self.logger.flush()
             self.checkpoints.save(
                 step,
@@ -356,6 +366,27 @@ class Trainer:
                 best=best,
             )
         self._saved = step
+
+    def _keep_snapshot(self, state: TrainState, step: int) -> None:
+        """Saves a snapshot if it is due, before any checkpoint of this step or a later one."""
+        every = self.config.train.snapshot_every
+        if every is None or step % every:
+            return
+        self._metrics.settle()
+        if self._metrics.limit_reached:
+            return
+        with self._metrics.paused():
+            self._join_saves(step)
+            save_snapshot(self.snapshots, step, state.ema, self.config, self.described)
+
+    def _join_saves(self, step: int) -> None:
+        """Waits for the saves under way, as processes make one at a time; reports failures."""
+        self.snapshots.join()
+        reason = self.snapshots.problem()
+        if reason is not None:
+            self.logger.say(f"a snapshot was not written ({reason}); lengths do without it")
+        self.checkpoints.join()
+        self._report_save(f"trying again at step {step}")
 
     def _report_save(self, then: str) -> None:
         """Reports the last save if it is known to have failed."""

@@ -287,6 +287,9 @@ EVALUATIONS = {
     "an option without its features": Row(
         nothing, "evaluate {here}/run --weights w.pth", "--weights is an option of --features"
     ),
+    "a length without snapshots": Row(
+        nothing, "evaluate {here}/run --ema_length 0.1", "ema_length needs snapshots, and"
+    ),
     "an unknown metric": Row(nothing, "evaluate {here}/run --metrics fidd", "metrics is 'fidd'"),
     "unknown features": Row(nothing, "evaluate {here}/run --features x", "features is 'x'"),
     "a result of another kind": Row(

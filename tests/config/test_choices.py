@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import pickle
+from typing import Literal
 
 import pytest
 
@@ -91,6 +92,58 @@ def test_json_that_is_no_choice_is_named(plain, words):
     with pytest.raises(UserError) as caught:
         configs.from_dict({"sample": {"sampler": plain}})
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "choice"),
+    [
+        ("ddim", Choice("ddim", eta=0.0)),
+        ("ddim --eta 0.5", Choice("ddim", eta=0.5)),
+        (" ddim  --eta=1 ", Choice("ddim", eta=1.0)),
+    ],
+)
+def test_words_name_a_row_and_its_options(words, choice):
+    assert SampleConfig(sampler=words).sampler == choice
+    assert configs.override(TINY, {"sample.sampler": words}).sample.sampler == choice
+    saved = {"model": {"attention": [4]}, "sample": {"sampler": words}}
+    assert configs.from_dict(saved).sample.sampler == choice
+
+
+def test_words_are_read_as_the_types_of_their_options(monkeypatch):
+    def row(
+        schedule,
+        *,
+        text: str = "a",
+        kind: Literal["x", "y"] = "x",
+        some: tuple[int, ...] = (),
+        least: float | None = 0.5,
+        is_on: bool = False,
+    ):
+        return SAMPLERS["ddpm"](schedule)
+
+    monkeypatch.setitem(SAMPLERS, "added", row)
+    words = "added --text 7 --kind y --some 3 --least None --is-on True"
+    found = SampleConfig(sampler=words).sampler.options
+    assert found == {"text": "7", "kind": "y", "some": (3,), "least": None, "is_on": True}
+    assert SampleConfig(sampler="added --some 1 2").sampler.options["some"] == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("ddim eta 0.5", "sample.sampler is 'ddim eta 0.5'; it must be one of"),
+        ("ddim --eta", "sample.sampler.eta is []; it must be float"),
+        ("ddim --eta half", "sample.sampler.eta is 'half'; it must be float"),
+        ("ddim --eta 0.5 1", "sample.sampler.eta is [0.5, 1]; it must be float"),
+        ("ddim --etta 0.5", "(did you mean eta?)"),
+        ("", "sample.sampler is ''; it must be one of"),
+    ],
+)
+def test_words_that_are_no_choice_are_named(words, line):
+    for config, name in ((TINY, "sample.sampler"), (SampleConfig(), "sampler")):
+        with pytest.raises(UserError) as told:
+            configs.override(config, {name: words})
+        assert line in str(told.value)
 
 
 def test_another_row_keeps_the_options_that_it_takes_too():
@@ -244,6 +297,38 @@ def test_several_choices_are_settings_by_their_names():
     assert quick.train.averages["ema"] == config.train.averages["ema"]
     known = {each.name: each.default for each in configs.settings(config)}
     assert known["train.averages.ema.decay"] == 0.999
+
+
+def test_several_choices_are_replaced_by_words():
+    config = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, averages=TWO))
+    given = {"train.averages": ("ema", "short=power --sigma_rel 0.05", "mean=power")}
+    found = configs.override(config, given).train.averages
+    assert list(found) == ["ema", "short", "mean"]
+    # A name alone keeps what it was.
+    assert found["ema"] == config.train.averages["ema"]
+    assert found["short"] == Choice("power", sigma_rel=0.05)
+    assert found["mean"] == Choice("power", sigma_rel=0.1)
+    together = {**given, "train.averages.ema.decay": 0.5}
+    assert configs.override(config, together).train.averages["ema"] == Choice("ema", decay=0.5)
+    (listed,) = [each for each in configs.settings(config) if each.name == "train.averages"]
+    assert listed.default is None
+    assert "averages of the parameters" in listed.doc()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ((), "train.averages is {}; it must be a table from at least one name to a row"),
+        (("new",), "train.averages.new is 'new'; it must be one of ema, power"),
+        (("power --sigma_rel=0.1",), "a name in train.averages is 'power --sigma_rel'; it must"),
+        (("it=power --sigma_rel 0.9",), "train.averages.it.sigma_rel is 0.9: it must be above 0"),
+        (3, "train.averages is 3; it must be a table"),
+    ],
+)
+def test_words_that_are_no_averages_are_named(words, line):
+    with pytest.raises(UserError) as told:
+        configs.override(TINY, {"train.averages": words})
+    assert line in str(told.value)
 
 
 @pytest.mark.parametrize(

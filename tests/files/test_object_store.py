@@ -16,6 +16,7 @@ from tensorboardX.proto.event_pb2 import Event  # type: ignore
 import ddpm_jax
 from ddpm_jax import cli
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
+from ddpm_jax.checkpoints.snapshots import snapshots_of
 from ddpm_jax.config import (
     Config,
     DiffusionConfig,
@@ -47,7 +48,16 @@ CONFIG = Config(
     data=PointsData(size=64),
     model=MlpConfig(width=8, layers=1),
     diffusion=DiffusionConfig(schedule="cosine", timesteps=4),
-    train=TrainConfig(steps=12, batch_size=8, log_every=2, save_every=4, preview_every=6, keep=2),
+    train=TrainConfig(
+        steps=12,
+        batch_size=8,
+        averages={"ema": "ema", "long": "power --sigma_rel 0.2"},
+        log_every=2,
+        save_every=4,
+        snapshot_every=3,
+        preview_every=6,
+        keep=2,
+    ),
     sample=SampleConfig(clipping="none", num=8, batch_size=8),
 )
 
@@ -196,6 +206,12 @@ def test_a_run_is_loaded_and_sampled_from(run, local):
     ours, theirs = (ddpm_jax.load(it) for it in ("gs://bucket/a run", local))
     assert ours.step == 12
     np.testing.assert_array_equal(ours.sample(8).samples, theirs.sample(8).samples)
+
+
+def test_a_length_is_made_of_snapshots_in_a_bucket(run, local):
+    assert snapshots_of(run).steps() == snapshots_of(local).steps() == [3, 6, 9, 12]
+    ours, theirs = (ddpm_jax.load(it, ema_length=0.195) for it in ("gs://bucket/a run", local))
+    assert_same(ours.params, theirs.params)
 
 
 def test_the_commands_work_on_it(run, capsys):

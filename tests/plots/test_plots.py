@@ -14,6 +14,7 @@ from ddpm_jax.plots import curves
 from ddpm_jax.plots.examples import _GAP, _LARGE, _ROW, _SEPARATOR, _TILE, _text
 
 ROWS = [{"step": 10 * i, "loss": 0.5 / i, "grad_norm": 1.0 + i % 3} for i in range(1, 9)]
+SWEPT = (0.2, 0.05, 0.1)
 ALPHA_BAR = {"linear": np.linspace(1, 0, 11), "cosine": np.cos(np.linspace(0, 1.5, 11)) ** 2}
 
 
@@ -44,6 +45,7 @@ DRAW = {
     "animation, points": lambda path: plots.animation(path, pictures(3, 40, 2)),
     "loss": lambda path: plots.loss(path, ROWS),
     "schedules": lambda path: plots.schedules(path, ALPHA_BAR),
+    "sweep": lambda path: plots.sweep(path, SWEPT, {"a": [1, 3, 2]}, {}, xlabel="length"),
 }
 every_figure = pytest.mark.parametrize("name", DRAW)
 
@@ -375,3 +377,18 @@ def test_drawing_changes_neither_pyplot_nor_settings():
         assert "matplotlib.pyplot" not in set(sys.modules) - modules
     """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_sweep_has_a_panel_for_each_value_in_the_order_of_the_setting(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(curves, "save", lambda path, figure: figures.append(figure))
+    values, lines = {"a": [1, 3, 2], "b": [5, 5, 5]}, {"a": {"kept": 2.5}}
+    plots.sweep(tmp_path / "s.png", SWEPT, values, lines, xlabel="length")
+    first, second = figures[0].axes
+    np.testing.assert_array_equal(first.lines[0].get_xdata(), [0.05, 0.1, 0.2])
+    np.testing.assert_array_equal(first.lines[0].get_ydata(), [3, 2, 1])
+    assert first.lines[1].get_ydata() == [2.5, 2.5]
+    assert [text.get_text() for text in first.get_legend().get_texts()] == ["kept"]
+    assert second.get_legend() is None
+    assert second.get_xlabel() == "length"
+    assert [text.get_text() for text in second.get_xticklabels()] == ["0.05", "0.1", "0.2"]

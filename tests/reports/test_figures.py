@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from ddpm_jax import plots
-from ddpm_jax.config import ArraysData, MlpConfig
+from ddpm_jax.config import ArraysData, Choice, MlpConfig
 from ddpm_jax.diffusion import q_sample
 from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation.evaluate import evaluate
 from ddpm_jax.reports import figures
 from ddpm_jax.reports.figures import ALIASES, FIGURES, draw, options_of, row_name, suffix_of
 from ddpm_jax.reports.trajectories import predicted_x_0
@@ -145,7 +146,8 @@ def test_every_figure_is_drawn_of_pictures_and_of_points(name, kind, folders, tm
     config = PICTURES if kind == "pictures" else POINTS
     if (name, kind) == ("neighbours", "points"):
         pytest.skip("it is of pictures alone")
-    few: dict[str, Any] = {"num": 3} if "num" in options_of(name) else {}
+    few: dict[str, Any] = {"num": 3, "lengths": (0.1,), "features": "pixels"}
+    few = {option: value for option, value in few.items() if option in options_of(name)}
     path = draw(name, config, folders[kind], str(tmp_path / f"it{suffix_of(name)}"), **few)
     with Image.open(str(path)) as picture:
         assert min(picture.size) > 40  # A tile is 48 pixels.
@@ -163,6 +165,7 @@ def test_every_figure_is_drawn_of_pictures_and_of_points(name, kind, folders, tm
         ("forward", {"split": "test"}, "unknown setting data.split"),
         ("reverse", {}, "needs a trained run"),
         ("x0", {}, "needs a trained run"),
+        ("ema_length", {}, "needs a trained run"),
     ],
 )
 def test_what_a_figure_can_not_do_is_one_line(name, options, words, tmp_path):
@@ -242,3 +245,36 @@ def test_points_and_few_pictures_have_no_neighbours(monkeypatch, tmp_path):
     monkeypatch.setattr(figures.Subject, "run", lambda self: SimpleNamespace(config=POINTS))
     with pytest.raises(UserError, match="needs a run on more than 5 pictures"):
         draw("neighbours", POINTS, None, str(tmp_path / "it.png"))
+
+
+def test_the_figure_of_lengths_has_the_value_of_each_and_of_the_kept_ones(
+    folders, monkeypatch, tmp_path
+):
+    drawn, told = [], []
+    monkeypatch.setattr(plots, "sweep", lambda path, *words, **more: drawn.append(words))
+
+    def progress(done, total):
+        told.append(done / total)
+
+    options: dict[str, Any] = {"num": 20, "metric": "coverage --k 3", "seed": 2}
+    folder, path = folders["points"], str(tmp_path / "it.png")
+    draw("ema_length", POINTS, folder, path, lengths=(0.1,), progress=progress, **options)
+    ((x, curves, lines),) = drawn
+
+    def values(**params):
+        return evaluate(load(folder, **params), [Choice("coverage", k=3)], num=20, seed=2).values
+
+    assert x == (0.1,)
+    rebuilt, raw = values(ema_length=0.1), values(params="raw")
+    assert curves == {name: [value] for name, value in rebuilt.items()}
+    assert {name: of["raw"] for name, of in lines.items()} == raw
+    assert all(set(of) == {"ema", "raw"} for of in lines.values())
+    assert told == sorted(told)
+    assert told[-1] == 1
+
+
+def test_a_length_that_can_not_be_drawn_is_told_before_any_is(folders, monkeypatch, tmp_path):
+    monkeypatch.setattr(figures, "evaluate", lambda *words, **more: pytest.fail("it was drawn"))
+    path = str(tmp_path / "it.png")
+    with pytest.raises(UserError, match=r"ema_length is 0\.02; it must be in "):
+        draw("ema_length", POINTS, folders["points"], path, lengths=(0.1, 0.02))

@@ -13,7 +13,7 @@ from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.sampling.chain import SampleProgram
 from ddpm_jax.sampling.run import Run
 from ddpm_jax.sampling.samples import Samples
-from ddpm_jax.sampling.shards import sample_shards
+from ddpm_jax.sampling.shards import ShardSource, sample_shards
 from tests.tiny import TINY
 
 NUM, SIZE = 23, 4
@@ -54,6 +54,15 @@ def test_the_files_hold_each_sample_of_the_seed_once_with_its_label(run, tmp_pat
     assert sample_shards(run, tmp_path, NUM, seed=seed, labels=labels, batch_size=SIZE) == NUM
     samples, found = contents(tmp_path)
     np.testing.assert_array_equal(samples, [(seed, i) for i in range(NUM)])
+    np.testing.assert_array_equal(found, np.arange(NUM) % 10 if labels is None else labels)
+
+
+@pytest.mark.parametrize("labels", [None, [0] * SIZE + [7] + [1] * (NUM - SIZE - 1)])
+def test_classes_without_names_are_those_of_all_parts(run, tmp_path, labels):
+    sample_shards(run, tmp_path, NUM, labels=labels, batch_size=SIZE)
+    source, count = ShardSource(tmp_path), 10 if labels is None else 8
+    assert source.class_names == tuple(map(str, range(count)))
+    found = source.gather(np.arange(NUM)).labels
     np.testing.assert_array_equal(found, np.arange(NUM) % 10 if labels is None else labels)
 
 

@@ -144,7 +144,6 @@ class AbortableBarriers:
         # Another thread may call `wait`. The numbers go on in the topic's next AbortableBarriers.
         self._counts, self._topic = group.topics, f"{topic} aborted"
         self._aborted = 0
-        self._channel.subscribe(self._topic, self._on_abort)
 
     def _on_abort(self, job: int) -> None:
         self._aborted = max(self._aborted, job)
@@ -155,6 +154,8 @@ class AbortableBarriers:
 
     def begin(self) -> None:
         """Begins the next job."""
+        # A topic has one subscriber, and the job before may have been another object's.
+        self._channel.subscribe(self._topic, self._on_abort)
         self._counts[self._topic] = self._job + 1
 
     def abort(self) -> None:

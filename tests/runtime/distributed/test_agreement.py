@@ -31,8 +31,10 @@ def test_settings_that_differ_are_named_with_their_processes(as_each):
 
 def test_nobody_waits_for_a_process_that_aborts(as_each):
     def work(n):
-        barriers = distributed.AbortableBarriers("saves")
-        for broken in (True, True, False):
+        # Two writers by turns, as of checkpoints and of snapshots.
+        writers = [distributed.AbortableBarriers("saves") for _ in range(2)]
+        for k, broken in enumerate((True, True, True, False)):
+            barriers = writers[k % 2]
             barriers.begin()
             barriers.wait("begun")
             if broken and n == 1:
