@@ -6,6 +6,8 @@ from typing import Any
 from ddpm_jax.diffusion.samplers.ancestral import ddpm, ddpm_beta
 from ddpm_jax.diffusion.samplers.contract import Sampler
 from ddpm_jax.diffusion.samplers.ddim import ddim
+from ddpm_jax.diffusion.samplers.heun import heun
+from ddpm_jax.diffusion.samplers.multistep import deis, dpmpp, dpmpp_sde, ipndm, unipc
 from ddpm_jax.diffusion.schedules import NoiseSchedule
 from ddpm_jax.tables import row_with
 
@@ -13,6 +15,12 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "ddpm": ddpm,
     "ddpm-beta": ddpm_beta,
     "ddim": ddim,
+    "heun": heun,
+    "dpmpp": dpmpp,
+    "dpmpp-sde": dpmpp_sde,
+    "unipc": unipc,
+    "deis": deis,
+    "ipndm": ipndm,
 }
 
 
