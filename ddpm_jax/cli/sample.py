@@ -129,6 +129,7 @@ def _draw(target: str, output: StoragePath, options: Options, settings: dict[str
         if labels is not None and run.class_names:
             classes = f": {describe_labels(labels, run.class_names)}"
         print(f"{count} samples of step {run.step} in {output}{classes}")
+        print(run.prepare(**settings))
         shown = configs.describe_shown(run.config.data)
         if shown and (form == "png" or output.suffix in (".png", ".gif")):
             print(shown)

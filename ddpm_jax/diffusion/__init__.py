@@ -42,7 +42,7 @@ from ddpm_jax.diffusion.parameterizations import (
     predict,
     split_output,
 )
-from ddpm_jax.diffusion.samplers import SAMPLERS, make_sampler
+from ddpm_jax.diffusion.samplers import SAMPLERS, make_sampler, suited_sampler
 from ddpm_jax.diffusion.samplers.contract import Carry, Row, Sampler, SamplerState
 from ddpm_jax.diffusion.schedules import (
     SCHEDULES,
@@ -105,6 +105,7 @@ __all__ = [
     "sample",
     "sample_noise",
     "split_output",
+    "suited_sampler",
     "time_steps",
     "unfit_ends",
     "variance_fraction",

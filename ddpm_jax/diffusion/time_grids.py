@@ -45,14 +45,14 @@ def leading(schedule: NoiseSchedule, steps: int) -> np.ndarray:
     return np.append(1 + schedule.T // steps * np.arange(steps - 1, -1, -1), 0)
 
 
-def quadratic(schedule: NoiseSchedule, steps: int, *, start: float = 0.8) -> np.ndarray:
-    """Returns times whose square roots are evenly spaced, from about `start` · T to 1, and 0.
+def quadratic(schedule: NoiseSchedule, steps: int, *, top: float = 0.8) -> np.ndarray:
+    """Returns times whose square roots are evenly spaced, from about `top` · T to 1, and 0.
 
-    Song et al. 2021, appendix D.2, as their code has it, with `start` in (0, 1] or ValueError.
+    Song et al. 2021, appendix D.2, as their code has it, with `top` in (0, 1] or ValueError.
     """
-    if not 0 < start <= 1:
-        raise ValueError(f"start is {start:g}: it must be above 0 and at most 1")
-    roots = np.linspace(np.sqrt(start * (schedule.T - 1)), 0, steps)
+    if not 0 < top <= 1:
+        raise ValueError(f"top is {top:g}: it must be above 0 and at most 1")
+    roots = np.linspace(np.sqrt(top * (schedule.T - 1)), 0, steps)
     return np.append(1 + roots**2, 0)
 
 

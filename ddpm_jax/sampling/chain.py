@@ -71,6 +71,7 @@ class SampleProgram:
         """
         require_compiling()
         T = experiment.schedule.T
+        options = options.settled(T, None if times is None else len(times) - 1)
         self.experiment, self.mesh, self.options = experiment, mesh, options
         self.operators = tuple(operators)
         if options.steps is not None and options.steps > T:
@@ -112,6 +113,17 @@ class SampleProgram:
     def calls(self) -> int:
         """The number of times that a chain calls the network."""
         return chain_calls(self.sampler, self.times) * (2 if is_guided(self.options) else 1)
+
+    @property
+    def description(self) -> str:
+        """The sampler with its options, the grid and the number of calls, in one line."""
+        sampler, grid = self.options.sampler, self.options.grid
+        chosen = ", ".join(f"{name} {value}" for name, value in sampler.options.items())
+        steps, T = len(self.times) - 1, self.experiment.schedule.T
+        return (
+            f"sampler {sampler.name}{f' ({chosen})' if chosen else ''}, {steps} of {T} steps on "
+            f"the grid {grid.name}, {self.calls} network calls a sample"
+        )
 
     def _plan(self, times: np.ndarray) -> Row:
         return plan_chain(self.sampler, self.experiment.schedule, times)

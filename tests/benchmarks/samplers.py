@@ -1,7 +1,7 @@
 """How good every sampler is for so many network calls: a table, and a plot, of one trained run.
 
     python tests/benchmarks/samplers.py measure RUN RESULTS.jsonl [--num 5000] [--only unipc …]
-        [--grids own|every] [--calls 5 8 …]
+        [--grids every] [--calls 5 8 …]
     python tests/benchmarks/samplers.py show RESULTS.jsonl [--plot FILE.png]
 
 `measure` draws the same noise for every sampler, with the labels of the run's data, and compares
@@ -36,7 +36,7 @@ def cases(run: Any, wanted: argparse.Namespace) -> Iterator[dict[str, Any]]:
             own = make_sampler(name, schedule).grid
             # Heun's method calls twice a step, and once in the last.
             steps = (calls + 1) // 2 if name == "heun" else calls
-            for grid in TIME_GRIDS if wanted.grids == "every" else [own]:
+            for grid in TIME_GRIDS if wanted.grids == ["every"] else wanted.grids or [own]:
                 yield {"sampler": name, "grid": grid, "calls": calls, "steps": steps}
 
 
@@ -44,12 +44,15 @@ def measure(wanted: argparse.Namespace) -> None:
     import numpy as np
 
     import ddpm_jax
+    from ddpm_jax.config import override
     from ddpm_jax.data.pixels import to_unit
+    from ddpm_jax.diffusion import make_time_grid, plan_chain
     from ddpm_jax.evaluation.features import FEATURES
     from ddpm_jax.evaluation.features.extractor import FeatureContext
     from ddpm_jax.evaluation.metrics.frechet import frechet
     from ddpm_jax.evaluation.sets import set_of_data
     from ddpm_jax.evaluation.statistics import add_moments, no_moments
+    from ddpm_jax.sampling.chain import SampleProgram
 
     run = ddpm_jax.load(wanted.run)
     data = set_of_data(run.config.data).source
@@ -62,13 +65,22 @@ def measure(wanted: argparse.Namespace) -> None:
 
     _, of_real = moments(np.asarray(to_unit(np.asarray(real.examples)), np.float32))
     labels = np.asarray(real.labels)[np.arange(wanted.num) * len(data) // wanted.num]
-    done = rows_of(wanted.results)
+    done, programs = rows_of(wanted.results), {}
+    schedule, fractional = run.experiment.schedule, run.experiment.model.fractional_times
     for case in cases(run, wanted):
         if any(all(row[name] == case[name] for name in case) for row in done):
             continue
         began = time.monotonic()
-        settings = {name: case[name] for name in ("sampler", "grid", "steps")}
-        drawn = run.sample(wanted.num, labels=labels, batch_size=wanted.batch_size, **settings)
+        name, steps = case["sampler"], case["steps"]
+        # One compiled program serves all grids and numbers of steps of a sampler.
+        program = programs.get(name)
+        if program is None:
+            settings = {"sampler": name, "steps": 2, "batch_size": wanted.batch_size}
+            options = override(run.config.sample, settings)
+            program = programs[name] = SampleProgram(run.experiment, run.mesh, options)
+        program.times = make_time_grid(case["grid"], schedule, steps, fractional=fractional)
+        program.rows = plan_chain(program.sampler, schedule, program.times)
+        drawn = program(run.params, wanted.num, seed=0, labels=labels)
         found, of_samples = moments(drawn.samples)
         right = float(np.mean(found.logits.argmax(axis=1) == labels))
         row = {
@@ -140,7 +152,7 @@ def main() -> None:
     how.add_argument("--batch_size", type=int, default=500)
     how.add_argument("--only", nargs="+")
     how.add_argument("--calls", nargs="+", type=int, default=CALLS)
-    how.add_argument("--grids", choices=("own", "every"), default="own")
+    how.add_argument("--grids", nargs="+")
     how.set_defaults(run_this=measure)
     how = parts.add_parser("show")
     how.add_argument("results", type=Path)

@@ -24,6 +24,15 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
 }
 
 
+def suited_sampler(steps: int, T: int) -> str:
+    """Returns the row of `SAMPLERS` that suits chains of `steps` steps, where the schedule has T.
+
+    All steps are ancestral, and fewer are a multistep method's. tests/benchmarks/RESULTS.md has
+    the measurements.
+    """
+    return "ddpm" if steps >= T else "unipc"
+
+
 def make_sampler(name: str, schedule: NoiseSchedule, **options: Any) -> Sampler:
     """Returns a row of `SAMPLERS`; ValueError for an unknown name or option."""
     row = row_with("sampler", SAMPLERS, name, options)

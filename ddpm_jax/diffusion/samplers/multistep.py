@@ -114,9 +114,15 @@ def _multistep(
     return Sampler(plan, init, step, one_call_a_step, grid=grid)
 
 
-# Exact for polynomials of degree 127: enough for e^{-z u} with z up to 200, and for σ̄ between two t.
-_NODES, _SHARES = np.polynomial.legendre.leggauss(64)
-_NODES, _SHARES = (_NODES + 1) / 2, _SHARES / 2
+
+def _gauss(num: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the places and the weights of Gauss and Legendre's quadrature over [0, 1]."""
+    places, weights = np.polynomial.legendre.leggauss(num)
+    return (places + 1) / 2, weights / 2
+
+
+# Enough for e^{-z u} with z up to 200, and for σ̄ between two whole times.
+_OF_INTERVAL, _OF_ONE_TIME = _gauss(64), _gauss(8)
 
 
 def _interpolation(places: Weights, moments: Callable[[int], float]) -> Weights:
@@ -142,8 +148,9 @@ def _of_x_0(
         return places
     if len(places) == 1 and rule != "exact":
         return (z if rule == "bh1" else -np.expm1(-z)) / (2 * places)
-    density = _SHARES * z * np.exp(-z * (1 - _NODES))
-    return _interpolation(places, lambda j: density @ _NODES**j)
+    u, shares = _OF_INTERVAL
+    density = shares * z * np.exp(-z * (1 - u))
+    return _interpolation(places, lambda j: density @ u**j)
 
 
 def _before(i: int, order: int) -> list[int]:
@@ -229,8 +236,9 @@ def deis(schedule: NoiseSchedule, *, order: int = 3) -> Sampler:
             return places
         # log ᾱ has a bend at each whole time.
         bends = np.unique([s, *range(int(np.floor(s)) + 1, int(np.ceil(t))), t])
-        u = (bends[:-1, None] + np.diff(bends)[:, None] * _NODES).ravel()
-        shares = (np.diff(bends)[:, None] * _SHARES).ravel() / (t - s)
+        each, widths = _OF_ONE_TIME, np.diff(bends)[:, None]
+        u = (bends[:-1, None] + widths * each[0]).ravel()
+        shares = (widths * each[1]).ravel() / (t - s)
         noise, place = noise_to_data(schedule, u), (u - t) / (s - t)
         (end,) = noise_to_data(schedule, np.array([s]))
 
