@@ -108,6 +108,9 @@ def _draw(target: str, output: StoragePath, options: Options, settings: dict[str
         report=warn,
     )
     num, labels = settings.pop("num", None), run.labels(options.labels)
+    described = run.prepare(**settings)
+    if is_first():
+        print(described)
     shared = {"seed": options.seed, "labels": labels, "progress": bar("sampling"), **settings}
     if to_folder:
         count = sample_shards(run, output, num, format=form, **shared)
@@ -129,7 +132,6 @@ def _draw(target: str, output: StoragePath, options: Options, settings: dict[str
         if labels is not None and run.class_names:
             classes = f": {describe_labels(labels, run.class_names)}"
         print(f"{count} samples of step {run.step} in {output}{classes}")
-        print(run.prepare(**settings))
         shown = configs.describe_shown(run.config.data)
         if shown and (form == "png" or output.suffix in (".png", ".gif")):
             print(shown)

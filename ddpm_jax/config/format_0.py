@@ -69,7 +69,8 @@ def lift_config(config: Plain) -> Plain:
     if isinstance(sample, dict):
         lifted["sample"] = {"grid": "strided", **sample}
     if isinstance(sample, dict) and "clip" in sample:
-        clipping = {"name": "clip", "low": -1.0, "high": 1.0} if sample["clip"] else "none"
+        clip = {"name": "clip", "low": -1.0, "high": 1.0, "eps": "recomputed"}
+        clipping = clip if sample["clip"] else "none"
         rest = {name: value for name, value in lifted["sample"].items() if name != "clip"}
         lifted["sample"] = {**rest, "clipping": clipping}
     return lifted

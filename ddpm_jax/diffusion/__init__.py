@@ -1,7 +1,7 @@
 """The mathematics of denoising diffusion: jax and numpy only, no networks, no settings files.
 
 Read `schedules`, then `gaussian`. The equations are numbered through all modules: gaussian (1)-(6),
-parameterizations (7)-(10), guidance (11), losses (12)-(14), bound (15), samplers (16)-(17).
+parameterizations (7)-(10), guidance (11), losses (12)-(14), bound (15), samplers (16)-(21).
 """
 
 from ddpm_jax.diffusion.bound import discretized_log_likelihood, vlb_prior, vlb_term

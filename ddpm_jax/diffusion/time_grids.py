@@ -62,7 +62,7 @@ def t2(schedule: NoiseSchedule, steps: int) -> np.ndarray:
     return np.append(np.minimum(times, schedule.T), 0)
 
 
-def logsnr(schedule: NoiseSchedule, steps: int, *, lowest: _Lowest = -10.0) -> np.ndarray:
+def logsnr(schedule: NoiseSchedule, steps: int, *, lowest: _Lowest = -10.2) -> np.ndarray:
     """Returns times whose log SNR is evenly spaced, from T to 1, and 0: Lu et al. 2022.
 
     A log SNR of T below `lowest`, which a cosine schedule has, counts as `lowest`.
@@ -72,7 +72,7 @@ def logsnr(schedule: NoiseSchedule, steps: int, *, lowest: _Lowest = -10.0) -> n
 
 
 def karras(
-    schedule: NoiseSchedule, steps: int, *, rho: float = 7.0, lowest: _Lowest = -10.0
+    schedule: NoiseSchedule, steps: int, *, rho: float = 7.0, lowest: _Lowest = -10.2
 ) -> np.ndarray:
     """Returns times whose σ̄^(1/rho) is evenly spaced, from T to 1, and 0: Karras et al. 2022, (5).
 

@@ -9,6 +9,7 @@ one from pure noise, where σ̄ is infinite, stay as DDIM's. Churn first goes up
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Float
@@ -81,14 +82,16 @@ def heun(
             x_t = c.churn_scale * x_t + c.churn_noise * standard_normal(keys, x_t.shape[1:])
         first = denoiser(x_t, c.t.astype(row.t.dtype))
         x_s = c.implicit.step(first)
+        # A denoiser must never be called at 0, even where its result is thrown away.
+        end = jnp.where(c.gain != 0, row.s, row.t)
 
         def corrected() -> SamplerState:
-            second = denoiser(x_s, row.s)
+            second = denoiser(x_s, end)
             return SamplerState(x_s + c.gain * (second.eps - first.eps), second.x_0)
 
         return lax.cond(c.gain != 0, corrected, lambda: SamplerState(x_s, first.x_0))
 
     def calls(times: np.ndarray) -> int:
-        return len(times) - 1 + np.count_nonzero(plan(times).gain)
+        return len(times) - 1 + int(np.count_nonzero(plan(times).gain))
 
     return Sampler(plan, start, step, calls, grid="karras")

@@ -91,7 +91,9 @@ def _multistep(
     def plan(times: np.ndarray) -> _Coefficients:
         tables, index = indexed(schedule, times)
         names = "log_snr", "sqrt_alpha_bar", "sqrt_one_minus_alpha_bar"
-        known = _Times(times.astype(float), *(at(getattr(tables, name), index, 1) for name in names))
+        known = _Times(
+            times.astype(float), *(at(getattr(tables, name), index, 1) for name in names)
+        )
         c, at_order = np.zeros((len(times) - 1, length)), known.orders(order)
         for i in range(len(c)):
             found = method(known, at_order, i)
@@ -114,7 +116,6 @@ def _multistep(
     return Sampler(plan, init, step, one_call_a_step, grid=grid)
 
 
-
 def _gauss(num: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the places and the weights of Gauss and Legendre's quadrature over [0, 1]."""
     places, weights = np.polynomial.legendre.leggauss(num)
@@ -134,9 +135,7 @@ def _interpolation(places: Weights, moments: Callable[[int], float]) -> Weights:
     return np.linalg.solve(places ** powers[:, None], [moments(int(j)) for j in powers])
 
 
-def _of_x_0(
-    log_snr: PerTime, i: int, nodes: Sequence[int], *, rate: float, rule: str
-) -> Weights:
+def _of_x_0(log_snr: PerTime, i: int, nodes: Sequence[int], *, rate: float, rule: str) -> Weights:
     """Returns the weights of m_k - m_0 in the integral of (18), for interval i.
 
     `nodes` are the indices of the times of m_k. The rule for a single node is `exact`, or half of
