@@ -5,7 +5,8 @@ because guidance moves a prediction out of the range.
 
 Each row has the option `eps`. `recomputed` gives the eps that agrees with the new x_0 by equation
 (2) of `gaussian`, so that x_t, x_0 and eps stay what they are to each other. `kept` leaves the
-network's: then a sampler that uses eps, as DDIM does, follows its x_0 less. diffusers' DDIM keeps it.
+network's: then a sampler that uses eps, as DDIM does, follows its x_0 less. diffusers' DDIM keeps
+it by default.
 """
 
 from collections.abc import Callable

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from ddpm_jax.diffusion.schedules import NoiseSchedule, noise_to_data, time_of
+from ddpm_jax.diffusion.schedules import NoiseSchedule, time_of
 from ddpm_jax.tables import row_with
 
 _Lowest = Annotated[float, "log SNRs below it are passed in the first step."]

@@ -3,11 +3,13 @@
     python tests/benchmarks/samplers.py measure RUN RESULTS.jsonl [--num 5000] [--only unipc …]
         [--grids every] [--calls 5 8 …]
     python tests/benchmarks/samplers.py show RESULTS.jsonl [--plot FILE.png]
+    python tests/benchmarks/samplers.py cost RUN [--num 256] [--rounds 7]
 
 `measure` draws the same noise for every sampler, with the labels of the run's data, and compares
 the samples with all of the data by the evaluator's classifier: Fréchet distance in its features,
 and the share of samples that it gives their label. A line is kept for each; a second call goes on.
-With `--grids every` each sampler also goes through all other grids.
+With `--grids every` each sampler also goes through all other grids. `cost` times a network call of
+every sampler by turns, by the clock of the processors, which other work on them hardly changes.
 """
 
 import argparse
@@ -99,6 +101,39 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def cost(wanted: argparse.Namespace) -> None:
+    import numpy as np
+
+    import ddpm_jax
+    from ddpm_jax.config import override
+    from ddpm_jax.diffusion import SAMPLERS
+    from ddpm_jax.sampling.chain import SampleProgram
+
+    run = ddpm_jax.load(wanted.run)
+    settings = {"steps": 10, "batch_size": wanted.num}
+    programs = {
+        name: SampleProgram(
+            run.experiment,
+            run.mesh,
+            override(run.config.sample, {**settings, "sampler": name, "grid": "strided"}),
+        )
+        for name in ("ddim", *(name for name in SAMPLERS if name != "ddim"))
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for turn in range(wanted.rounds + 1):
+        for name, program in programs.items():
+            began = time.process_time()
+            program(run.params, wanted.num, seed=0)
+            if turn:  # The first compiles.
+                seconds[name].append((time.process_time() - began) / program.calls)
+    base = np.median(seconds["ddim"])
+    print("| sampler | CPU ms a network call | of ddim's |\n| --- | --- | --- |")
+    for name, found in seconds.items():
+        ratio = np.median(np.array(found) / np.array(seconds["ddim"]))
+        print(f"| {name} | {1e3 * np.median(found):.1f} | {ratio:.3f} |")
+    print(f"{wanted.num} samples, {wanted.rounds} rounds; ddim {1e3 * base:.1f} ms")
+
+
 def show(wanted: argparse.Namespace) -> None:
     rows = rows_of(wanted.results)
     full = [row for row in rows if row["sampler"] in FULL and row["calls"] == row["steps"] > 50]
@@ -154,6 +189,11 @@ def main() -> None:
     how.add_argument("--calls", nargs="+", type=int, default=CALLS)
     how.add_argument("--grids", nargs="+")
     how.set_defaults(run_this=measure)
+    how = parts.add_parser("cost")
+    how.add_argument("run")
+    how.add_argument("--num", type=int, default=256)
+    how.add_argument("--rounds", type=int, default=7)
+    how.set_defaults(run_this=cost)
     how = parts.add_parser("show")
     how.add_argument("results", type=Path)
     how.add_argument("--plot", type=Path)

@@ -237,7 +237,7 @@ def test_times_that_are_given_decide_instead_of_the_steps():
 
 
 def test_auto_takes_no_options():
-    with pytest.raises(UserError, match="sample.sampler.eta is 0.5; it must be left out for auto"):
+    with pytest.raises(UserError, match=r"sample.sampler.eta is 0.5; it must be left out for auto"):
         SampleConfig(sampler=Choice("auto", eta=0.5))
 
 

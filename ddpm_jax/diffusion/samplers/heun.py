@@ -2,9 +2,9 @@
 
 (21)  x_s = (17) + ½ (sqrt(1 - ᾱ_s) - sqrt(ᾱ_s) σ̄_t) (eps_s - eps_t)         σ̄ = 1/sqrt(SNR)
 
-This is Karras et al. 2022, algorithm 1, whose x is x/sqrt(ᾱ) and whose σ is σ̄. The step to s = 0, and
-one from pure noise, where σ̄ is infinite, stay as DDIM's. Churn first goes up from t to a time t̂ with
-σ̄_t̂ = (1 + γ) σ̄_t, by equation (3), and then from t̂ to s: algorithm 2.
+This is Karras et al. 2022, algorithm 1, whose x is x/sqrt(ᾱ) and whose σ is σ̄. The step to s = 0
+stays as DDIM's, and so does one from pure noise, where σ̄ is infinite. Churn first goes up from t to
+a time t̂ with σ̄_t̂ = (1 + γ) σ̄_t, by equation (3), and then from t̂ to s: algorithm 2.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from jaxtyping import Float
 from ddpm_jax.diffusion.samplers.contract import Row, Sampler, SamplerState, standard_normal, start
 from ddpm_jax.diffusion.samplers.ddim import Implicit
 from ddpm_jax.diffusion.schedules import NoiseSchedule, at, indexed, noise_to_data, time_of
-from ddpm_jax.typing import Denoiser, Examples, Keys
+from ddpm_jax.typing import Denoiser, Keys
 
 PerInterval = Float[np.ndarray, "intervals"]
 

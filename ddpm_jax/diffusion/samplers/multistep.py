@@ -1,16 +1,16 @@
 """Multistep sampling: DDIM's step, corrected by how earlier predictions differ from the latest.
 
-With σ̄ = 1/sqrt(SNR), the noise beside data of size 1, and η = 0, or 1 and fresh noise z, the reverse
-process from t to s is linear in x (Lu et al. 2022, "DPM-Solver++", equations 8 and 13; Zhang & Chen
-2023, equation 9):
+Let σ̄ = 1/sqrt(SNR), the noise on data of size 1. Between t and s the reverse process is linear in
+x, without noise (η = 0) or with fresh noise z (η = 1): Lu et al. 2022, "DPM-Solver++", and Zhang &
+Chen 2023, "DEIS". With κ = (1 + η)/2,
 
-(18)  x_s = sqrt((1 - ᾱ_s)/(1 - ᾱ_t)) r^{η/2} x_t + sqrt(ᾱ_s) ∫ x̂_0 d(e^{-κ (log SNR_s - log SNR)})
-            + η sqrt((1 - ᾱ_s)(1 - r)) z                                            κ = (1 + η)/2
-(19)  x_s = sqrt(ᾱ_s/ᾱ_t) x_t + sqrt(ᾱ_s) ∫ eps dσ̄                                        at η = 0
+(18)  x_s = sqrt((1 - ᾱ_s)/(1 - ᾱ_t)) r^{η/2} x_t + sqrt(ᾱ_s) ∫ x̂_0 d(SNR/SNR_s)^κ
+            + η sqrt((1 - ᾱ_s)(1 - r)) z
+(19)  x_s = sqrt(ᾱ_s/ᾱ_t) x_t + sqrt(ᾱ_s) ∫ eps dσ̄                                  at η = 0
 
 A method takes m, which is x̂_0 in (18) or eps in (19), to be the polynomial through the last
-predictions: m_0 at t, and m_1, m_2, … of the steps before. The constant m_0 gives equation (17), and
-the rest is linear in the differences from it:
+predictions: m_0 at t, and m_1, m_2, … of the steps before. The constant m_0 gives equation (17),
+and the rest is linear in the differences from it:
 
 (20)  x_s = (17) + Σ_k c_k (m_k - m_0)
 
@@ -29,6 +29,7 @@ from jaxtyping import Array, Float
 from ddpm_jax.diffusion.samplers.contract import Row, Sampler, one_call_a_step
 from ddpm_jax.diffusion.samplers.ddim import Implicit
 from ddpm_jax.diffusion.schedules import NoiseSchedule, at, indexed, noise_to_data
+from ddpm_jax.errors import shown
 from ddpm_jax.typing import Denoiser, Examples, Keys
 
 PerTime = Float[np.ndarray, "times"]
@@ -85,7 +86,7 @@ def _multistep(
     Raises ValueError unless the order is one of `orders`.
     """
     if order not in orders:
-        raise ValueError(f"order is {order}: it must be in {orders[0]} … {orders[-1]}")
+        raise ValueError(f"order is {shown(order)}: it must be in {orders[0]} … {orders[-1]}")
     length = order - 1 if earlier is None else earlier
 
     def plan(times: np.ndarray) -> _Coefficients:

@@ -5,6 +5,7 @@ A sampler's own step runs with the coefficients of its plan as they are, not rou
 
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +58,7 @@ def follow(
     with jax.enable_x64(True):
         carry = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), sampler.init(jnp.asarray(x)))
         carry, found, plan = carry._replace(x=jnp.asarray(x)), [x], sampler.plan(times)
-        for i, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        for i, (t, s) in enumerate(pairwise(times)):
             c = jax.tree.map(lambda leaf, i=i: leaf[i], plan)
             carry = sampler.step(denoiser, carry, Row(t, s, i, c, None), keys)
             found.append(np.asarray(carry.x))

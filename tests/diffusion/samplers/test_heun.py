@@ -25,7 +25,7 @@ def test_it_is_of_second_order():
 
 
 def test_churn_adds_the_noise_of_the_forward_process():
-    """A denoiser that says x_0 = 0 and eps = 0 shows t̂ and what was added; rounded to whole times."""
+    """A denoiser that says x_0 = 0 and eps = 0 shows t̂, a whole time, and what was added."""
     sampler = make_sampler("heun", SHORT, s_churn=1.0, s_noise=1.5)
     times, n = np.array([120, 60, 0]), 20_000
     plan = sampler.plan(times)

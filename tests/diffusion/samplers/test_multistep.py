@@ -119,7 +119,7 @@ def test_unipc_is_zhao_et_al_s_predictor_and_corrector(order, variant):
     times = np.array([1000, 930, 700, 480, 300, 120, 30, 0])
     denoiser = denoiser_of()
     found = follow(make_sampler("unipc", SCHEDULE, order=order, variant=variant), times, denoiser)
-    x, seen, before = X, [], None
+    x, seen, before, used = X, [], None, 0
     with jax.enable_x64(True):
         for i in range(len(times) - 1):
             latest = np.asarray(denoiser(x, times[i]).x_0)
@@ -134,7 +134,7 @@ def test_unipc_is_zhao_et_al_s_predictor_and_corrector(order, variant):
 
 def unipc_step(x, times, i, seen, order, variant, arrived=None):
     """x_s from x_t by B(h), D_k and r_k; with the prediction at s, the corrector's."""
-    (data_t, noise_t), (data, noise) = scales(times[i]), scales(times[i + 1])
+    (_, noise_t), (data, noise) = scales(times[i]), scales(times[i + 1])
     if times[i + 1] == 0:
         return seen[0]
     lam = [np.log(a / b) for a, b in map(scales, times[: i + 2])]
