@@ -15,6 +15,7 @@ from ddpm_jax.diffusion.schedules import NoiseSchedule, time_of
 from ddpm_jax.tables import row_with
 
 _Lowest = Annotated[float, "log SNRs below it are passed in the first step."]
+_Highest = Annotated[float, "log SNRs above it are passed in the last step."]
 
 
 def time_steps(T: int, steps: int) -> np.ndarray:
@@ -62,35 +63,50 @@ def t2(schedule: NoiseSchedule, steps: int) -> np.ndarray:
     return np.append(np.minimum(times, schedule.T), 0)
 
 
-def logsnr(schedule: NoiseSchedule, steps: int, *, lowest: _Lowest = -10.2) -> np.ndarray:
-    """Returns times whose log SNR is evenly spaced, from T to 1, and 0: Lu et al. 2022.
+def logsnr(
+    schedule: NoiseSchedule,
+    steps: int,
+    *,
+    lowest: _Lowest = -10.2,
+    highest: _Highest = 6.0,
+) -> np.ndarray:
+    """Returns times whose log SNR is evenly spaced, from T to about 1, and 0: Lu et al. 2022.
 
-    A log SNR of T below `lowest`, which a cosine schedule has, counts as `lowest`.
+    A log SNR of T below `lowest`, which a cosine schedule has, counts as `lowest`, and one of t = 1
+    above `highest` as that. Raises ValueError unless the last is above the first.
     """
-    low, high = _ends(schedule, lowest)
-    return _from_T(schedule, np.linspace(low, high, steps))
+    return _from_T(schedule, np.linspace(*_ends(schedule, lowest, highest), steps))
 
 
 def karras(
-    schedule: NoiseSchedule, steps: int, *, rho: float = 7.0, lowest: _Lowest = -10.2
+    schedule: NoiseSchedule,
+    steps: int,
+    *,
+    rho: float = 7.0,
+    lowest: _Lowest = -10.2,
+    highest: _Highest = 6.0,
 ) -> np.ndarray:
-    """Returns times whose σ̄^(1/rho) is evenly spaced, from T to 1, and 0: Karras et al. 2022, (5).
+    """Returns times whose σ̄^(1/rho) is evenly spaced, from T to about 1, and 0.
 
-    σ̄ is 1/sqrt(SNR), and `lowest` as in `logsnr`. Raises ValueError unless rho > 0.
+    Karras et al. 2022, equation 5. σ̄ is 1/sqrt(SNR); `lowest` and `highest` as in `logsnr`. Raises
+    ValueError for rho outside [1, 100].
     """
-    if not rho > 0:
-        raise ValueError(f"rho is {rho:g}: it must be above 0")
-    low, high = _ends(schedule, lowest)
+    if not 1 <= rho <= 100:
+        raise ValueError(f"rho is {rho:g}: it must lie between 1 and 100")
+    low, high = _ends(schedule, lowest, highest)
     roots = np.linspace(np.exp(-low / 2 / rho), np.exp(-high / 2 / rho), steps)
     return _from_T(schedule, -2 * rho * np.log(roots))
 
 
-def _ends(schedule: NoiseSchedule, lowest: float) -> tuple[float, float]:
+def _ends(schedule: NoiseSchedule, lowest: float, highest: float) -> tuple[float, float]:
     """Returns the log SNRs from which and to which a grid goes; ValueError if they don't rise."""
-    high = float(schedule.log_snr[1])
-    if schedule.T > 1 and not lowest < high:
-        raise ValueError(f"lowest is {lowest:g}: it must be below the log SNR of t = 1, {high:.3g}")
-    return max(float(schedule.log_snr[-1]), lowest), high
+    first, last = float(schedule.log_snr[-1]), float(schedule.log_snr[1])
+    low, high = max(first, lowest), min(last, highest)
+    if low < high or schedule.T == 1:
+        return low, high
+    if lowest > first:
+        raise ValueError(f"lowest is {lowest:g}: it must be below the last log SNR, {high:.3g}")
+    raise ValueError(f"highest is {highest:g}: it must be above the log SNR of T, {low:.3g}")
 
 
 def _from_T(schedule: NoiseSchedule, log_snr: np.ndarray) -> np.ndarray:

@@ -129,7 +129,7 @@ def test_a_cosine_schedule_s_far_end_takes_one_step():
     cosine = make_schedule("cosine", 1000)
     times = make_time_grid("logsnr", cosine, 11, fractional=True)
     found = continuous(cosine, times[1:-1]).log_snr
-    expected = np.linspace(-10.2, cosine.log_snr[1], 11)[1:]
+    expected = np.linspace(-10.2, 6, 11)[1:]
     np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
@@ -137,8 +137,9 @@ def test_a_cosine_schedule_s_far_end_takes_one_step():
     ("name", "options", "words"),
     [
         ("quadratic", {"top": 0.0}, "top is 0: it must be above 0 and at most 1"),
-        ("karras", {"rho": -1.0}, "rho is -1: it must be above 0"),
-        ("logsnr", {"lowest": 20.0}, "lowest is 20: it must be below the log SNR of t = 1"),
+        ("karras", {"rho": -1.0}, "rho is -1: it must lie between 1 and 100"),
+        ("logsnr", {"lowest": 20.0}, "lowest is 20: it must be below the last log SNR, 6"),
+        ("karras", {"highest": -11.0}, "highest is -11: it must be above the log SNR of T, -10.1"),
     ],
 )
 def test_options_out_of_range_are_refused(name, options, words):

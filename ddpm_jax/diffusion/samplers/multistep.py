@@ -190,7 +190,7 @@ def dpmpp_sde(schedule: NoiseSchedule, *, order: int = 2, rule: str = "midpoint"
     return _dpmpp(schedule, order, rule, eta=1.0)
 
 
-def unipc(schedule: NoiseSchedule, *, order: int = 3, variant: str = "bh2") -> Sampler:
+def unipc(schedule: NoiseSchedule, *, order: int = 2, variant: str = "bh2") -> Sampler:
     """Returns UniPC of order 1 … 3 that predicts x_0, with B(h) of `variant`: Zhao et al. 2023.
 
     A prediction at t also corrects x_t, by the polynomial that goes through it. Corrector and
