@@ -267,4 +267,4 @@ def ipndm(schedule: NoiseSchedule, *, order: int = 4) -> Sampler:
         t, s = np.exp(-times.log_snr[i : i + 2] / 2)
         return times.data_scale[i + 1] * (s - t) * np.array(_ADAMS_BASHFORTH[orders[i] - 1])
 
-    return _multistep(schedule, method, order=order, orders=range(1, 5), of="eps", grid="karras")
+    return _multistep(schedule, method, order=order, orders=range(1, 5), of="eps", grid="logsnr")
