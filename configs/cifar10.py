@@ -7,6 +7,7 @@ Adam, EMA 0.9999, and sampling with σ² = β.
 from ddpm_jax.config import (
     Config,
     OptimizerConfig,
+    SampleConfig,
     TfdsData,
     TrainConfig,
     UNetConfig,
@@ -19,6 +20,8 @@ def get_config() -> Config:
         model=UNetConfig(dropout=0.1),
         optimizer=OptimizerConfig(warmup=5_000),
         train=TrainConfig(keep_every=100_000, preview_every=10_000),
+        # For all 1,000 steps; fewer are far better with `--sampler auto`.
+        sample=SampleConfig(sampler="ddpm-beta"),
     )
 
 

@@ -5,7 +5,6 @@ from ddpm_jax.config import (
     DiffusionConfig,
     FolderData,
     OptimizerConfig,
-    SampleConfig,
     TrainConfig,
     UNetConfig,
 )
@@ -18,7 +17,6 @@ def get_config() -> Config:
         diffusion=DiffusionConfig(schedule="cosine"),
         optimizer=OptimizerConfig(warmup=1_000),
         train=TrainConfig(steps=200_000, batch_size=64, keep_every=50_000),
-        sample=SampleConfig(sampler="ddpm"),
     )
 
 

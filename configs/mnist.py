@@ -30,7 +30,7 @@ def get_config() -> Config:
             save_every=200,
             preview_every=1_000,
         ),
-        sample=SampleConfig(sampler="ddim", steps=50, num=100),
+        sample=SampleConfig(steps=20, num=100),
     )
 
 
@@ -46,6 +46,6 @@ SMOKE = {
     "train.log_every": 2,
     "train.save_every": 4,
     "train.preview_every": None,
-    "sample.steps": 20,
+    "sample.steps": 10,
     "sample.num": 20,
 }

@@ -55,7 +55,7 @@ def get_config() -> Config:
             save_every=1_000,
             preview_every=1_000,
         ),
-        sample=SampleConfig(num=1),
+        sample=SampleConfig(sampler="ddpm-beta", num=1),
         figures=("forward", "reverse"),
     )
 

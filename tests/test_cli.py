@@ -68,7 +68,10 @@ CONFIGS = {
         "8×8, is not divisible by 16",
     ),
     "an unknown schedule": ([DIGITS, "--diffusion.schedule", "cosin"], "did you mean cosine?"),
-    "an unknown sampler": ([DIGITS, "--sample.sampler", "dddm"], "one of ddim, ddpm, ddpm-beta"),
+    "an unknown sampler": (
+        [DIGITS, "--sample.sampler", "dddm"],
+        "one of auto, ddim, ddpm, ddpm-beta",
+    ),
     "more steps than T": ([DIGITS, "--sample.steps", "5000"], "at most diffusion.timesteps"),
     "another number of classes": (
         [DIGITS, "--model.num_classes", "7"],
@@ -192,7 +195,10 @@ SAMPLES = {
     "a label that does not exist": (["--num", "1", "--labels", "10"], "there is no class 10"),
     "more labels than samples": (["--num", "1", "--labels", "1", "2"], "2 labels for 1 samples"),
     "a class that does not exist": (["--labels", "cat"], "there is no class cat; they are 0 … 9"),
-    "an unknown sampler": (["--sampler", "dddm"], f"one of {', '.join(sorted(SAMPLERS))}"),
+    "an unknown sampler": (
+        ["--sampler", "dddm"],
+        f"one of {', '.join(sorted([*SAMPLERS, 'auto']))}",
+    ),
     "more steps than T": (
         ["--steps", "21"],
         "sample.steps is 21; it must be at most T, which is 20",
@@ -352,7 +358,9 @@ def test_samples_go_where_they_are_asked_to(run, tmp_path, capsys):
         words = ["sample", run, "--num", "4", "--labels", "3", "--output", tmp_path / name]
         assert cli.main([str(word) for word in words]) == 0
         assert (tmp_path / name).stat().st_size > 100
-    assert "4 samples of step 4" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "4 samples of step 4" in out
+    assert "network calls a sample" in out
 
 
 def test_samples_have_the_format_that_they_are_asked_for(run, tmp_path):

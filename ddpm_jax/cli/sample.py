@@ -108,6 +108,9 @@ def _draw(target: str, output: StoragePath, options: Options, settings: dict[str
     for stage in options.then:
         run = Cascade(run, load(stage, local=in_parts, report=warn), noise=options.then_noise)
     num, labels = settings.pop("num", None), run.labels(options.labels)
+    described = run.prepare(**settings)
+    if is_first():
+        print(described)
     shared = {"seed": options.seed, "labels": labels, "progress": bar("sampling"), **settings}
     if to_folder:
         count = sample_shards(run, output, num, format=form, **shared)

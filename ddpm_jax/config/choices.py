@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import re
 import typing
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -12,6 +13,9 @@ from ddpm_jax.config.checks import require_row
 from ddpm_jax.config.values import from_text, members, typed
 from ddpm_jax.errors import UserError, nearest, require
 from ddpm_jax.tables import Choice, Choices, Option, defaults_of, signature_of
+
+AUTO = "auto"
+"""What a field with `auto` may say instead of a row: the row follows from other settings."""
 
 
 class ChoiceField:
@@ -27,13 +31,17 @@ class ChoiceField:
         table: Mapping[str, Any],
         default: Choice | str,
         make: Callable[..., Any] = lambda name, **options: None,
+        *,
+        auto: bool = False,
     ):
         """`dotted` is the setting's whole name, for messages: "sample.sampler".
 
         `make(name, **options)` makes the row, so that it checks its options: whatever ValueError it
-        raises becomes a UserError with the option's dotted name.
+        raises becomes a UserError with the option's dotted name. With `auto` the choice may also be
+        `AUTO`, which has no options and makes no row.
         """
-        self.dotted, self.table, self._default, self._make = dotted, table, default, make
+        self.dotted, self._default, self._make = dotted, default, make
+        self.table = ChainMap({AUTO: None}, table) if auto else table  # type: ignore
         self._name = dotted.rpartition(".")[2]
 
     def __get__(self, instance: Any, owner: type) -> Choice:
@@ -46,8 +54,9 @@ class ChoiceField:
     def checked(self, value: Choice | str) -> Choice:
         """Returns the complete choice; raises UserError as `complete` does, and as the row does."""
         choice = self.complete(value)
-        with naming(self.dotted, choice):
-            self._make(choice.name, **choice.options)
+        if self.table[choice.name] is not None:
+            with naming(self.dotted, choice):
+                self._make(choice.name, **choice.options)
         return choice
 
     def complete(self, value: Choice | str) -> Choice:

@@ -2,7 +2,8 @@
 
 Settings of the training loop got other names, and a row of a table and its options became one
 value. In format 0 the options of all rows lay side by side in their section. Each average got a
-name. The kernels of 4×4 convolutions, stored as 2×2 over blocks of pixels, got their own layout.
+name. Every chain was strided. The kernels of 4×4 convolutions, stored as 2×2 over blocks of pixels,
+got their own layout.
 Normalisations added 1e-6 to the variance in every network, and no setting said so.
 """
 
@@ -65,9 +66,12 @@ def lift_config(config: Plain) -> Plain:
     if isinstance(model, dict) and model.get("kind") in ("small_unet", "annotated_unet"):
         lifted["model"] = {"norm_epsilon": 1e-6, **model}
     sample = lifted.get("sample")
+    if isinstance(sample, dict):
+        lifted["sample"] = {"grid": "strided", **sample}
     if isinstance(sample, dict) and "clip" in sample:
-        clipping = {"name": "clip", "low": -1.0, "high": 1.0} if sample["clip"] else "none"
-        rest = {name: value for name, value in sample.items() if name != "clip"}
+        clip = {"name": "clip", "low": -1.0, "high": 1.0, "eps": "recomputed"}
+        clipping = clip if sample["clip"] else "none"
+        rest = {name: value for name, value in lifted["sample"].items() if name != "clip"}
         lifted["sample"] = {**rest, "clipping": clipping}
     return lifted
 

@@ -1,7 +1,7 @@
 """The settings of a run: diffusion, optimizer, loop, sampling, devices, and the whole."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import jax
@@ -9,7 +9,7 @@ import numpy as np
 
 from ddpm_jax.averages import AVERAGES, power_lengths
 from ddpm_jax.config.checks import check_seed
-from ddpm_jax.config.choices import ChoiceField, ChoicesField, naming
+from ddpm_jax.config.choices import AUTO, ChoiceField, ChoicesField, naming
 from ddpm_jax.config.plain import flatten
 from ddpm_jax.config.validation import ValidationConfig, held_out_data
 from ddpm_jax.config.values import FINITE, in_float32
@@ -33,6 +33,7 @@ from ddpm_jax.diffusion import (
     make_schedule,
     make_time_grid,
     make_weighting,
+    suited_sampler,
 )
 from ddpm_jax.diffusion.conditioners import CONDITIONERS, Conditioner, make_conditioner
 from ddpm_jax.diffusion.schedules import LARGEST_SHIFT, LARGEST_T, SHIFTS
@@ -258,13 +259,13 @@ class TrainConfig:
 class SampleConfig:
     """The defaults of `ddpm sample`, and what the previews do."""
 
-    sampler: ChoiceField = ChoiceField("sample.sampler", SAMPLERS, "ddpm-beta", _sampler)
-    """How the chain goes from noise to data. ddpm has σ² = β̃; ddpm-beta has σ² = β, as in Ho et al.
-    2020 for CIFAR-10."""
+    sampler: ChoiceField = ChoiceField("sample.sampler", SAMPLERS, AUTO, _sampler, auto=True)
+    """How the chain goes from noise to data; auto is ddpm for all T steps and unipc for fewer. ddpm
+    has σ² = β̃; ddpm-beta has σ² = β, as in Ho et al. 2020 for CIFAR-10."""
     steps: int | None = None
     """Steps of the chain; None for all T."""
-    grid: ChoiceField = ChoiceField("sample.grid", TIME_GRIDS, "strided", _grid)
-    """Which times the steps go through."""
+    grid: ChoiceField = ChoiceField("sample.grid", TIME_GRIDS, AUTO, _grid, auto=True)
+    """Which times the steps go through; auto is the grid that suits the sampler."""
     clipping: ChoiceField = ChoiceField("sample.clipping", CLIPPINGS, "clip", _clipping)
     """What keeps the predicted x_0 in the range of the data."""
     guidance: float = 0.0
@@ -297,6 +298,18 @@ class SampleConfig:
         require(good, "sample.guidance_interval", interval, need)
         scale = self.classifier_scale
         require(scale >= 0, "sample.classifier_scale", scale, "0 or more")
+
+    def settled(self, T: int, steps: int | None = None) -> "SampleConfig":
+        """Returns the section with rows in the place of `auto`, for chains of a schedule of T.
+
+        `steps` are those of chains whose times are given; None for the section's own.
+        """
+        sampler, grid = self.sampler, self.grid
+        if sampler.name == AUTO:
+            sampler = Choice(suited_sampler(steps or self.steps or T, T))
+        if grid.name == AUTO:
+            grid = Choice(make_sampler(sampler.name, _ANY_SCHEDULE, **sampler.options).grid)
+        return replace(self, sampler=sampler, grid=grid)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -358,7 +371,7 @@ class Config:
         T, steps = self.diffusion.timesteps, self.sample.steps
         need = f"at most diffusion.timesteps, which is {T}"
         require(steps is None or steps <= T, "sample.steps", steps, need)
-        check_variance(self.sample.sampler, self.diffusion)
+        check_variance(self.sample.settled(T).sampler, self.diffusion)
         labels = self.model.num_classes > 0
         classifies = self.diffusion.trained_objective.classifies
         need = "the number of classes for diffusion.objective classification"

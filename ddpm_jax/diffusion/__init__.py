@@ -1,7 +1,7 @@
 """The mathematics of denoising diffusion: jax and numpy only, no networks, no settings files.
 
 Read `schedules`, then `gaussian`. The equations are numbered through all modules: gaussian (1)-(6),
-parameterizations (7)-(10), guidance (11), losses (12)-(14), bound (15), samplers (16)-(17).
+parameterizations (7)-(10), guidance (11), losses (12)-(14), bound (15), samplers (16)-(21).
 """
 
 from ddpm_jax.diffusion.bound import discretized_log_likelihood, vlb_prior, vlb_term
@@ -44,7 +44,7 @@ from ddpm_jax.diffusion.parameterizations import (
     predict,
     split_output,
 )
-from ddpm_jax.diffusion.samplers import SAMPLERS, make_sampler
+from ddpm_jax.diffusion.samplers import SAMPLERS, make_sampler, suited_sampler
 from ddpm_jax.diffusion.samplers.contract import Carry, Row, Sampler, SamplerOperator, SamplerState
 from ddpm_jax.diffusion.schedules import (
     SCHEDULES,
@@ -111,6 +111,7 @@ __all__ = [
     "sample",
     "sample_noise",
     "split_output",
+    "suited_sampler",
     "time_steps",
     "unfit_ends",
     "variance_fraction",

@@ -9,7 +9,8 @@ All tables are float64, computed from log ᾱ_t = Σ log1p(-β_i), and compiled 
 rounded once to float32. Computed in float32, 1 - ᾱ_t would lose four of its seven digits at t = 1,
 where most of the visible detail is made.
 
-`at` reads a table at whole times, `continuous` reads all tables at any times.
+`at` reads a table at whole times, `continuous` reads all tables at any times, and `time_of` finds
+the time of a log SNR.
 """
 
 from collections.abc import Callable
@@ -293,3 +294,22 @@ def indexed(schedule: NoiseSchedule, times: np.ndarray) -> tuple[NoiseSchedule, 
     if np.issubdtype(times.dtype, np.integer):
         return schedule, times
     return continuous(schedule, times.astype(np.float64)), np.arange(len(times))
+
+
+def noise_to_data(schedule: NoiseSchedule, times: np.ndarray) -> np.ndarray:
+    """Returns σ̄ = 1/sqrt(SNR) at `times` `[n]`, whole or fractional: the noise on data of size 1.
+
+    It is 0 at t = 0, and infinite where no data is left.
+    """
+    tables, index = indexed(schedule, times)
+    return np.exp(-at(tables.log_snr, index, 1) / 2)
+
+
+def time_of(schedule: NoiseSchedule, log_snr: np.ndarray) -> np.ndarray:
+    """Returns the fractional times with these log SNRs `[n]`: the inverse of `continuous`.
+
+    A log SNR below that of T gives T.
+    """
+    # Rising, as np.interp needs it, and linear between whole times.
+    lost, wanted = (np.logaddexp(0.0, -np.asarray(x)) for x in (schedule.log_snr, log_snr))
+    return np.interp(wanted, lost, np.arange(schedule.T + 1.0))

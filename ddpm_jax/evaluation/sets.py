@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax.config import DataConfig, override, to_dict
+from ddpm_jax.config import DataConfig, to_dict
 from ddpm_jax.data import describe_source, open_source
 from ddpm_jax.data.pixels import to_unit
 from ddpm_jax.data.source import ArraySource, Source
@@ -97,7 +97,7 @@ def plan_draw(
         num = LIMIT if real is None else min(len(real), LIMIT)
     check_draw(num, seed)
     run.prepare(**settings)
-    most = override(run.config.sample, settings).batch_size
+    most = run.options(**settings).batch_size
     # All batches have one size: none is filled up with samples that nobody wants.
     settings = {**settings, "batch_size": math.ceil(num / math.ceil(num / most))}
     classes = run.num_classes
@@ -118,7 +118,7 @@ def draw(run: Run, plan: Draw, folder: StoragePath, progress: Progress) -> Examp
     """Draws the samples that the folder lacks, with all processes, and returns all of them."""
     kept = {"num": plan.num, "seed": plan.seed, "labels": plan.labels, **plan.settings}
     sample_shards(run, folder, progress=progress, **kept)
-    chosen = override(run.config.sample, plan.settings)
+    chosen = run.options(**plan.settings)
     described = describe_samples(run, chosen, plan.num, plan.seed, None)
     # Thousands of labels say less than how many samples each has.
     described["labels"] = None if plan.labels is None else np.bincount(plan.labels).tolist()
@@ -127,7 +127,7 @@ def draw(run: Run, plan: Draw, folder: StoragePath, progress: Progress) -> Examp
 
 def digest_of(run: Run, plan: Draw) -> str:
     """Returns a short name for what is to be drawn, another for other samples."""
-    chosen = override(run.config.sample, plan.settings)
+    chosen = run.options(**plan.settings)
     about = describe_samples(run, chosen, plan.num, plan.seed, plan.labels)
     text = json.dumps(about, sort_keys=True)
     return f"{run.step}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -172,8 +172,9 @@ def _feed(experiment: Experiment, mesh: Mesh) -> Iterator[tuple[Callable[[int], 
 
 def _sampling(experiment: Experiment, mesh: Mesh, params: Any, steps: int) -> dict[str, Any]:
     """Measures chains of `steps` steps, with the sampler and the batch size of the config."""
-    options = experiment.config.sample
     T = experiment.config.diffusion.timesteps
+    # The sampler of the whole chain, of which these are some steps.
+    options = experiment.config.sample.settled(T)
     length = min(steps, T)
     program = SampleProgram(experiment, mesh, dataclasses.replace(options, steps=length))
     given: dict[str, Any] = {"seed": 0}

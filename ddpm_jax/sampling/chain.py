@@ -77,6 +77,7 @@ class SampleProgram:
         """
         require_compiling()
         T = experiment.schedule.T
+        options = options.settled(T, None if times is None else len(times) - 1)
         self.experiment, self.mesh, self.options = experiment, mesh, options
         self.operators = tuple(each._replace(data=None) for each in operators)
         self.guides = guides
@@ -124,6 +125,17 @@ class SampleProgram:
         weight = weight_of(self.experiment, self.options, 1.0)
         acts = np.broadcast_to(weight(jnp.asarray(self.times[:-1])), self.times[:-1].shape)
         return calls + round(calls * float(acts.mean()))
+
+    @property
+    def description(self) -> str:
+        """The sampler with its options, the grid and the number of calls, in one line."""
+        sampler, grid = self.options.sampler, self.options.grid
+        chosen = ", ".join(f"{name} {value}" for name, value in sampler.options.items())
+        steps, T = len(self.times) - 1, self.experiment.schedule.T
+        return (
+            f"sampler {sampler.name}{f' ({chosen})' if chosen else ''}, {steps} of {T} steps on "
+            f"the grid {grid.name}, {self.calls} network calls a sample"
+        )
 
     def _plan(self, times: np.ndarray) -> Row:
         return plan_chain(self.sampler, self.experiment.schedule, times)

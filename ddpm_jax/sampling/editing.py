@@ -4,6 +4,7 @@ To add a way of editing, write its function and its row here. Its keyword-only p
 options, in Python and on the command line.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple
@@ -70,8 +71,8 @@ class Subject(NamedTuple):
         """The number of noise steps."""
         return self.run.experiment.schedule.T
 
-    def settings_with(self, **defaults: Any) -> dict[str, Any]:
-        """Returns the settings, with defaults for those that were not given.
+    def settled(self, **defaults: Any) -> dict[str, Any]:
+        """Returns all settings of `sample`: those given, these defaults, then the config's.
 
         Options of a sampler that was given are not among the defaults.
         """
@@ -79,12 +80,14 @@ class Subject(NamedTuple):
             defaults = {k: v for k, v in defaults.items() if k not in ("sampler", "eta")}
         if defaults.get("steps") is not None:
             defaults["steps"] = min(defaults["steps"], self.T)
-        return defaults | self.settings
+        options = self.run.options(**(defaults | self.settings))
+        return {item.name: getattr(options, item.name) for item in dataclasses.fields(options)}
 
     def sample(self, settings: dict[str, Any], **more: Any) -> Samples:
         """Draws one sample for each picture."""
         fixed: dict[str, Any] = {"seed": self.seed, "first": self.first, "labels": self.labels}
         num = len(self.pictures)
+        settings = {name: value for name, value in settings.items() if name != "num"}
         return self.run.sample(num, **fixed, progress=self.progress, **settings, **more)
 
     def whole(self) -> np.ndarray:
@@ -143,7 +146,7 @@ def _null_space(operator: LinearOperator) -> Callable[[Denoiser, Any], Denoiser]
 
 def _restored(subject: Subject, operator: LinearOperator, given: Measurement) -> Edited:
     """Restores pictures from A x by DDNM, whose published settings are the defaults."""
-    settings = subject.settings_with(sampler="ddim", eta=0.85, steps=100)
+    settings = subject.settled(sampler="ddim", eta=0.85, steps=100)
     drawn = subject.sample(settings, transforms=[Operator(_null_space(operator), given)])
     seen = np.asarray(operator.pseudo_inverse(jnp.asarray(given.y), given.known))
     return Edited(drawn, {"given": seen})
@@ -174,7 +177,7 @@ def _inpaint(
     given = Measurement(np.where(known, pictures, 0).astype(np.float32), known)
     if method == "ddnm":
         return _restored(subject, _operator("mask", subject.shape), given)
-    settings = subject.settings_with(sampler="ddpm", steps=250)
+    settings = subject.settled(sampler="ddpm", steps=250)
     try:
         times = repaint_times(
             subject.run.times(**settings), jump_length=jump_length, jump_samples=jump_samples
@@ -255,24 +258,25 @@ def _vary(
     """
     pictures, top = subject.whole(), subject.time(t, round(0.4 * subject.T))
     require(repeats >= 1, "repeats", repeats, "at least 1")
-    grid = subject.run.times(**subject.settings)
+    settings = subject.settled()
+    grid = subject.run.times(**settings)
     down = [top, *grid[grid < top]]
     # A chain that starts at the data goes up first, which adds the noise of each sample.
     times = np.array([0, *down * repeats], grid.dtype)
-    drawn = subject.sample(subject.settings, times=times, start=Start(pictures, 0))
+    drawn = subject.sample(settings, times=times, start=Start(pictures, 0))
     return Edited(drawn, {"given": pictures})
 
 
 def _falling(subject: Subject, t: int) -> tuple[dict[str, Any], np.ndarray]:
     """Returns the settings of DDIM's ODE, 100 steps by default, and its times from t down."""
-    fixed = {"sampler": "ddim", "eta": 0.0, "clipping": "none"}
+    fixed: dict[str, Any] = {"sampler": "ddim", "eta": 0.0, "clipping": "none"}
     for name, value in fixed.items():
         if subject.settings.get(name, value) != value:
             raise UserError(
                 f"{name} is {subject.settings[name]}; an edit that follows DDIM's ODE up and down "
                 f"has {value}: leave it out"
             )
-    settings = subject.settings_with(steps=100) | fixed
+    settings = subject._replace(settings=subject.settings | fixed).settled(steps=100)
     grid = subject.run.times(**settings)
     return settings, np.array([t, *grid[grid < t]], grid.dtype)
 
@@ -330,7 +334,7 @@ def _interpolate(
         mixed = np.asarray(between(ends[0], ends[1], jnp.asarray(fraction)))
         settings, down = _falling(subject, top)
     else:
-        top, settings = subject.time(t, subject.T // 2), subject.settings
+        top, settings = subject.time(t, subject.T // 2), subject.settled()
         index = np.full(num, subject.first, np.uint32)
         noise = sample_noise(sample_keys(subject.seed, index), subject.shape)
         weights = fraction[:, None, None, None]

@@ -173,9 +173,16 @@ class Run:
         """Returns the times `[steps + 1]` that `sample` follows with these settings."""
         return self._program(override(self.config.sample, settings), None, ()).times
 
-    def prepare(self, **settings: Any) -> None:
-        """Raises UserError for settings that `sample` would refuse; compiles and draws nothing."""
-        self._program(override(self.config.sample, settings), None, ())
+    def options(self, **settings: Any) -> SampleConfig:
+        """Returns the config's `sample` section with these settings, and rows for each `auto`."""
+        return override(self.config.sample, settings).settled(self.experiment.schedule.T)
+
+    def prepare(self, **settings: Any) -> str:
+        """Returns a line that describes the chains of `sample`; compiles and draws nothing.
+
+        Raises UserError for settings that `sample` would refuse.
+        """
+        return self._program(override(self.config.sample, settings), None, ()).description
 
     def _program(
         self,
@@ -186,6 +193,8 @@ class Run:
         """Returns the program of these options, times and functions; made once."""
         require_samples(str(self.folder), self.experiment)
         chain = None if times is None else np.asarray(times)
+        T = self.experiment.schedule.T
+        options = options.settled(T, None if chain is None else len(chain) - 1)
         functions = tuple(getattr(it, "apply", it) for it in transforms)
         # With the rows themselves: a notebook may put another one under the same name.
         key = options, rows_of(options), None if chain is None else tuple(chain.tolist()), functions

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddpm_jax.config import SampleConfig, override, to_dict
+from ddpm_jax.config import SampleConfig, to_dict
 from ddpm_jax.config.checks import check_seed, require_row
 from ddpm_jax.errors import UserError, require_whole
 from ddpm_jax.files import Remote, StoragePath, StoreError, remove, replacing
@@ -55,7 +55,7 @@ def sample_shards(
     kept_as, labels = FORMATS[format], run.labels(labels)
     if reason := kept_as.obstacle(run.config.data):
         raise UserError(f"the format {format} does not apply: {reason}; draw them as npz")
-    chosen = override(run.config.sample, options)
+    chosen = run.options(**options)
     if num is None:
         num = chosen.num if labels is None else np.size(labels)
     check_draw(num, seed)

@@ -84,7 +84,7 @@ def test_json_may_leave_out_options(plain):
     [
         ({"eta": 0.5}, "it must have the name of a row"),
         ({"name": "ddim", "eta": "a"}, "sample.sampler.eta is 'a'; it must be float"),
-        ({"name": "ddmi"}, f"one of {', '.join(sorted(SAMPLERS))} (did you mean ddim?)"),
+        ({"name": "ddmi"}, f"one of {', '.join(sorted([*SAMPLERS, 'auto']))} (did you mean ddim?)"),
         (["ddim"], "sample.sampler is ['ddim']; it must be a Choice or a row's name"),
     ],
 )

@@ -12,12 +12,15 @@ from ddpm_jax.config import (
     DigitsData,
     FolderData,
     PointsData,
+    SampleConfig,
     TfdsData,
     UNetConfig,
 )
+from ddpm_jax.diffusion import make_sampler, make_schedule, suited_sampler
 from ddpm_jax.errors import UserError
 from tests.tiny import TINY, changed
 
+ANY = make_schedule("cosine", 20)
 SECTIONS = {cls.kind: cls for cls in (DigitsData, FolderData, PointsData, TfdsData)}
 
 
@@ -233,3 +236,45 @@ def test_a_config_file_that_is_none_says_why(tmp_path):
     other.write_text("{}")
     with pytest.raises(UserError, match=r"ends in .py"):
         configs.load_file(other)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sampler", "grid"),
+    [
+        ({}, "ddpm", "strided"),
+        ({"steps": 20}, "ddpm", "strided"),
+        ({"steps": 7}, suited_sampler(7, 20), make_sampler(suited_sampler(7, 20), ANY).grid),
+        ({"steps": 7, "grid": "t2"}, suited_sampler(7, 20), "t2"),
+        ({"steps": 7, "sampler": "ddim"}, "ddim", "strided"),
+        ({"sampler": "deis"}, "deis", make_sampler("deis", ANY).grid),
+    ],
+)
+def test_auto_settles_on_rows_and_a_named_row_is_kept(settings, sampler, grid):
+    """All steps are ancestral, fewer a multistep method on its own grid."""
+    sample = SampleConfig(**settings)
+    settled = sample.settled(20)
+    assert (settled.sampler.name, settled.grid.name) == (sampler, grid)
+    assert settled.settled(20) == settled
+    # What is saved is what was asked for.
+    config = dataclasses.replace(TINY, sample=sample)
+    assert configs.loads(configs.dumps(config)).sample == sample
+
+
+def test_times_that_are_given_decide_instead_of_the_steps():
+    assert SampleConfig().settled(20, steps=3).sampler.name == suited_sampler(3, 20)
+    assert SampleConfig(steps=3).settled(20, steps=20).sampler.name == "ddpm"
+
+
+def test_auto_takes_no_options():
+    with pytest.raises(UserError, match=r"sample.sampler.eta is 0.5; it must be left out for auto"):
+        SampleConfig(sampler=Choice("auto", eta=0.5))
+
+
+def test_a_run_of_an_older_version_keeps_its_sampler_and_grid():
+    """Format 1 before there was auto, and format 0, which knew no grid."""
+    sample = configs.to_dict(TINY)["sample"] | {"sampler": "ddpm-beta", "grid": "strided"}
+    old = configs.to_dict(TINY) | {"sample": sample}
+    loaded = configs.loads(json.dumps(old | {"format": 1})).sample
+    assert (loaded.sampler.name, loaded.grid.name) == ("ddpm-beta", "strided")
+    loaded = configs.loads(json.dumps({"sample": {"sampler": "ddpm", "steps": 5}})).sample
+    assert (loaded.sampler.name, loaded.grid.name) == ("ddpm", "strided")

@@ -36,12 +36,12 @@ def test_the_text_below_a_field_explains_it():
 
 
 def test_an_option_explains_itself_in_its_rows_signature(monkeypatch):
-    def row(schedule, *, order: Annotated[int, "Order of the solver."] = 2):
+    def row(schedule, *, stages: Annotated[int, "Stages of the solver."] = 2):
         return SAMPLERS["ddpm"](schedule)
 
     monkeypatch.setitem(SAMPLERS, "multistep", row)
-    (found,) = [each for each in configs.settings(SampleConfig()) if each.name == "sampler.order"]
-    assert found.doc() == "Order of the solver. Of multistep."
+    (found,) = [each for each in configs.settings(SampleConfig()) if each.name == "sampler.stages"]
+    assert found.doc() == "Stages of the solver. Of multistep."
     assert found.type == int | None
 
 

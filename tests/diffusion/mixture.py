@@ -1,6 +1,6 @@
 """A data distribution whose exact denoiser is known, so that samplers need no training."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,17 +34,19 @@ class GaussianMixture(NamedTuple):
         return jnp.asarray(self.means)[k] + jnp.asarray(self.scales)[k, None] * z
 
     def predict(self, schedule: NoiseSchedule, x_t: Examples, t: Timesteps) -> Prediction:
-        """Returns E[x_0 | x_t] and E[eps | x_t].
+        """Returns E[x_0 | x_t] and E[eps | x_t]."""
+        tables = schedule.sqrt_alpha_bar, schedule.sqrt_one_minus_alpha_bar
+        return self.given(x_t, *(at(table, t, 2) for table in tables))
+
+    def given(self, x_t: Examples, data: Any, noise: Any) -> Prediction:
+        """Returns them for the scales of data and noise in x_t, α and σ: a number, or `[B, 1]`.
 
         Given the component, (x_0, x_t) is jointly Gaussian; the components' shares follow from
         the marginals x_t ~ N(α μ_k, α² c_k² + σ²).
         """
-        data, noise = (
-            at(table, t, 2)
-            for table in (schedule.sqrt_alpha_bar, schedule.sqrt_one_minus_alpha_bar)
-        )
         variances = data**2 * self.scales**2 + noise**2  # [1 or B, K]
-        offset = x_t[:, None, :] - data[..., None] * self.means  # [B, K, D]
+        data, noise = (jnp.asarray(scale)[..., None] for scale in (data, noise))
+        offset = x_t[:, None, :] - data * self.means  # [B, K, D]
         log_share = (
             np.log(self.weights)
             - 0.5 * x_t.shape[1] * jnp.log(variances)
@@ -53,8 +55,8 @@ class GaussianMixture(NamedTuple):
         share = jax.nn.softmax(log_share, axis=1)[..., None]
         gain = (self.scales**2 / variances)[..., None]
         # eps first: (x_t - α x_0)/σ would magnify rounding where σ is small.
-        x_0 = (share * (self.means + data[..., None] * gain * offset)).sum(1)
-        eps = (share * noise[..., None] * offset / variances[..., None]).sum(1)
+        x_0 = (share * (self.means + data * gain * offset)).sum(1)
+        eps = (share * noise * offset / variances[..., None]).sum(1)
         return Prediction(x_0, eps)
 
     def denoiser(

@@ -41,6 +41,18 @@ def test_the_number_of_devices_changes_no_sample(trained, sixteen, devices):
     np.testing.assert_allclose(other.samples, sixteen.samples, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "sampler",
+    [Choice("dpmpp-sde", order=3), Choice("dpmpp", order=1), Choice("heun", s_churn=5.0)],
+)
+def test_a_history_and_fresh_noise_are_the_same_on_any_devices(trained, sampler):
+    one, many = (
+        program(trained[0], devices, sampler=sampler, steps=6)(trained[1], 8, seed=3).samples
+        for devices in (1, 8)
+    )
+    np.testing.assert_allclose(many, one, atol=3e-5)
+
+
 def test_the_same_program_gives_the_same_pixels(trained, sixteen):
     again = program(trained[0])(trained[1], 16, seed=3)
     np.testing.assert_array_equal(again.samples, sixteen.samples)

@@ -125,6 +125,19 @@ def test_another_row_under_the_same_name_is_compiled_anew(run, monkeypatch):
         np.testing.assert_array_equal(run.sample(2, sampler="mine", steps=1).samples, level)
 
 
+def test_auto_is_one_program_with_the_rows_it_settles_on(run):
+    few = run.options(sampler="auto", grid="auto", steps=4)
+    named = {"sampler": few.sampler, "grid": few.grid, "steps": 4}
+    found = run.sample(3, sampler="auto", grid="auto", steps=4).samples
+    before = len(run._programs)
+    np.testing.assert_array_equal(found, run.sample(3, **named).samples)
+    assert len(run._programs) == before
+    line = run.prepare(sampler="auto", grid="auto", steps=4)
+    assert line.startswith(f"sampler {few.sampler.name} (order ")
+    assert line.endswith(f"4 of 20 steps on the grid {few.grid.name}, 4 network calls a sample")
+    assert run.prepare(sampler="auto").startswith("sampler ddpm (variance posterior), 20 of 20")
+
+
 def test_a_folder_of_samples_belongs_to_its_parameters(run, tmp_path):
     """Two runs may have the same settings and as many steps."""
     sample_shards(run, tmp_path, 3, steps=2, batch_size=2)

@@ -6,6 +6,8 @@ from typing import Any
 from ddpm_jax.diffusion.samplers.ancestral import ddpm, ddpm_beta
 from ddpm_jax.diffusion.samplers.contract import Sampler
 from ddpm_jax.diffusion.samplers.ddim import ddim
+from ddpm_jax.diffusion.samplers.heun import heun
+from ddpm_jax.diffusion.samplers.multistep import deis, dpmpp, dpmpp_sde, ipndm, unipc
 from ddpm_jax.diffusion.schedules import NoiseSchedule
 from ddpm_jax.tables import row_with
 
@@ -13,7 +15,22 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "ddpm": ddpm,
     "ddpm-beta": ddpm_beta,
     "ddim": ddim,
+    "heun": heun,
+    "dpmpp": dpmpp,
+    "dpmpp-sde": dpmpp_sde,
+    "unipc": unipc,
+    "deis": deis,
+    "ipndm": ipndm,
 }
+
+
+def suited_sampler(steps: int, T: int) -> str:
+    """Returns the row of `SAMPLERS` that suits chains of `steps` steps, where the schedule has T.
+
+    All steps are ancestral, and fewer are a multistep method's. tests/benchmarks/RESULTS.md has
+    the measurements.
+    """
+    return "ddpm" if steps >= T else "unipc"
 
 
 def make_sampler(name: str, schedule: NoiseSchedule, **options: Any) -> Sampler:

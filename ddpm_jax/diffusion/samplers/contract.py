@@ -80,6 +80,8 @@ class Sampler(NamedTuple):
     too, where the method must call the denoiser at t = 1 instead.
 
     `learned_variance` says whether a step needs the variance that the network predicts.
+
+    `grid` names the row of `TIME_GRIDS` that suits the method: a config's grid `auto`.
     """
 
     plan: Callable[[Any], Any]
@@ -88,6 +90,7 @@ class Sampler(NamedTuple):
     calls: Callable[[Any], int]
     upward: Literal["renoise", "step"] = "renoise"
     learned_variance: bool = False
+    grid: str = "strided"
 
 
 class SamplerOperator(NamedTuple):

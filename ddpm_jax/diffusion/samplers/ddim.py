@@ -22,15 +22,36 @@ from ddpm_jax.diffusion.samplers.contract import (
     start,
 )
 from ddpm_jax.diffusion.schedules import NoiseSchedule, at, indexed
-from ddpm_jax.typing import Denoiser, Keys
+from ddpm_jax.typing import Denoiser, Examples, Keys, Prediction
 
 PerInterval = Float[np.ndarray, "intervals"]
 
 
-class _Coefficients(NamedTuple):
+class Implicit(NamedTuple):
+    """The coefficients of equation (17)."""
+
     data_scale: PerInterval
     eps_scale: PerInterval
     fresh_scale: PerInterval
+
+    @classmethod
+    def plan(cls, schedule: NoiseSchedule, times: np.ndarray, eta: float) -> "Implicit":
+        """Returns them for each interval between `times` `[n + 1]`, in float64."""
+        tables, index = indexed(schedule, times)
+        log_r = log_snr_ratio(tables, t=index[:-1], s=index[1:], ndim=1)
+        noise_scale = at(tables.sqrt_one_minus_alpha_bar, index[1:], 1)
+        return cls(
+            data_scale=at(tables.sqrt_alpha_bar, index[1:], 1),
+            eps_scale=noise_scale * np.sqrt((1 - eta**2) + eta**2 * np.exp(log_r)),
+            fresh_scale=noise_scale * eta * np.sqrt(-np.expm1(log_r)),
+        )
+
+    def step(self, prediction: Prediction, keys: Keys | None = None) -> Examples:
+        """Returns x_s; without keys, which η > 0 needs, no noise is added."""
+        x_s = self.data_scale * prediction.x_0 + self.eps_scale * prediction.eps
+        if keys is not None:
+            x_s += self.fresh_scale * standard_normal(keys, x_s.shape[1:])
+        return x_s
 
 
 def ddim(schedule: NoiseSchedule, *, eta: float = 0.0) -> Sampler:
@@ -38,21 +59,12 @@ def ddim(schedule: NoiseSchedule, *, eta: float = 0.0) -> Sampler:
     if not 0 <= eta <= 1:
         raise ValueError(f"eta is {eta:g}: it must lie between 0 (deterministic) and 1 (as ddpm)")
 
-    def plan(times: np.ndarray) -> _Coefficients:
-        tables, index = indexed(schedule, times)
-        log_r = log_snr_ratio(tables, t=index[:-1], s=index[1:], ndim=1)
-        noise_scale = at(tables.sqrt_one_minus_alpha_bar, index[1:], 1)
-        return _Coefficients(
-            data_scale=at(tables.sqrt_alpha_bar, index[1:], 1),
-            eps_scale=noise_scale * np.sqrt((1 - eta**2) + eta**2 * np.exp(log_r)),
-            fresh_scale=noise_scale * eta * np.sqrt(-np.expm1(log_r)),
-        )
+    def plan(times: np.ndarray) -> Implicit:
+        return Implicit.plan(schedule, times, eta)
 
     def step(denoiser: Denoiser, carry: SamplerState, row: Row, keys: Keys) -> SamplerState:
-        c, prediction = row.coefficients, denoiser(carry.x, row.t)
-        x_s = c.data_scale * prediction.x_0 + c.eps_scale * prediction.eps
-        if eta > 0:
-            x_s += c.fresh_scale * standard_normal(keys, x_s.shape[1:])
+        prediction = denoiser(carry.x, row.t)
+        x_s = row.coefficients.step(prediction, keys if eta > 0 else None)
         return SamplerState(x_s, prediction.x_0)
 
     return Sampler(plan, start, step, one_call_a_step)
