@@ -1,10 +1,18 @@
 """The mathematics of denoising diffusion: jax and numpy only, no networks, no settings files.
 
 Read `schedules`, then `gaussian`. The equations are numbered through all modules: gaussian (1)-(6),
-parameterizations (7)-(10), guidance (11), losses (12)-(14), bound (15), samplers (16)-(17).
+parameterizations (7)-(10), guidance (11), losses (12)-(14) and (30), bound (15),
+samplers (16)-(17), timestep_samplers (31).
 """
 
-from ddpm_jax.diffusion.bound import discretized_log_likelihood, vlb_prior, vlb_term
+from ddpm_jax.diffusion.bound import (
+    DECODERS,
+    decoder_of,
+    discretized_log_likelihood,
+    gaussian_log_density,
+    vlb_prior,
+    vlb_term,
+)
 from ddpm_jax.diffusion.chain import advance, chain_calls, plan_chain, sample, sample_noise
 from ddpm_jax.diffusion.clipping import CLIPPINGS, clip, make_clipping
 from ddpm_jax.diffusion.gaussian import (
@@ -57,6 +65,7 @@ from ddpm_jax.diffusion.time_grids import TIME_GRIDS, make_time_grid, time_steps
 
 __all__ = [
     "CLIPPINGS",
+    "DECODERS",
     "GUIDANCE",
     "LOSSES",
     "OBJECTIVES",
@@ -81,9 +90,11 @@ __all__ = [
     "clip",
     "constant_weight",
     "continuous",
+    "decoder_of",
     "discretized_log_likelihood",
     "forward_variance",
     "gaussian_kl",
+    "gaussian_log_density",
     "log_variance",
     "make_clipping",
     "make_guidance",
