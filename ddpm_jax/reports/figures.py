@@ -19,10 +19,12 @@ from ddpm_jax.data.classes import with_classes
 from ddpm_jax.data.pixels import to_unit
 from ddpm_jax.diffusion import SCHEDULES, make_schedule, time_steps
 from ddpm_jax.errors import UserError, nearest, require
+from ddpm_jax.evaluation.evaluate import evaluate
 from ddpm_jax.evaluation.features.pixels import flatten
 from ddpm_jax.evaluation.metrics.memorisation import nearest_members
 from ddpm_jax.evaluation.metrics.metric import subset
 from ddpm_jax.evaluation.sets import batches
+from ddpm_jax.evaluation.stored import arrays_of
 from ddpm_jax.experiment import build
 from ddpm_jax.files import StoragePath, storage_path
 from ddpm_jax.reports.trajectories import (
@@ -49,6 +51,7 @@ Way = Annotated[
     Literal["stepwise", "direct"] | None, "One of the two ways from data to noise, instead of both."
 ]
 Split = Annotated[str | None, "Another split of the data set to take examples from, as test."]
+Terms = Annotated[str | None, "The .npz that ddpm evaluate RUN --metrics bits_per_dim wrote."]
 
 _POINTS = 2_000
 """Points of a cloud."""
@@ -270,6 +273,34 @@ def _neighbours(subject: Subject, path: StoragePath, *, num: Num = None) -> None
     )
 
 
+def _bound(
+    subject: Subject,
+    path: StoragePath,
+    *,
+    terms: Terms = None,
+    num: Num = None,
+    split: Split = None,
+) -> None:
+    """The terms of the variational bound over t, and the errors of eps and x_0.
+
+    Those of a file, or of 64 examples.
+    """
+    if terms is not None:
+        found = arrays_of(storage_path(terms))
+    else:
+        run = subject.run()
+        config = run.config if split is None else override(run.config, {"data.split": split})
+        found = evaluate(
+            run,
+            ["bits_per_dim"],
+            reference=config.data,
+            num=num or 64,
+            seed=subject.seed,
+            progress=lambda title: subject.progress,
+        ).arrays
+    plots.bound(path, found)
+
+
 FIGURES: dict[str, Callable[..., None]] = {
     "samples": _samples,
     "animation": _animation,
@@ -279,6 +310,7 @@ FIGURES: dict[str, Callable[..., None]] = {
     "reverse": _reverse,
     "x0": _x0,
     "neighbours": _neighbours,
+    "bound": _bound,
 }
 
 

@@ -24,6 +24,7 @@ STREAMS = {
     "flip": 5,
     "sample": 6,
     "validation": 7,
+    "likelihood": 8,
 }
 
 
@@ -40,7 +41,9 @@ def _root(seed: int | jax.Array) -> jax.Array:
 
 
 @pinned()
-def sample_keys(seed: int | jax.Array, indices: jax.Array | np.ndarray) -> Keys:
+def sample_keys(
+    seed: int | jax.Array, indices: jax.Array | np.ndarray, stream: str = "sample"
+) -> Keys:
     """Returns a key `[B]` per sample. It follows from the seed and the index, never from B."""
-    root = stream_key(seed, "sample")
+    root = stream_key(seed, stream)
     return jax.vmap(jax.random.fold_in, (None, 0))(root, jnp.asarray(indices, jnp.uint32))

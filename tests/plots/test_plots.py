@@ -31,6 +31,8 @@ def read(path):
         return np.asarray(image)
 
 
+TERMS = {name: np.geomspace(1, 1e-3, 40) for name in ("vb", "vb_error", "mse", "x_0_mse")}
+
 # Each figure with minimal arguments; a new function needs a row.
 DRAW = {
     "grid": lambda path: plots.grid(path, pictures(5, 8, 8, 1)),
@@ -44,6 +46,7 @@ DRAW = {
     "animation, points": lambda path: plots.animation(path, pictures(3, 40, 2)),
     "loss": lambda path: plots.loss(path, ROWS),
     "schedules": lambda path: plots.schedules(path, ALPHA_BAR),
+    "bound": lambda path: plots.bound(path, TERMS),
 }
 every_figure = pytest.mark.parametrize("name", DRAW)
 
@@ -375,3 +378,10 @@ def test_drawing_changes_neither_pyplot_nor_settings():
         assert "matplotlib.pyplot" not in set(sys.modules) - modules
     """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_terms_of_a_bound_need_one_length(tmp_path):
+    plots.bound(tmp_path / "few.png", {"vb": -np.ones(3), "mse": np.ones(3), "x_0_mse": np.ones(3)})
+    for terms in ({"vb": np.ones(3)}, {**TERMS, "mse": np.ones(3)}):
+        with pytest.raises(UserError, match="a bound has vb, mse, x_0_mse of one length T"):
+            plots.bound(tmp_path / "bound.png", terms)
