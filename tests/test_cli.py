@@ -70,7 +70,7 @@ CONFIGS = {
     "an unknown schedule": ([DIGITS, "--diffusion.schedule", "cosin"], "did you mean cosine?"),
     "an unknown sampler": (
         [DIGITS, "--sample.sampler", "dddm"],
-        "one of auto, ddim, ddpm, ddpm-beta",
+        "auto, ddim, ddpm, ddpm-beta",
     ),
     "more steps than T": ([DIGITS, "--sample.steps", "5000"], "at most diffusion.timesteps"),
     "another number of classes": (

@@ -10,30 +10,19 @@ import numpy as np
 import pytest
 
 from ddpm_jax.config import Choice, Config, MlpConfig, PointsData, SampleConfig, override
-from ddpm_jax.diffusion import OBJECTIVES, VARIANCES
+from ddpm_jax.diffusion import OBJECTIVES
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
 from ddpm_jax.runtime.random import STREAMS
 from ddpm_jax.training.state import init_state
 from ddpm_jax.training.step import gradient
-from ddpm_jax.typing import Batch, Conditioning, DiffusionInputs, Objective
+from ddpm_jax.typing import Batch, Conditioning, DiffusionInputs
 from tests.tiny import TINY, changed
 
-LEARNED = Choice("ddpm", variance="learned_range")
+LEARNED = Choice("ddpm", variance="learned")
 
 
-@pytest.fixture
-def learned(monkeypatch):
-    """A learned variance: one row of VARIANCES, and an objective that trains it."""
-
-    def hybrid(schedule, parameterization, error, weight):
-        return Objective(lambda output, inputs: error(output, 0 * output), "learned_range")
-
-    monkeypatch.setitem(VARIANCES, "learned_range", None)
-    monkeypatch.setitem(OBJECTIVES, "hybrid", hybrid)
-
-
-def test_an_objective_that_learns_a_variance_doubles_the_outputs(learned):
+def test_an_objective_that_learns_a_variance_doubles_the_outputs():
     config = override(TINY, {"diffusion.objective": "hybrid", "sample.sampler": LEARNED})
     shape = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)
 
@@ -80,7 +69,7 @@ def test_a_classifier_has_an_output_for_each_class_and_is_not_told_the_labels(da
     np.testing.assert_allclose(losses, np.log(10), rtol=1e-5)
 
 
-def test_a_sampler_of_a_learned_variance_needs_an_objective_that_trains_it(learned):
+def test_a_sampler_of_a_learned_variance_needs_an_objective_that_trains_it():
     with pytest.raises(UserError, match=r"^sample\.sampler is .*: diffusion\.objective simple"):
         override(TINY, {"sample.sampler": LEARNED})
 

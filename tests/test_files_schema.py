@@ -119,6 +119,24 @@ def test_an_evaluation(folder, tmp_path, capsys):
     assert sum(found["samples"]["labels"]) == 20
 
 
+def test_the_terms_of_a_bound(folder, tmp_path, capsys):
+    path = tmp_path / "found.json"
+    words = ["evaluate", str(folder), "--num", "8", "--metrics", "bits_per_dim"]
+    assert cli.main([*words, "--output", str(path)]) == 0, capsys.readouterr()
+    found = json.loads(path.read_text())
+    assert list(found) == list(documented("evaluation.json"))
+    names = {"bits_per_dim", "bits_per_dim_error", "rate", "distortion", "prior"}
+    assert set(found["values"]) == names
+    with np.load(path.with_suffix(".npz")) as arrays:
+        assert set(arrays) == set(documented("bound.npz"))
+        assert all(arrays[name].shape == (20,) for name in arrays)
+        total = found["values"]["prior"] + arrays["vb"].sum()
+        assert total == pytest.approx(found["values"]["bits_per_dim"], rel=1e-5)
+    terms = ["--terms", str(path.with_suffix(".npz")), "--output", str(tmp_path / "bound.png")]
+    assert cli.main(["plot", str(folder), "bound", *terms]) == 0, capsys.readouterr()
+    assert (tmp_path / "bound.png").stat().st_size > 10_000
+
+
 def test_samples_as_pictures(folder, tmp_path):
     run = load(folder)
     sample_shards(run, tmp_path / "many", 4, format="png")

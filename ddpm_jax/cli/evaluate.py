@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ddpm_jax import config as configs
 from ddpm_jax.cli.arguments import Shared, built, settings_of, target_of, with_rows
 from ddpm_jax.cli.console import bar, show, warn
@@ -29,7 +31,8 @@ class Options(Opening):
 
     The samples are drawn from RUN, or they are there already: a folder or .npz of ddpm sample, a
     folder or zip of pictures, a .npz with arr_0. Settings of sampling and of the data may be given
-    too, as --steps 50 --data.split test.
+    too, as --steps 50 --data.split test. --metrics bits_per_dim takes the likelihood of the real
+    examples under RUN, and draws no samples.
     """
 
     reference: str | None = None
@@ -42,11 +45,12 @@ class Options(Opening):
     """What the metrics compare; if left out, a classifier's features of labelled pictures, else the
     pixels."""
     num: int | None = None
-    """How many samples to draw; if left out, as many as real examples, at most 10,000."""
+    """How many samples to draw, and of how many real examples to take the likelihood; if left out,
+    as many as real examples, at most 10,000."""
     seed: int = 0
-    """Seed of the samples."""
+    """Seed of the samples, and of the likelihood's noise."""
     output: str | None = None
-    """FILE.json for the values and all that made them."""
+    """FILE.json for the values and all that made them; FILE.npz beside it has a bound's terms."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -85,6 +89,9 @@ def run(words: list[str]) -> int:
         if output is not None:
             with replacing(output) as beside:
                 beside.write_text(json.dumps(found.as_dict(), indent=2) + "\n")
+            if found.arrays:
+                with replacing(output.with_suffix(".npz")) as beside, open(beside, "wb") as file:
+                    np.savez(file, **found.arrays)
     return 0
 
 

@@ -1,10 +1,18 @@
 """The mathematics of denoising diffusion: jax and numpy only, no networks, no settings files.
 
 Read `schedules`, then `gaussian`. The equations are numbered through all modules: gaussian (1)-(6),
-parameterizations (7)-(10), guidance (11), losses (12)-(14), bound (15), samplers (16)-(21).
+parameterizations (7)-(10), guidance (11), losses (12)-(14) and (30), bound (15),
+samplers (16)-(21), operators (22), editing (23), timestep_samplers (31), flow (32)-(33).
 """
 
-from ddpm_jax.diffusion.bound import discretized_log_likelihood, vlb_prior, vlb_term
+from ddpm_jax.diffusion.bound import (
+    DECODERS,
+    decoder_of,
+    discretized_log_likelihood,
+    gaussian_log_density,
+    vlb_prior,
+    vlb_term,
+)
 from ddpm_jax.diffusion.chain import advance, begin, chain_calls, plan_chain, sample, sample_noise
 from ddpm_jax.diffusion.clipping import CLIPPINGS, clip, make_clipping
 from ddpm_jax.diffusion.gaussian import (
@@ -59,6 +67,7 @@ from ddpm_jax.diffusion.time_grids import TIME_GRIDS, make_time_grid, time_steps
 
 __all__ = [
     "CLIPPINGS",
+    "DECODERS",
     "GUIDANCE",
     "LOSSES",
     "OBJECTIVES",
@@ -86,9 +95,11 @@ __all__ = [
     "clip",
     "constant_weight",
     "continuous",
+    "decoder_of",
     "discretized_log_likelihood",
     "forward_variance",
     "gaussian_kl",
+    "gaussian_log_density",
     "interval_weight",
     "log_variance",
     "make_clipping",

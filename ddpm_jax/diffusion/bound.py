@@ -6,9 +6,12 @@ In bits per dimension, one number for each example:
           L_T     = KL( q(x_T | x_0) || N(0, 1) )
           L_{t-1} = KL( q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t) )
           L_0     = -log p(x_0 | x_1), the Gaussian's mass on the pixel's bin (their equation 13)
+
+For points, which are no pixels, L_0 is the density of the same Gaussian at x_0.
 """
 
-from math import log
+from collections.abc import Callable
+from math import log, pi
 
 import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
@@ -21,6 +24,7 @@ from ddpm_jax.diffusion.checks import (
     check_times,
 )
 from ddpm_jax.diffusion.gaussian import (
+    choose_variance,
     forward_variance,
     gaussian_kl,
     log_variance,
@@ -31,7 +35,8 @@ from ddpm_jax.diffusion.gaussian import (
     variance_fraction,
 )
 from ddpm_jax.diffusion.schedules import NoiseSchedule, at
-from ddpm_jax.typing import Examples, PerExample, Prediction, Timesteps
+from ddpm_jax.tables import choose
+from ddpm_jax.typing import Examples, PerExample, Prediction, Timesteps, is_image
 
 
 def vlb_prior(schedule: NoiseSchedule, x_0: Examples) -> PerExample:
@@ -51,35 +56,44 @@ def vlb_term(
     x_t: Examples,
     t: Timesteps,
     variance: str = "beta",
+    decoder: str = "discretized",
 ) -> PerExample:
     """Returns L_{t-1} of equation (15) in bits per dimension, for t in 1…T and T ≥ 2.
 
-    `prediction` is the denoiser's at x_t ~ q(x_t | x_0), and x_0 holds 8-bit pixels scaled to
-    [-1, 1]. `variance` is a row of `VARIANCES`, that of p(x_{t-1} | x_t); ValueError for an unknown
-    one, and for a learned one that the prediction lacks. At t = 1 β̃ is 0. The decoder then takes β̃
-    of t = 2, as the authors' code does for the published figures. Raises ValueError for pixels on
-    another scale, and for T = 1.
+    `prediction` is the denoiser's at x_t ~ q(x_t | x_0). `variance` is a row of `VARIANCES`, that
+    of p(x_{t-1} | x_t), and `decoder` one of `DECODERS`, which gives L_0; ValueError for an unknown
+    one, and for a learned variance that the prediction lacks. At t = 1 β̃ is 0. A fixed decoder
+    then has β̃ of t = 2, and a learned one lies between that and β_1, as in the authors' code for
+    the published figures. Raises ValueError for T = 1, and for pixels on another scale.
     """
     check_examples(t, x_0=x_0, x_t=x_t)
-    check_pixels(x_0)
     check_prediction(prediction, x_t)
     check_times(t, schedule.T, noisy=True)
     if schedule.T < 2:
         raise ValueError("the bound needs a schedule of at least two steps; this one has T = 1")
-    ndim = x_0.ndim
-    t_variance = jnp.maximum(t, 2)
-    times = {"t": t_variance, "s": t_variance - 1, "ndim": ndim}
-    log_posterior = jnp.log(posterior_variance(schedule, **times))
-    log_beta = jnp.log(forward_variance(schedule, **times))
+    log_likelihood, ndim = choose("decoder", DECODERS, decoder), x_0.ndim
     f = variance_fraction(variance, prediction)
+    first = _per_example(t == 1, ndim)
+    later = jnp.maximum(t, 2)
+    log_posterior = jnp.log(posterior_variance(schedule, t=later, s=later - 1, ndim=ndim))
+    log_beta = jnp.log(forward_variance(schedule, t=t, s=t - 1, ndim=ndim))
+    if choose_variance(variance) is not None:
+        f = jnp.where(first, 0.0, f)
     log_model = log_variance(f, log_posterior=log_posterior, log_beta=log_beta)
 
     q_mean, _ = q_posterior(schedule, x_0, x_t, t=t, s=t - 1)
     p_mean, _ = q_posterior(schedule, prediction.x_0, x_t, t=t, s=t - 1)
     divergence = per_example_mean(gaussian_kl(q_mean, log_posterior, p_mean, log_model))
-    decoder_scale = jnp.exp(0.5 * log_posterior)
-    decoder = -per_example_mean(discretized_log_likelihood(x_0, p_mean, decoder_scale))
-    return jnp.where(t == 1, decoder, divergence) / log(2)
+    # Away from t = 1 the decoder sees its own mean: a far one would have a gradient of NaN, which
+    # times 0 is NaN.
+    scale = jnp.exp(0.5 * jnp.where(first, log_model, 0.0))
+    decoded = -per_example_mean(log_likelihood(x_0, jnp.where(first, p_mean, x_0), scale))
+    return jnp.where(t == 1, decoded, divergence) / log(2)
+
+
+def _per_example(values: Array, ndim: int) -> Array:
+    """Returns one value for all or one each, shaped to broadcast against `ndim` axes."""
+    return values if values.ndim == 0 else values.reshape(-1, *[1] * (ndim - 1))
 
 
 def discretized_log_likelihood(
@@ -101,3 +115,21 @@ def discretized_log_likelihood(
     a, b = jnp.where(mirrored, -upper, lower), jnp.where(mirrored, -lower, upper)
     # log(Φ(b) - Φ(a)) = log Φ(b) + log(1 - Φ(a)/Φ(b)).
     return log_ndtr(b) + jnp.log(-jnp.expm1(log_ndtr(a) - log_ndtr(b)))
+
+
+def gaussian_log_density(x_0: Examples, mean: Examples, scale: Float[Array, "..."]) -> Examples:
+    """Returns the log density of N(mean, scale²) at x_0, in nats for each dimension."""
+    check_examples(x_0=x_0, mean=mean)
+    return -0.5 * (((x_0 - mean) / scale) ** 2 + log(2 * pi)) - jnp.log(scale)
+
+
+# What L_0 measures: the mass of an 8-bit pixel's bin, or the density at a point.
+DECODERS: dict[str, Callable[[Examples, Examples, Array], Examples]] = {
+    "discretized": discretized_log_likelihood,
+    "density": gaussian_log_density,
+}
+
+
+def decoder_of(shape: tuple[int, ...]) -> str:
+    """Returns the row of `DECODERS` for examples of this shape: pictures are 8-bit pixels."""
+    return "discretized" if is_image(shape) else "density"

@@ -3,7 +3,7 @@
 The ODE that DDIM follows down to the data leads back up to the noise that they came from. From t to
 a later s that needs eps alone:
 
-(19)  x_s = sqrt(ᾱ_s / ᾱ_t) x_t + ( sqrt(1 - ᾱ_s) - sqrt(ᾱ_s / ᾱ_t) sqrt(1 - ᾱ_t) ) eps
+(23)  x_s = sqrt(ᾱ_s / ᾱ_t) x_t + ( sqrt(1 - ᾱ_s) - sqrt(ᾱ_s / ᾱ_t) sqrt(1 - ᾱ_t) ) eps
 """
 
 from typing import Any, NamedTuple
@@ -97,7 +97,7 @@ class _Rise(NamedTuple):
 
 
 def inversion(sampler: Sampler, schedule: NoiseSchedule, given: None) -> Sampler:
-    """Returns DDIM upwards, from data at t = 0 to their noise at T: equation (19).
+    """Returns DDIM upwards, from data at t = 0 to their noise at T: equation (23).
 
     It takes the place of the sampler, as the `apply` of a `SamplerOperator` without data. At t = 0
     the denoiser is called at t = 1. DDIM with η = 0, down the same times and without clipping,

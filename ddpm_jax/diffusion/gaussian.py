@@ -149,9 +149,9 @@ def forward_variance(
 
 
 # The f of equation (6) for each choice of σ²; None where the network predicts f.
-VARIANCES: dict[str, float | None] = {"posterior": 0.0, "beta": 1.0}
+VARIANCES: dict[str, float | None] = {"posterior": 0.0, "beta": 1.0, "learned": None}
 # Nichol & Dhariwal's names, which other projects use.
-VARIANCE_ALIASES = {"fixed_small": "posterior", "fixed_large": "beta"}
+VARIANCE_ALIASES = {"fixed_small": "posterior", "fixed_large": "beta", "learned_range": "learned"}
 
 
 def choose_variance(name: str) -> float | None:

@@ -12,18 +12,26 @@ share of each t in the gradient do not depend on what the network predicts:
 (12)  none      1 for the network's own output: L_simple of Ho et al. 2020 (equation 14) for eps
 (13)  min_snr   min(SNR_t, γ) ‖δx_0‖² = min(1, γ/SNR_t) ‖δeps‖²       Hang et al. 2023, section 3.4
 (14)  p2        ‖δeps‖² / (k + SNR_t)^γ                               Choi et al. 2022, equation 8
+
+The bound objective is T L_{t-1} of equation (15) in `bound`, in bits per dimension: its mean over
+uniform t is the variational bound but for L_T, which has no parameters. The hybrid one adds a
+little of it to the simple objective, so that the network learns its variance too:
+
+(30)  hybrid    L_simple + λ T L_{t-1}, the latter's mean detached    Nichol & Dhariwal 2021, (16)
 """
 
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ddpm_jax.diffusion.bound import decoder_of, vlb_term
 from ddpm_jax.diffusion.checks import check_examples
-from ddpm_jax.diffusion.gaussian import per_example_mean
-from ddpm_jax.diffusion.parameterizations import Parameterization, split_output
+from ddpm_jax.diffusion.gaussian import choose_variance, per_example_mean
+from ddpm_jax.diffusion.parameterizations import Parameterization, predict, split_output
 from ddpm_jax.diffusion.schedules import NoiseSchedule, at
 from ddpm_jax.tables import Choice, choose, row_with
 from ddpm_jax.typing import DiffusionInputs, Examples, Objective, PerExample
@@ -148,10 +156,66 @@ def classification(
     return Objective(loss, classifies=True)
 
 
-# A row gets the schedule, the parameterization, the error (a row of LOSSES) and the weighting; its
-# keyword-only parameters are its options.
+def bound(
+    schedule: NoiseSchedule,
+    parameterization: Parameterization,
+    *,
+    variance: Annotated[str, "The variance of a step: learned, beta or posterior."] = "learned",
+) -> Objective:
+    """Returns the variational bound: T L_{t-1} of equation (15), in bits per dimension.
+
+    `variance` is a row of `VARIANCES`; raises ValueError for an unknown one, and for T = 1.
+    """
+    _check_steps("bound", schedule)
+    learned = choose_variance(variance) is None
+
+    def loss(output: Examples, inputs: DiffusionInputs) -> PerExample:
+        at_t = {"x_t": inputs.x_t, "t": inputs.t}
+        prediction = predict(parameterization, schedule, output, **at_t)
+        more = {"variance": variance, "decoder": decoder_of(inputs.x_0.shape[1:])}
+        return schedule.T * vlb_term(schedule, prediction, inputs.x_0, **at_t, **more)
+
+    return Objective(loss, variance="learned" if learned else None)
+
+
+def hybrid(
+    schedule: NoiseSchedule,
+    parameterization: Parameterization,
+    error: Callable[[Examples, Examples], PerExample],
+    weight: Weighting,
+    *,
+    bound_weight: Annotated[float, "λ: weight of the bound in bits per dimension."] = 0.001,
+) -> Objective:
+    """Returns the simple objective plus a learned variance's share of the bound: equation (30).
+
+    Raises ValueError unless λ is above 0, and for T = 1.
+    """
+    if not bound_weight > 0:
+        raise ValueError(f"bound_weight is {bound_weight!r}; it must be above 0")
+    _check_steps("hybrid", schedule)
+    of_mean = simple(schedule, parameterization, error, weight)
+    of_variance = bound(schedule, parameterization)
+
+    def loss(output: Examples, inputs: DiffusionInputs) -> PerExample:
+        channels = inputs.x_0.shape[-1]
+        mean = output[..., :channels]
+        detached = jnp.concatenate([jax.lax.stop_gradient(mean), output[..., channels:]], axis=-1)
+        return of_mean(mean, inputs) + bound_weight * of_variance(detached, inputs)
+
+    return Objective(loss, variance="learned")
+
+
+def _check_steps(objective: str, schedule: NoiseSchedule) -> None:
+    if schedule.T < 2:
+        raise ValueError(f"{objective} needs at least two timesteps; this schedule has T = 1")
+
+
+# A row gets the schedule and the parameterization, and if it has such a term, the error (a row of
+# LOSSES) and the weighting; its keyword-only parameters are its options.
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "simple": simple,
+    "hybrid": hybrid,
+    "bound": bound,
     "classification": classification,
 }
 
@@ -169,9 +233,15 @@ def make_objective(
 ) -> Objective:
     """Returns a row of `OBJECTIVES`, of a row of `LOSSES` and one of `WEIGHTINGS`.
 
-    Raises ValueError for an unknown name or option.
+    Raises ValueError for an unknown name or option, and for a loss or a weighting that the row
+    would not use.
     """
     row = row_with("objective", OBJECTIVES, name, options)
     error = choose("loss", LOSSES, loss)
     weight = make_weighting(weighting.name, parameterization, **weighting.options)
-    return row(schedule, parameterization, error, weight, **options)
+    if "error" in inspect.signature(row).parameters:
+        return row(schedule, parameterization, error, weight, **options)
+    for setting, value, need in (("loss", loss, "l2"), ("weighting", weighting.name, "none")):
+        if value != need:
+            raise ValueError(f"{setting} is {value!r}; it must be {need}: {name} has its own error")
+    return row(schedule, parameterization, **options)

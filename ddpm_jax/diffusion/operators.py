@@ -4,7 +4,7 @@ What is known of a picture is often linear in it: some of its pixels, a smaller 
 grey. With a pseudo-inverse A⁺ (A A⁺ A = A), the part of x̂_0 that y decides is replaced, and the
 part that y leaves open stays:
 
-(18)  x̂_0 ← A⁺ y + (x̂_0 - A⁺ A x̂_0)                        Wang et al. 2023 (DDNM), equation 10
+(22)  x̂_0 ← A⁺ y + (x̂_0 - A⁺ A x̂_0)                        Wang et al. 2023 (DDNM), equation 10
 
 A row of `LINEAR_OPERATORS` takes the shape (H, W, C) of the pictures and its options.
 """
@@ -155,7 +155,7 @@ def make_linear_operator(name: str, shape: tuple[int, ...], **options: Any) -> L
 
 
 def agreeing(operator: LinearOperator, x: Examples, given: Measurement) -> Examples:
-    """Returns the picture nearest to x `[B, H, W, C]` with A x = y: equation (18).
+    """Returns the picture nearest to x `[B, H, W, C]` with A x = y: equation (22).
 
     Known pixels of a mask are those of y to the bit.
     """
@@ -164,7 +164,7 @@ def agreeing(operator: LinearOperator, x: Examples, given: Measurement) -> Examp
 
 
 def null_space(operator: LinearOperator) -> Callable[[Denoiser, Measurement], Denoiser]:
-    """Returns DDNM's transform of a denoiser: equation (18) on x̂_0, with eps as it was.
+    """Returns DDNM's transform of a denoiser: equation (22) on x̂_0, with eps as it was.
 
     It is the `apply` of an `Operator` whose data are the `Measurement`.
     """

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from ddpm_jax.config.choices import ChoiceField
 from ddpm_jax.errors import UserError
-from ddpm_jax.evaluation.facts import Facts
+from ddpm_jax.evaluation.facts import Facts, RunFacts
 from ddpm_jax.evaluation.features import FEATURES
-from ddpm_jax.evaluation.metrics import METRICS, Metric
+from ddpm_jax.evaluation.metrics import METRICS, Measurement, Metric
 from ddpm_jax.tables import Choice
 
 METRICS_FIELD = ChoiceField(
@@ -55,6 +55,13 @@ def choose_metrics(
     found, reasons = [], {}
     for choice in dict.fromkeys(wanted):
         metric = METRICS[choice.name](**choice.options)
+        if isinstance(metric, Measurement):
+            if metrics:
+                raise UserError(
+                    f"the metric {choice.name} does not apply: it measures a run on real examples, "
+                    "as in ddpm evaluate RUN"
+                )
+            continue
         reason = _obstacle(metric, facts, by_statistics)
         if metrics and reason is not None:
             raise UserError(f"the metric {choice.name} does not apply: {reason}")
@@ -67,6 +74,27 @@ def choose_metrics(
         why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         raise UserError(f"no metric applies ({why})")
     return found
+
+
+def split_kinds(
+    metrics: Sequence[str | Choice] | None,
+) -> tuple[list[Choice] | None, list[Choice]]:
+    """Returns the metrics of samples, or None for all that apply, and the measurements of a run."""
+    if not metrics:
+        return None, []
+    kinds: tuple[list[Choice], list[Choice]] = [], []
+    for choice in dict.fromkeys(METRICS_FIELD.checked(each) for each in metrics):
+        kinds[isinstance(METRICS[choice.name](**choice.options), Measurement)].append(choice)
+    return kinds
+
+
+def make_measurement(choice: Choice, facts: RunFacts) -> Measurement:
+    """Returns the measurement of a complete choice; UserError if it does not apply to the run."""
+    made = METRICS[choice.name](**choice.options)
+    assert isinstance(made, Measurement)
+    if reason := made.obstacle(facts):
+        raise UserError(f"the metric {choice.name} does not apply: {reason}")
+    return made
 
 
 def _fits(metric: Metric, facts: Facts) -> bool:

@@ -1,7 +1,10 @@
-"""Evaluation: one pass over samples, drawn once, and one over real examples serve all metrics."""
+"""Evaluation: one pass over samples, drawn once, and one over real examples serve all metrics.
+
+A measurement needs no samples: see `measuring`.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,9 +13,15 @@ from ddpm_jax.config import DataConfig
 from ddpm_jax.data.classes import with_classes
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
-from ddpm_jax.evaluation import sets
+from ddpm_jax.evaluation import measuring, sets
 from ddpm_jax.evaluation.caching import read_state, write_state
-from ddpm_jax.evaluation.choosing import FEATURES_FIELD, Judge, choose_features, choose_metrics
+from ddpm_jax.evaluation.choosing import (
+    FEATURES_FIELD,
+    Judge,
+    choose_features,
+    choose_metrics,
+    split_kinds,
+)
 from ddpm_jax.evaluation.facts import Facts
 from ddpm_jax.evaluation.features import FEATURES, Extractor, FeatureContext, Features
 from ddpm_jax.evaluation.metrics.metric import subset
@@ -34,6 +43,8 @@ class Evaluation:
     """What must be said beside the values."""
     described: dict[str, Any]
     """Samples, reference, features, metrics and versions, as plain values."""
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    """What measurements give besides values, as the terms of a bound."""
 
     def __getitem__(self, name: str) -> float:
         return self.values[name]
@@ -80,9 +91,10 @@ def evaluate(
     the same call goes on. `reference` has the real examples or their statistics; None for a run's
     training data. Features that learn do so from `training`, of the reference's classes; None for
     the real examples. `features` is a row of FEATURES, `metrics` are rows of METRICS; None takes
-    those that apply. `report` gets lines, and `progress` is called with a title and returns a
-    function of the work done and in all. Raises UserError for what does not exist or does not
-    apply, and for data that are missing or of other classes.
+    those that apply. A measurement among them takes `num` of the real examples, with noise of the
+    seed; if all are, nothing is drawn. `report` gets lines, and `progress` is called with a title
+    and returns a function of the work done and in all. Raises UserError for what does not exist or
+    does not apply, and for data that are missing or of other classes.
     """
     if reference is None:
         if not isinstance(samples, Run):
@@ -91,10 +103,77 @@ def evaluate(
     if not isinstance(reference, ExampleSet | Statistics):
         reference = sets.set_of_data(reference)
     reference = _in_classes_of(samples, reference)
+    compared, measured = split_kinds(metrics)
+    plan = None
+    if measured:
+        if not isinstance(samples, Run) or not isinstance(reference, ExampleSet):
+            raise UserError(f"the metric {measured[0].name} needs a run, and real examples")
+        size = (settings or {}).get("batch_size")
+        plan = measuring.plan_measuring(
+            samples, measured, reference, num=num, seed=seed, batch_size=size
+        )
+    if plan is not None and compared == []:
+        given = [*([] if features is None else ["features"]), *(settings or {})]
+        for name in given:
+            if name != "batch_size":
+                raise UserError(f"{name} is of samples, and {measured[0].name} draws none")
+        return _measure(plan, progress)
+    found = _draw_and_compare(
+        samples,
+        compared,
+        reference,
+        features=features,
+        num=num,
+        seed=seed,
+        settings=dict(settings or {}),
+        training=training,
+        report=report,
+        progress=progress,
+    )
+    return found if plan is None else _both(found, _measure(plan, progress))
+
+
+@pinned()
+def _measure(plan: measuring.Plan, progress: Callable[[str], Progress]) -> Evaluation:
+    (values, arrays), about = measuring.measure(plan, progress)
+    described = {
+        "samples": {"run": str(plan.run.folder), **about},
+        "reference": plan.real.described,
+        "features": {},
+        "metrics": {each.name: dict(each.options) for each in plan.measurements},
+        "versions": distributed.versions(),
+    }
+    return Evaluation(values, (), described, arrays)
+
+
+def _both(compared: Evaluation, measured: Evaluation) -> Evaluation:
+    metrics = compared.described["metrics"] | measured.described["metrics"]
+    return Evaluation(
+        compared.values | measured.values,
+        compared.notes + measured.notes,
+        {**compared.described, "metrics": metrics},
+        measured.arrays,
+    )
+
+
+def _draw_and_compare(
+    samples: Run | ExampleSet,
+    metrics: Sequence[Choice] | None,
+    reference: ExampleSet | Statistics,
+    *,
+    features: str | Choice | None,
+    num: int | None,
+    seed: int,
+    settings: dict[str, Any],
+    training: Source | None,
+    report: Callable[[str], None],
+    progress: Callable[[str], Progress],
+) -> Evaluation:
+    """Compares samples with the reference, after drawing them if they are a run's."""
     real = reference.source if isinstance(reference, ExampleSet) else None
     plan = None
     if isinstance(samples, Run):
-        plan = sets.plan_draw(samples, real, num, seed, dict(settings or {}))
+        plan = sets.plan_draw(samples, real, num, seed, settings)
     facts = _facts(samples, plan, reference)
     if training is not None:
         facts = facts._replace(num_training=len(training))

@@ -1,6 +1,8 @@
-"""What an evaluation knows of the two sets before it reads any example."""
+"""What an evaluation knows of the two sets, and of a run, before it reads any example."""
 
 from typing import NamedTuple
+
+from ddpm_jax.diffusion import NoiseSchedule
 
 
 class Facts(NamedTuple):
@@ -25,3 +27,13 @@ class Facts(NamedTuple):
     def labelled(self) -> bool:
         """Whether both sets have labels, of at least two classes."""
         return self.real_classes > 1 and self.sample_classes > 1
+
+
+class RunFacts(NamedTuple):
+    """The facts from which a measurement decides whether it applies to a run."""
+
+    shape: tuple[int, ...]
+    schedule: NoiseSchedule
+    learned_variance: bool
+    fractional_times: bool
+    """Whether the network takes times between whole ones."""

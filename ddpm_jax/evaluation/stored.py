@@ -51,6 +51,16 @@ def arrays_in(path: StoragePath) -> tuple[str, ...]:
         raise UserError(f"{path} can't be read as a .npz ({error}); write it again") from None
 
 
+def arrays_of(path: StoragePath) -> dict[str, np.ndarray]:
+    """Returns all arrays of a small .npz; raises UserError if it can't be read."""
+    arrays_in(path)
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} can't be read as a .npz ({error}); write it again") from None
+
+
 def pictures_of_one_size(path: Path) -> FolderData:
     """Returns the settings of a folder or zip of pictures of one size, in this size.
 

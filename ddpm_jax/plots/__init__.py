@@ -5,8 +5,8 @@ kill never leaves half a picture. All raise `UserError` if the path can't be wri
 suffix, and `ValueError` if the arrays have a wrong shape.
 """
 
-from ddpm_jax.plots.curves import loss, schedules, sweep
+from ddpm_jax.plots.curves import bound, loss, schedules, sweep
 from ddpm_jax.plots.examples import animation, grid, trajectory
 from ddpm_jax.plots.style import check_path
 
-__all__ = ["animation", "check_path", "grid", "loss", "schedules", "sweep", "trajectory"]
+__all__ = ["animation", "bound", "check_path", "grid", "loss", "schedules", "sweep", "trajectory"]

@@ -1,4 +1,4 @@
-"""Figures of curves: the losses of a run, and noise schedules side by side."""
+"""Figures of curves: the losses of a run, the terms of a bound, noise schedules side by side."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -143,6 +143,48 @@ def sweep(
         panels[-1].set_xticks([], minor=True)
         panels[-1].set_xlabel(xlabel)
         save(path, figure)
+
+
+def bound(path: PathLike, terms: Mapping[str, np.ndarray]) -> None:
+    """Draws the terms of a variational bound over t as a PNG, with what they sum to.
+
+    `terms` has `vb` `[T]`, the term of each t = 1…T in bits per dimension, `mse` and `x_0_mse`, the
+    mean squared errors of eps and x_0, and may have `vb_error`, the standard errors of `vb`. The
+    axis of a term is logarithmic if all terms are positive. Raises UserError for other arrays.
+    """
+    path = check_path(path, ".png")
+    lacking = [name for name in _OF_BOUND if np.ndim(terms.get(name)) != 1]
+    lengths = {len(terms[name]) for name in _OF_BOUND if name not in lacking}
+    if lacking or len(lengths) != 1:
+        raise UserError(f"{path}: a bound has {', '.join(_OF_BOUND)} of one length T")
+    vb, t = np.asarray(terms["vb"], np.float64), np.arange(1, lengths.pop() + 1)
+    few: Any = {"marker": "o", "markersize": 3} if len(t) <= 30 else {}
+    with styled():
+        figure = new_figure(11, 3.2, layout="constrained")
+        panels = figure.subplots(1, 4)
+        drawn = [vb, np.cumsum(vb[::-1])[::-1], terms["mse"], terms["x_0_mse"]]
+        for k, (axes, title, values) in enumerate(zip(panels, _BOUND_TITLES, drawn, strict=True)):
+            axes.plot(t, values, color=COLOURS[k], linewidth=1.4, **few)
+            axes.set(title=title, xlabel="$t$")
+            if len(t) > 30:
+                axes.set_xscale("log")
+                axes.xaxis.set_major_formatter("{x:g}")
+            if np.all(np.asarray(values) > 0) and k != 1:
+                _logarithmic(axes, np.asarray(values))
+        if "vb_error" in terms:
+            error = 2 * np.asarray(terms["vb_error"])
+            low = np.maximum(vb - error, vb.min() / 2) if np.all(vb > 0) else vb - error
+            panels[0].fill_between(t, low, vb + error, color=COLOURS[0], alpha=0.25, linewidth=0)
+        save(path, figure)
+
+
+_OF_BOUND = ("vb", "mse", "x_0_mse")
+_BOUND_TITLES = (
+    "term $L_{t-1}$, bits per dim",
+    "sum of the terms from $t$ to $T$",
+    r"error of $\hat\epsilon$",
+    r"error of $\hat x_0$",
+)
 
 
 def schedules(path: PathLike, curves: Mapping[str, np.ndarray]) -> None:

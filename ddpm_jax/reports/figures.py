@@ -26,6 +26,7 @@ from ddpm_jax.evaluation.features.pixels import flatten
 from ddpm_jax.evaluation.metrics.memorisation import nearest_members
 from ddpm_jax.evaluation.metrics.metric import subset
 from ddpm_jax.evaluation.sets import batches
+from ddpm_jax.evaluation.stored import arrays_of
 from ddpm_jax.experiment import build
 from ddpm_jax.files import StoragePath, storage_path
 from ddpm_jax.reports.trajectories import (
@@ -55,6 +56,7 @@ Swept = Annotated[tuple[float, ...] | None, "Lengths; if left out, eight possibl
 Metric = Annotated[str, "A metric, perhaps with options, as in ddpm evaluate."]
 FeaturesName = Annotated[str | None, "What the metric compares, as in ddpm evaluate."]
 Split = Annotated[str | None, "Another split of the data set to take examples from, as test."]
+Terms = Annotated[str | None, "The .npz that ddpm evaluate RUN --metrics bits_per_dim wrote."]
 
 _POINTS = 2_000
 """Points of a cloud."""
@@ -329,6 +331,34 @@ def _ema_length(
     plots.sweep(path, lengths, curves, lines, xlabel="relative length of the average")
 
 
+def _bound(
+    subject: Subject,
+    path: StoragePath,
+    *,
+    terms: Terms = None,
+    num: Num = None,
+    split: Split = None,
+) -> None:
+    """The terms of the variational bound over t, and the errors of eps and x_0.
+
+    Those of a file, or of 64 examples.
+    """
+    if terms is not None:
+        found = arrays_of(storage_path(terms))
+    else:
+        run = subject.run()
+        config = run.config if split is None else override(run.config, {"data.split": split})
+        found = evaluate(
+            run,
+            ["bits_per_dim"],
+            reference=config.data,
+            num=num or 64,
+            seed=subject.seed,
+            progress=lambda title: subject.progress,
+        ).arrays
+    plots.bound(path, found)
+
+
 FIGURES: dict[str, Callable[..., None]] = {
     "samples": _samples,
     "animation": _animation,
@@ -339,6 +369,7 @@ FIGURES: dict[str, Callable[..., None]] = {
     "x0": _x0,
     "neighbours": _neighbours,
     "ema_length": _ema_length,
+    "bound": _bound,
 }
 
 

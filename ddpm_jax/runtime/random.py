@@ -24,6 +24,7 @@ STREAMS = {
     "flip": 5,
     "sample": 6,
     "validation": 7,
+    "likelihood": 8,
     "condition": 9,
 }
 

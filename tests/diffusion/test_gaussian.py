@@ -174,12 +174,12 @@ def test_fixed_variances_are_the_bounds_under_either_name(name, expected):
     assert log_variance(variance_fraction(name, PLAIN), **LOG) == expected
 
 
-def test_a_learned_variance_lies_between_the_bounds_or_is_missed_in_a_line(learned_range):
+def test_a_learned_variance_lies_between_the_bounds_or_is_missed_in_a_line():
     given = PLAIN._replace(variance_fraction=jnp.array([[0.0], [0.25]]))
-    f = variance_fraction("learned_range", given)
+    f = variance_fraction("learned", given)
     np.testing.assert_allclose(log_variance(f, **LOG), [[-3.0], [-2.5]])
-    with pytest.raises(ValueError, match=r"'learned_range' needs a network .* 2 outputs per chann"):
-        variance_fraction("learned_range", PLAIN)
+    with pytest.raises(ValueError, match=r"'learned' needs a network .* 2 outputs per chann"):
+        variance_fraction("learned", PLAIN)
     with pytest.raises(ValueError, match="did you mean beta"):
         variance_fraction("betta", PLAIN)
 

@@ -5,8 +5,8 @@ import pytest
 
 from ddpm_jax.diffusion import (
     LOSSES,
-    OBJECTIVES,
     PARAMETERIZATIONS,
+    VARIANCES,
     WEIGHTINGS,
     make_objective,
     make_schedule,
@@ -14,11 +14,10 @@ from ddpm_jax.diffusion import (
     output_channels,
     predict,
     q_sample,
-    split_output,
     vlb_term,
 )
 from ddpm_jax.tables import Choice
-from ddpm_jax.typing import Conditioning, DiffusionInputs, Objective
+from ddpm_jax.typing import Conditioning, DiffusionInputs
 
 T = 50
 SCHEDULE = make_schedule("linear", T, beta_T=0.1)
@@ -176,35 +175,57 @@ def test_the_simple_objective_refuses_a_variance_that_it_would_not_train():
         objective(given.eps[..., :1], given)
 
 
-def test_a_hybrid_objective_is_one_function_and_one_row(monkeypatch, learned_range):
-    """Its variance learns from the bound alone, because the mean there is detached."""
+def pixels():
+    """Inputs whose x_0 are 8-bit pixels, in pictures of one row, and the exact output for them."""
+    given = inputs()
+    x_0 = jnp.round(127.5 * jnp.clip(given.x_0, -1, 1) + 127.5) / 127.5 - 1
+    x_0, eps = x_0[:, None], given.eps[:, None]
+    x_t = q_sample(SCHEDULE, x_0, TIMES, eps)
+    return given._replace(x_0=x_0, x_t=x_t, eps=eps)
 
-    def hybrid(schedule, parameterization, error, weight, *, bound_weight=0.001):
-        simple = OBJECTIVES["simple"](schedule, parameterization, error, weight)
 
-        def objective(output, inputs):
-            at = {"x_t": inputs.x_t, "t": inputs.t}
-            prediction = predict(parameterization, schedule, output, **at)
-            detached = prediction._replace(x_0=jax.lax.stop_gradient(prediction.x_0))
-            bound = vlb_term(schedule, detached, inputs.x_0, variance="learned_range", **at)
-            mean, _ = split_output(output, inputs.x_0.shape[-1])
-            return simple(mean, inputs) + bound_weight * bound
+@pytest.mark.parametrize("variance", VARIANCES)
+@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
+def test_the_mean_of_the_bound_objective_over_t_is_the_bound(variance, parameterization):
+    """But for L_T, which has no parameters."""
+    row, given = PARAMETERIZATIONS[parameterization], pixels()
+    mean = row.target(SCHEDULE, given.x_0, given.eps, TIMES) + 0.1
+    objective = make_objective("bound", SCHEDULE, row, variance=variance)
+    learned = objective.variance is not None
+    output = jnp.concatenate([mean, -0.4 * jnp.ones_like(mean)], axis=-1) if learned else mean
+    assert output.shape[-1] == output_channels(2, objective.variance)
+    at = {"x_t": given.x_t, "t": TIMES}
+    prediction = predict(row, SCHEDULE, output, **at)
+    terms = vlb_term(SCHEDULE, prediction, given.x_0, variance=variance, **at)
+    np.testing.assert_allclose(objective(output, given).mean(), terms.sum(), rtol=1e-6)
+    assert (prediction.variance_fraction is not None) == learned
 
-        return Objective(objective, variance="learned_range")
 
-    monkeypatch.setitem(OBJECTIVES, "hybrid", hybrid)
-    given, eps = inputs(), PARAMETERIZATIONS["eps"]
-    given = given._replace(x_0=jnp.clip(given.x_0, -1, 1))
+@pytest.mark.parametrize("shape", ["points", "pictures"])
+def test_the_hybrid_objective_teaches_the_variance_by_the_bound_and_the_mean_by_the_error(shape):
+    given, eps = pixels() if shape == "pictures" else inputs(), PARAMETERIZATIONS["eps"]
     output = jnp.concatenate([given.eps + 0.1, jnp.zeros_like(given.eps)], axis=-1)
 
-    def gradient(weight):
-        objective = make_objective("hybrid", SCHEDULE, eps, bound_weight=weight)
+    def gradient(name, output, **options):
+        objective = make_objective(name, SCHEDULE, eps, **options)
         return jax.grad(lambda output: objective(output, given).sum())(output)
 
-    variance = make_objective("hybrid", SCHEDULE, eps).variance
-    assert output.shape[-1] == output_channels(2, variance)
+    found = gradient("hybrid", output, bound_weight=0.01)
+    of_mean, of_variance = found[..., :2], found[..., 2:]
+    np.testing.assert_allclose(of_mean, gradient("simple", output[..., :2]), rtol=1e-6)
+    expected = 0.01 * gradient("bound", output)[..., 2:]
+    np.testing.assert_allclose(of_variance, expected, rtol=1e-4, atol=1e-9)
+    assert of_variance.any(axis=tuple(range(1, output.ndim))).all()
     assert make_objective("simple", SCHEDULE, eps).variance is None
-    none, some = gradient(0.0), gradient(1.0)
-    np.testing.assert_allclose(none[..., :2], some[..., :2], rtol=1e-6)
-    assert not none[..., 2:].any()
-    assert some[1:, :, 2:].any(axis=(1, 2)).all()
+
+
+def test_what_an_objective_would_not_use_is_refused():
+    eps = PARAMETERIZATIONS["eps"]
+    with pytest.raises(ValueError, match="loss is 'huber'; it must be l2: bound has its own error"):
+        make_objective("bound", SCHEDULE, eps, loss="huber")
+    with pytest.raises(ValueError, match="weighting is 'p2'; it must be none"):
+        make_objective("bound", SCHEDULE, eps, weighting=Choice("p2"))
+    with pytest.raises(ValueError, match="bound_weight is 0; it must be above 0"):
+        make_objective("hybrid", SCHEDULE, eps, bound_weight=0)
+    with pytest.raises(ValueError, match="hybrid needs at least two timesteps"):
+        make_objective("hybrid", make_schedule("linear", 1, beta_T=0.9), eps)

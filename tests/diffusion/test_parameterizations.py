@@ -112,9 +112,9 @@ def test_an_output_of_twice_the_channels_holds_the_variance_too():
     np.testing.assert_allclose(found.variance_fraction, (v_hat + 1) / 2, atol=2e-3)
 
 
-def test_the_number_of_output_channels_follows_from_the_variance(learned_range):
-    numbers = [output_channels(3, name) for name in (None, "fixed_small", "learned_range")]
-    assert numbers == [3, 3, 6]
+def test_the_number_of_output_channels_follows_from_the_variance():
+    numbers = [output_channels(3, each) for each in (None, "beta", "learned", "learned_range")]
+    assert numbers == [3, 3, 6, 6]
     with pytest.raises(ValueError, match="gives 4 channels for examples of 3"):
         split_output(jnp.zeros((1, 4)), 3)
 

@@ -32,6 +32,8 @@ def read(path):
         return np.asarray(image)
 
 
+TERMS = {name: np.geomspace(1, 1e-3, 40) for name in ("vb", "vb_error", "mse", "x_0_mse")}
+
 # Each figure with minimal arguments; a new function needs a row.
 DRAW = {
     "grid": lambda path: plots.grid(path, pictures(5, 8, 8, 1)),
@@ -46,6 +48,7 @@ DRAW = {
     "loss": lambda path: plots.loss(path, ROWS),
     "schedules": lambda path: plots.schedules(path, ALPHA_BAR),
     "sweep": lambda path: plots.sweep(path, SWEPT, {"a": [1, 3, 2]}, {}, xlabel="length"),
+    "bound": lambda path: plots.bound(path, TERMS),
 }
 every_figure = pytest.mark.parametrize("name", DRAW)
 
@@ -392,3 +395,10 @@ def test_a_sweep_has_a_panel_for_each_value_in_the_order_of_the_setting(tmp_path
     assert second.get_legend() is None
     assert second.get_xlabel() == "length"
     assert [text.get_text() for text in second.get_xticklabels()] == ["0.05", "0.1", "0.2"]
+
+
+def test_the_terms_of_a_bound_need_one_length(tmp_path):
+    plots.bound(tmp_path / "few.png", {"vb": -np.ones(3), "mse": np.ones(3), "x_0_mse": np.ones(3)})
+    for terms in ({"vb": np.ones(3)}, {**TERMS, "mse": np.ones(3)}):
+        with pytest.raises(UserError, match="a bound has vb, mse, x_0_mse of one length T"):
+            plots.bound(tmp_path / "bound.png", terms)

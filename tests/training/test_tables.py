@@ -1,7 +1,6 @@
-"""Rows added from outside: an optimizer, an average, a timestep sampler."""
+"""Rows with a state: an optimizer and an average from outside, and a history of losses."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -12,7 +11,7 @@ from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.config import Choice, Config, DiffusionConfig, MlpConfig, PointsData, SampleConfig
 from ddpm_jax.config import TrainConfig as Train
 from ddpm_jax.data.batches import Batches
-from ddpm_jax.diffusion.timestep_samplers import TIMESTEP_SAMPLERS, TimestepSampler
+from ddpm_jax.diffusion.timestep_samplers import TIMESTEP_SAMPLERS
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
 from ddpm_jax.optimizers import OPTIMIZERS
@@ -55,25 +54,6 @@ def lion(*, beta1: float = 0.9, beta2: float = 0.99):
     return optax.scale_by_lion(beta1, beta2)
 
 
-def by_loss(T, *, length: int = 4):
-    """Draws t in proportion to the mean of its last losses; a weight makes up for it."""
-
-    def draw(state, key, count):
-        share = state["losses"].mean(1) / state["losses"].mean(1).sum()
-        t = jax.random.categorical(key, jnp.log(share), shape=(count,)) + 1
-        return t.astype(jnp.int32), 1 / (T * share[t - 1])
-
-    def update(state, t, losses):
-        def push(losses, pair):
-            t, loss = pair
-            return losses.at[t - 1].set(jnp.append(losses[t - 1, 1:], loss)), None
-
-        losses, _ = jax.lax.scan(push, state["losses"], (t, losses))
-        return {"losses": losses}
-
-    return TimestepSampler(lambda: {"losses": jnp.ones((T, length))}, draw, update)
-
-
 ROWS = {
     "optimizer": (OPTIMIZERS, "lion", lion, {"optimizer": {"method": "lion"}}),
     "average": (
@@ -84,9 +64,9 @@ ROWS = {
     ),
     "timestep sampler": (
         TIMESTEP_SAMPLERS,
-        "by_loss",
-        by_loss,
-        {"train": {"timestep_sampler": "by_loss"}},
+        "importance",
+        TIMESTEP_SAMPLERS["importance"],
+        {"train": {"timestep_sampler": Choice("importance", history=2)}},
     ),
 }
 
@@ -118,6 +98,9 @@ def test_a_stopped_run_ends_bit_for_bit_as_an_unbroken_one(kind, shape, added, o
     assert_same(whole, parts)
     before = state_of(tmp_path / "whole", config, one, step=4)
     assert not np.array_equal(jax.tree.leaves(before.params)[0], jax.tree.leaves(whole.params)[0])
+    if kind == "timestep sampler":
+        assert int(before.timesteps.counts.min()) < 2 == int(whole.timesteps.counts.min())
+        assert_same(state_of(tmp_path / "parts", config, make_mesh(1)), whole)
 
 
 @pytest.mark.parametrize("kind", ROWS)
@@ -201,18 +184,10 @@ def test_the_history_is_whole_and_the_same_on_every_mesh(added, monkeypatch, dev
     one, losses = alone.run(alone.init(), 6)
     other, others = shared.run(shared.init(), 6)
     np.testing.assert_allclose(others, losses, rtol=1e-5)
-    np.testing.assert_allclose(other.timesteps["losses"], one.timesteps["losses"], rtol=1e-5)
-    assert other.timesteps["losses"].sharding.is_fully_replicated
-    assert not np.allclose(one.timesteps["losses"], 1)
-
-
-def test_the_weights_keep_the_mean_loss_unbiased(added):
-    experiment = build(added("timestep sampler"))
-    losses = jnp.linspace(1.0, 3.0, 10)
-    state = {"losses": jnp.tile(losses[:, None], (1, 4))}
-    t, weight = experiment.timestep_sampler.draw(state, jax.random.key(0), 50_000)
-    assert weight is not None
-    assert float((weight * losses[t - 1]).mean()) == pytest.approx(float(losses.mean()), rel=0.01)
+    np.testing.assert_allclose(other.timesteps.losses, one.timesteps.losses, rtol=1e-5)
+    np.testing.assert_array_equal(other.timesteps.counts, one.timesteps.counts)
+    assert other.timesteps.losses.sharding.is_fully_replicated
+    assert one.timesteps.losses.any(axis=1).all()
 
 
 def test_an_unknown_logger_is_refused_before_anything_is_written(tmp_path):

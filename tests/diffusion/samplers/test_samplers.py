@@ -228,7 +228,7 @@ def test_the_carry_shows_the_last_guess_of_x_0(name):
 
 
 @pytest.mark.parametrize(("f", "fixed"), [(0.0, "ddpm"), (1.0, "ddpm-beta")])
-def test_a_learned_variance_is_one_row_and_reaches_the_sampler(f, fixed, learned_range):
+def test_a_learned_variance_is_one_row_and_reaches_the_sampler(f, fixed):
     exact = THREE_BLOBS.denoiser(SCHEDULE)
 
     def learned(x_t, t):
@@ -238,7 +238,7 @@ def test_a_learned_variance_is_one_row_and_reaches_the_sampler(f, fixed, learned
         rows, keys = plan_chain(sampler, SCHEDULE, time_steps(T, 20)), keys_of(8)
         return sample(sampler, denoiser, sample_noise(keys, (2,)), rows=rows, keys=keys)[0]
 
-    sampler = make_sampler("ddpm", SCHEDULE, variance="learned_range")
+    sampler = make_sampler("ddpm", SCHEDULE, variance="learned")
     expected = drawn(make_sampler(fixed, SCHEDULE), exact)
     np.testing.assert_allclose(drawn(sampler, learned), expected, atol=1e-5)
     with pytest.raises(ValueError, match="needs a network that predicts its variance"):
