@@ -11,6 +11,7 @@ from ddpm_jax.experiment import build
 from ddpm_jax.reports.communication import collectives, sent
 from ddpm_jax.reports.hardware import HARDWARE
 from ddpm_jax.reports.info import count_parameters
+from ddpm_jax.reports.program import read_program
 from ddpm_jax.reports.scaling import exchanges, kept_bytes, lines, parameter_bytes, predict_scaling
 from ddpm_jax.runtime.memory import planned_bytes
 from ddpm_jax.runtime.mesh import abstract_mesh, bytes_per_device
@@ -64,7 +65,7 @@ def test_more_devices_send_more_and_lose_more():
 def test_what_is_predicted_to_be_sent_is_what_the_compiled_step_sends(settings):
     config = changed(POINTS, **settings)
     program, state, _ = compiled(config)
-    table = collectives(program.as_text())
+    table = collectives(read_program(program.as_text()))
     if config.mesh.fsdp > 1:
         # Without a reduce-scatter, as on a CPU, the sum of the split ones goes everywhere.
         whole, split = parameter_bytes(state.params)
