@@ -26,6 +26,7 @@ from ddpm_jax.sampling.run import Run
 from ddpm_jax.tables import choose
 from ddpm_jax.training.logging.run_logger import LOGGERS, RunLogger
 from ddpm_jax.training.preemption import PreemptionHandler
+from ddpm_jax.training.profiling import make_profile
 from ddpm_jax.training.resuming import check_checkpoint, rate_change, same_labels
 from ddpm_jax.training.step import batch_layout, check_batch, state_layout
 from ddpm_jax.training.trainer import LESS_MEMORY, Trainer, has_pictures
@@ -54,19 +55,22 @@ def train(
     mesh: Mesh | None = None,
     report: Callable[[str], None] | None = None,
     preemption: PreemptionHandler | None = None,
+    profile: int | None = None,
 ) -> TrainResult:
     """Trains a config in a run folder, going on from its newest good checkpoint if it has one.
 
     `source` is trained on in place of the one that `config.data` names, whose shape it must have.
     `mesh` has the axes data and fsdp; the default holds all devices. `report` gets the lines that
     people want to read, and nothing is printed without it. `preemption` says when to save and stop;
-    no signal handler is installed here. A run that is finished, pictures included, is left as it
+    no signal handler is installed here. `profile` traces so many steps into
+    `workdir`/profile. A run that is finished, pictures included, is left as it
     is. Raises UserError, before anything is written, if the config can't be trained here or the
     folder holds a run of another network or seed, or of more steps; later, if too many steps in a
     row are not finite or the last state can't be saved.
     """
     require_compiling()
     run = storage_path(workdir)
+    make_profile(run, profile, _ignore)  # Refused before anything is written.
     config = resolve(config)
     mesh = make_mesh(config.mesh.fsdp) if mesh is None else mesh
     check_batch(config, mesh)
@@ -104,6 +108,9 @@ def train(
         logger.say(f"data: {place}{_describe_labels(config, source)}")
         for line in [*rate_change(config, checkpoints, start), *program.cautions]:
             logger.say(line)
+        # One process writes: the others' traces would have the same steps.
+        traced = profile if distributed.is_first() else None
+        more["profile"] = make_profile(run, traced, logger.say)
         trainer = Trainer(program, source, described, checkpoints, logger, **more)
         return _run(trainer, start, report)
 
@@ -136,6 +143,7 @@ def _run(trainer: Trainer, start: int, report: Callable[[str], None] | None) -> 
         if stopped:
             logger.say(f"stopped at step {step}; run the same command again to go on")
     finally:
+        trainer.profile.close()
         logger.close()
         trainer.checkpoints.close()
     name = trainer.config.train.first_average

@@ -38,6 +38,7 @@ from ddpm_jax.training.diagnosis import Diagnosis, diagnose
 from ddpm_jax.training.feed import Feed
 from ddpm_jax.training.logging.run_logger import RunLogger
 from ddpm_jax.training.preemption import PreemptionHandler
+from ddpm_jax.training.profiling import NO_PROFILE, Profile
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import (
     draw_state,
@@ -68,6 +69,7 @@ class Trainer:
         *,
         preemption: PreemptionHandler | None,
         validation: Validation = NOTHING,
+        profile: Profile = NO_PROFILE,
     ):
         """`program` draws the previews, and holds the experiment and the devices.
 
@@ -78,6 +80,7 @@ class Trainer:
         self.source, self.checkpoints, self.logger = source, checkpoints, logger
         self.config, self.run = self.experiment.config, checkpoints.run
         self.described, self.preemption, self.validation = described, preemption, validation
+        self.profile = profile
         self._saved: int | None = None
         self._skipped: dict[int, int] = {}
         """The first step of each interval that a rollback leaves out, and its end."""
@@ -157,7 +160,9 @@ class Trainer:
         each = self.config.train.steps_per_dispatch
         with self._metrics.waiting():
             batch = feed(step)
-        state, metrics = self._compiled(state, batch, step_inputs(self.experiment, step))
+        with self.profile.step(step):
+            state, metrics = self._compiled(state, batch, step_inputs(self.experiment, step))
+        self.profile.made(step + each, state)
         self._metrics.add(step + each, metrics)
         self.logger.advance(step + each)
         return state, step + each

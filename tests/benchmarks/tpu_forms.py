@@ -66,6 +66,46 @@ def normalised(form, swish):
     return case
 
 
+def half_group_norm(x, scale, bias, *, groups, epsilon, dtype, activation):
+    """Group normalisation with float32 statistics, and all else in `dtype`, its gradient too."""
+
+    def scaled(x, mean, rstd, scale, bias):
+        factor = rstd * scale
+        return x * factor.astype(dtype) + (bias - mean * factor).astype(dtype)
+
+    def forward(x, scale, bias):
+        mean, variance = group_norm._group_moments(x.astype(jnp.float32), groups)
+        rstd = jax.lax.rsqrt(variance + epsilon)
+        return activation(scaled(x, mean, rstd, scale, bias)), (x, mean, rstd, scale, bias)
+
+    def backward(saved, g):
+        x, mean, rstd, scale, bias = saved
+        (g,) = jax.vjp(activation, scaled(x, mean, rstd, scale, bias))[1](g)
+        pixels, count = (1, 2), x[0].size // groups
+        sum_g = g.sum(pixels, keepdims=True, dtype=jnp.float32)
+        sum_gx = (g.astype(jnp.float32) * x.astype(jnp.float32)).sum(pixels, keepdims=True)
+        sum_gh = (sum_gx - mean * sum_g) * rstd
+
+        def group_mean(sums):
+            sums = (sums * scale).reshape(*sums.shape[:-1], groups, -1)
+            means = jnp.broadcast_to(sums.sum(-1, keepdims=True) / count, sums.shape)
+            return means.reshape(mean.shape)
+
+        slope = rstd**2 * group_mean(sum_gh)
+        offset = rstd * group_mean(sum_g) - mean * slope
+        dx = g * (rstd * scale).astype(dtype) - x * slope.astype(dtype) - offset.astype(dtype)
+        return dx.astype(x.dtype), sum_gh.sum((0, 1, 2)), sum_g.sum((0, 1, 2))
+
+    normalize = jax.custom_vjp(lambda x, scale, bias: forward(x, scale, bias)[0])
+    normalize.defvjp(forward, backward)
+    return normalize(x, scale, bias)
+
+
+def cast_group_norm(x, scale, bias, *, activation, **options):
+    """Group normalisation in a few passes, cast before the activation, as plain Flax does."""
+    return activation(group_norm.few_passes(x, scale, bias, **options))
+
+
 def attended(form):
     """Attention of one head over 16×16 pixels of 256 channels, and its gradients."""
 
@@ -142,6 +182,8 @@ CASES = {
     "group_norm: few passes, plain swish": normalised(
         group_norm.few_passes, activations.swish_reference
     ),
+    "group_norm: half precision": normalised(half_group_norm, activations.lean_swish),
+    "group_norm: cast before swish": normalised(cast_group_norm, activations.lean_swish),
     "attention: reference": attended(attention.reference),
     "attention: short gradient": attended(attention.short_gradient),
     "update: ours": updated(guarded=True, ours=True),
