@@ -32,7 +32,7 @@ case $minutes in
     half+=(--model.channels 8 --model.multipliers 1 --model.blocks 1 --model.attention
       --train.batch_size 16 --train.steps 12 --train.save_every 4 --train.preview_every None
       --train.log_every 2 --train.steps_per_dispatch 1 --sample.num 16 --diffusion.timesteps 20)
-    later=(--train.steps 24)
+    half+=(--sample.steps 4) later=(--train.steps 24)
     ;;
   *) echo "accelerator.sh: $minutes: give 30, 15 or short" >&2; exit 2 ;;
 esac
@@ -58,7 +58,7 @@ kept() {
 }
 
 : >"$out/summary.txt"
-part card 60 python -c 'import jax, jaxlib; d = jax.devices()[0]
+part card 180 python -c 'import jax, jaxlib; d = jax.devices()[0]
 print(d.device_kind, len(jax.devices()), jax.__version__, jaxlib.__version__, d.memory_stats())'
 nvidia-smi >"$out/nvidia-smi.txt" 2>&1
 part bench "${limits[0]}" ddpm bench "$large" "${half[@]}" --json

@@ -121,6 +121,30 @@ def attended(form):
     return case
 
 
+def in_place(form):
+    """The same within normalisation and dense layers, as `SelfAttention` has it."""
+
+    def case():
+        x = jax.ShapeDtypeStruct((BATCH, 16, 16, 256), HALF)
+        kernels = [jax.ShapeDtypeStruct((256, 256), jnp.float32)] * 4
+        each = jax.ShapeDtypeStruct((256,), jnp.float32)
+
+        def program(x, g, scale, bias, *kernels):
+            def apply(x, scale, bias, *kernels):
+                options = {"groups": 32, "epsilon": 1e-6, "dtype": HALF}
+                h = group_norm.few_passes(x, scale, bias, **options).reshape(BATCH, 256, 256)
+                *inner, last = (kernel.astype(HALF) for kernel in kernels)
+                h = form(*((h @ kernel)[:, :, None] for kernel in inner))
+                return x + (h[:, :, 0] @ last).reshape(x.shape)
+
+            y, pull = jax.vjp(apply, x, scale, bias, *kernels)
+            return y, pull(g)
+
+        return program, (x, x, each, each, *kernels)
+
+    return case
+
+
 def updated(*, guarded, ours):
     """Clipping, Adam and an average of 20 kernels, donated as in training."""
 
@@ -186,6 +210,8 @@ CASES = {
     "group_norm: cast before swish": normalised(cast_group_norm, activations.lean_swish),
     "attention: reference": attended(attention.reference),
     "attention: short gradient": attended(attention.short_gradient),
+    "attention in place: reference": in_place(attention.reference),
+    "attention in place: short gradient": in_place(attention.short_gradient),
     "update: ours": updated(guarded=True, ours=True),
     "update: ours, no guard": updated(guarded=False, ours=True),
     "update: optax": updated(guarded=False, ours=False),
