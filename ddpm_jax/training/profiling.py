@@ -9,6 +9,7 @@ import jax
 
 from ddpm_jax.errors import UserError, require_whole
 from ddpm_jax.files import Remote, StoragePath
+from ddpm_jax.runtime.distributed import is_first
 
 
 class Profile:
@@ -52,11 +53,14 @@ NO_PROFILE = Profile(None, 0, lambda line: None)
 def make_profile(run: StoragePath, steps: int | None, say: Callable[[str], None]) -> Profile:
     """Returns the profile of so many steps in a run's folder; None traces nothing.
 
-    Raises UserError for steps below 1, and for a run in a bucket, which JAX can't write to.
+    Of several processes the first one traces: the others have the same steps. Raises UserError for
+    steps below 1, and for a run in a bucket, which JAX can't write to.
     """
     if steps is None:
         return NO_PROFILE
     require_whole("profile", steps)
     if isinstance(run, Remote):
         raise UserError(f"profile: {run} is in a bucket; trace a run whose --workdir is on a disk")
+    if not is_first():
+        return NO_PROFILE
     return Profile(Path(run) / "profile", steps, say)

@@ -70,7 +70,8 @@ def train(
     """
     require_compiling()
     run = storage_path(workdir)
-    make_profile(run, profile, _ignore)  # Refused before anything is written.
+    traced = make_profile(run, profile, report or _ignore)
+    more: dict[str, Any] = {"preemption": preemption, "profile": traced}
     config = resolve(config)
     mesh = make_mesh(config.mesh.fsdp) if mesh is None else mesh
     check_batch(config, mesh)
@@ -91,7 +92,6 @@ def train(
         source, data_changes = same_labels(config, checkpoints, start, source, described)
     _check_labels(config, source)
     experiment = replace(experiment, class_names=tuple(source.class_names))
-    more: dict[str, Any] = {"preemption": preemption}
     more["validation"] = make_validation(experiment, mesh, held_out, source)
     changes = distributed.broadcast_from_first(
         lambda: _changes(config, checkpoints, start, report or _ignore)
@@ -108,9 +108,6 @@ def train(
         logger.say(f"data: {place}{_describe_labels(config, source)}")
         for line in [*rate_change(config, checkpoints, start), *program.cautions]:
             logger.say(line)
-        # One process writes: the others' traces would have the same steps.
-        traced = profile if distributed.is_first() else None
-        more["profile"] = make_profile(run, traced, logger.say)
         trainer = Trainer(program, source, described, checkpoints, logger, **more)
         return _run(trainer, start, report)
 

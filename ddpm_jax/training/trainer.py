@@ -74,13 +74,12 @@ class Trainer:
         """`program` draws the previews, and holds the experiment and the devices.
 
         `described` is what each checkpoint records about the data. `preemption` is asked after
-        every dispatch whether to stop; None never stops. `validation` measures.
+        every dispatch whether to stop; None never stops. `validation` measures, `profile` traces.
         """
         self.program, self.experiment, self.mesh = program, program.experiment, program.mesh
         self.source, self.checkpoints, self.logger = source, checkpoints, logger
-        self.config, self.run = self.experiment.config, checkpoints.run
+        self.config, self.run, self.profile = self.experiment.config, checkpoints.run, profile
         self.described, self.preemption, self.validation = described, preemption, validation
-        self.profile = profile
         self._saved: int | None = None
         self._skipped: dict[int, int] = {}
         """The first step of each interval that a rollback leaves out, and its end."""
@@ -308,10 +307,8 @@ class Trainer:
         if LOSS not in values:
             self._validate(state, step)
         self._keep_if_best(state, step, values)
-        if (
-            self.validation.metrics is not None
-            and not values.keys() & self.validation.metrics.better
-        ):
+        metrics = self.validation.metrics
+        if metrics is not None and not values.keys() & metrics.better:
             self._preview(state, step)
 
     def _take_back_best(self, step: int) -> None:

@@ -9,6 +9,7 @@ where the cycles go. RESULTS.md has what was found.
 import os
 import sys
 import time
+from typing import Any
 
 from ddpm_jax.reports.targets.topology import ENVIRONMENT, devices_of, read_target
 
@@ -234,9 +235,9 @@ def compiled(name, target):
     made = jax.jit(program, donate_argnums=donated).lower(*shapes).compile()
     took = time.process_time() - begun
     found = estimate(
-        read_program(made.as_text()), target.hardware, made.cost_analysis() or {}, 0, 0
+        read_program(made.as_text() or ""), target.hardware, made.cost_analysis() or {}, 0, 0
     )
-    plan = made.memory_analysis()
+    plan: Any = made.memory_analysis()
     where = ", ".join(f"{part} {n:,}" for part, n in found["cycles_by_part"].items())
     return (
         f"{name:<36} {found['cycles']:>11,} cycles, "

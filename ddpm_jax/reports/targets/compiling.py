@@ -37,7 +37,7 @@ def compile_for(
     """
     chosen = read_target(target)
     config = resolve(config)
-    check_batch(config, abstract_mesh(config.mesh.fsdp, chosen.count))
+    check_batch(config, abstract_mesh(config.mesh.fsdp, chosen.devices))
     begun = time.perf_counter()
     found = _ask({"config": configs.dumps(config), "target": target}, chosen, report)
     step = found["training_step"]

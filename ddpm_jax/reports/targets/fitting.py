@@ -25,16 +25,16 @@ def what_fits(config: Config, target: Target, need: int | None) -> list[dict[str
     factor, found = None, []
     for base in _bases(config):
         changed = override(config, base)
-        kept = kept_bytes(build(changed, devices=target.count))
+        kept = kept_bytes(build(changed, devices=target.devices))
         if factor is None:
-            now = predict_memory(config, target.count, kept).peak(keeps)
+            now = predict_memory(config, target.devices, kept).peak(keeps)
             # What the compiler needs beyond the model, or less, is assumed to shrink alike.
             factor = need / now if need else 1.0
         for kind, settings in _changes(config):
             if kind in [row["change"] for row in found]:
                 continue
             try:
-                memory = predict_memory(override(changed, settings), target.count, kept)
+                memory = predict_memory(override(changed, settings), target.devices, kept)
                 peak = round(factor * memory.peak(keeps))
             except UserError:  # The devices can't share such a batch or mesh.
                 continue

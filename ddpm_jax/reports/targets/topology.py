@@ -84,7 +84,7 @@ class Target(NamedTuple):
         return HARDWARE[self.kind.hardware]
 
     @property
-    def count(self) -> int:
+    def devices(self) -> int:
         return math.prod(self.shape)
 
 
@@ -147,13 +147,13 @@ def devices_of(target: Target) -> list[Any]:
     jax.devices()  # Finds the plugins of other platforms.
     options: dict[str, Any] = {}
     if target.kind.platform == "cuda":
-        node = min(target.count, target.hardware.node)
-        topology = f"1x{-(-target.count // node)}x{node}"
+        node = min(target.devices, target.hardware.node)
+        topology = f"1x{-(-target.devices // node)}x{node}"
         options = {"topology": topology, "target_config": _gpu_config(target)}
         name = ""
     else:
         name = f"{target.name.partition(':')[0]}:{'x'.join(map(str, target.shape))}"
-        if target.count == 1:  # By default a host has four chips.
+        if target.devices == 1:  # By default a host has four chips.
             options["chips_per_host_bounds"] = (1, 1, 1)
         if target.kind.hardware == "TPU v4":  # Its two cores work as one device.
             options["chip_config_name"] = "megacore"

@@ -31,7 +31,7 @@ def found():
     stages = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(topology, "_compilers", lambda platform: [platform])
-        patch.setattr(worker, "devices_of", lambda target: jax.devices()[: target.count])
+        patch.setattr(worker, "devices_of", lambda target: jax.devices()[: target.devices])
         said = worker.compile_programs(SMALL, read_target("h100:2"), stages.append)
     assert [stage.split()[0] for stage in stages] == ["tracing", "compiling", "reading"] * 2
     return said

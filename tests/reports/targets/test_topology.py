@@ -15,15 +15,15 @@ def compilers(monkeypatch):
 @pytest.mark.parametrize("name", KINDS)
 def test_a_kind_alone_is_one_device(name):
     found = read_target(name)
-    assert found.count == 1
+    assert found.devices == 1
     assert found.hardware is HARDWARE[found.kind.hardware]
     assert (found.hardware.clock is None) == (found.kind.platform == "cuda")
 
 
 def test_shapes_are_read():
-    assert read_target("v5e:2x4").count == 8
-    assert read_target("v5p:4x4x4").count == 64
-    assert read_target("h100:16").count == 16
+    assert read_target("v5e:2x4").devices == 8
+    assert read_target("v5p:4x4x4").devices == 64
+    assert read_target("h100:16").devices == 16
 
 
 @pytest.mark.parametrize(
