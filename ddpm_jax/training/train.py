@@ -62,22 +62,20 @@ def train(
     `source` is trained on in place of the one that `config.data` names, whose shape it must have.
     `mesh` has the axes data and fsdp; the default holds all devices. `report` gets the lines that
     people want to read, and nothing is printed without it. `preemption` says when to save and stop;
-    no signal handler is installed here. `profile` traces so many steps into
-    `workdir`/profile. A run that is finished, pictures included, is left as it
-    is. Raises UserError, before anything is written, if the config can't be trained here or the
-    folder holds a run of another network or seed, or of more steps; later, if too many steps in a
-    row are not finite or the last state can't be saved.
+    no signal handler is installed here. `profile` traces so many steps into `workdir`/profile. A
+    finished run, pictures included, is left as it is. Raises UserError, before anything is written,
+    if the config can't be trained here or the folder holds a run of another network or seed, or of
+    more steps; later, if too many steps in a row are not finite or the last state can't be saved.
     """
     require_compiling()
     run = storage_path(workdir)
-    traced = make_profile(run, profile, report or _ignore)
-    more: dict[str, Any] = {"preemption": preemption, "profile": traced}
+    more: dict[str, Any] = {"preemption": preemption}
+    more["profile"] = make_profile(run, profile, report or _ignore)
     config = resolve(config)
     mesh = make_mesh(config.mesh.fsdp) if mesh is None else mesh
     check_batch(config, mesh)
     _check_rows(config)
-    if run.exists() and not run.is_dir():
-        raise UserError(f"the run folder {run} is a file; name a folder")
+    _check_folder(run)
     source, place = _opened(config, source)
     experiment = build(config, devices=mesh.size)
     report = report if distributed.is_first() else None
@@ -97,8 +95,7 @@ def train(
         lambda: _changes(config, checkpoints, start, report or _ignore)
     )
     if start == config.train.steps and distributed.broadcast_from_first(lambda: has_pictures(run)):
-        if report is not None:
-            report(_finished(run, start, changes))
+        (report or _ignore)(_finished(run, start, changes))
         return _as_it_is(experiment, mesh, checkpoints, start, report)
     # Previews and the last pictures share one size, and thus one compiled program.
     program = SampleProgram(experiment, mesh, config.sample)
@@ -263,6 +260,11 @@ def _what_must_agree(
     programs = {"DDPM_JAX_OPS": ops.choice, "JAX_DEFAULT_MATMUL_PRECISION": ops.precision}
     run_facts = {"workdir": str(run), **programs, **distributed.versions(), **data}
     return {**configs.flatten(config), **run_facts}
+
+
+def _check_folder(run: StoragePath) -> None:
+    if run.exists() and not run.is_dir():
+        raise UserError(f"the run folder {run} is a file; name a folder")
 
 
 def _check_rows(config: Config) -> None:
