@@ -13,10 +13,8 @@ def lines(found: dict[str, Any]) -> list[str]:
         "",
     ]
     step, chain = found["training_step"], found["chain_step"]
-    said += [
-        f"Training step, {step['images_per_device']:,} images a device",
-        *_program(step, found),
-    ]
+    title = "Training step" if step["steps"] == 1 else f"Dispatch of {step['steps']} training steps"
+    said += [f"{title}, {step['images_per_device']:,} images a device", *_program(step, found)]
     if found["what_fits"]:
         said += ["  what should fit, by the model of --devices and the compiler's figure:"]
         said += [f"    {_change(row)}" for row in found["what_fits"]]

@@ -42,15 +42,16 @@ def compile_programs(
     mesh = make_mesh(config.mesh.fsdp, devices_of(target))
     experiment = build(config, devices=mesh.size)
     forward = forward_flops(experiment) or 0
-    steps = config.train.batch_size // mesh.size * config.train.steps_per_dispatch
+    steps = config.train.steps_per_dispatch
+    images = config.train.batch_size // mesh.size * steps
     # A gradient costs two forward passes; what remat computes again is no work of the model.
     training = compiled_facts(
         lambda: _training(experiment, mesh),
         target,
         "training step",
         stage,
-        images=steps,
-        flops=3 * forward * steps,
+        images=images,
+        flops=3 * forward * images,
     )
     state = bytes_per_device(step_layouts(experiment, mesh)[0])
     size = -(-config.sample.batch_size // mesh.size)
@@ -71,7 +72,7 @@ def compile_programs(
         "fsdp": mesh.shape["fsdp"],
         "versions": _versions(target),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-        "training_step": {"state_bytes": state, **training},
+        "training_step": {"steps": steps, "state_bytes": state, **training},
         "chain_step": chain,
     }
 
