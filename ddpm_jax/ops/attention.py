@@ -1,9 +1,5 @@
 """Attention of each query to all keys."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -35,72 +31,33 @@ def short_gradient(query: QueryArray, key: KeyArray, value: KeyArray) -> QueryAr
 def _forward(
     query: jax.Array, key: jax.Array, value: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    result, weight, total = _on_heads(attend, query, key, value)
-    return result, (query, key, value, weight, total, result)
-
-
-def _backward(saved: tuple[jax.Array, ...], g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    return _on_heads(gradients, *saved, g)
-
-
-short_gradient.defvjp(_forward, _backward)
-
-
-def _on_heads(function: Callable[..., Any], *arrays: jax.Array) -> Any:
-    """Calls a function with the axis that heads should have while they are multiplied.
-
-    A CPU multiplies matrices that lie together. For a TPU, putting them together is a copy.
-    """
-    return jax.lax.platform_dependent(
-        *arrays, tpu=partial(function, heads=2), default=partial(function, heads=1)
-    )
-
-
-def attend(
-    query: jax.Array, key: jax.Array, value: jax.Array, *, heads: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the result, and of each head the weights `[B, n, q, k]` and their sum.
-
-    It divides the result, and not the weights, by the sum of the weights: it is smaller.
-    """
-    query, key, value = _with_heads_at(heads, query, key, value)
-    products = _product_of_heads(query, key, over=(3, 3), heads=(heads, heads))
+    """Divides the result, and not the weights, by the sum of the weights: it is smaller."""
+    query, key, value = map(_swap_pixels_and_heads, (query, key, value))
+    products = _product_of_heads(query, key, over=(3, 3))
     most = products.max(-1, keepdims=True)
     weight = jnp.exp((products - most) * query.shape[-1] ** -0.5)
     total = weight.sum(-1, keepdims=True)
     weight = weight.astype(value.dtype)
-    result = _product_of_heads(weight, value, over=(3, 3 - heads), heads=(1, heads)) / total
-    return _swap_pixels_and_heads(result.astype(value.dtype)), weight, total
+    result = (_product_of_heads(weight, value, over=(3, 2)) / total).astype(value.dtype)
+    return _swap_pixels_and_heads(result), (query, key, value, weight, total, result)
 
 
-def gradients(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    weight: jax.Array,
-    total: jax.Array,
-    result: jax.Array,
-    g: jax.Array,
-    *,
-    heads: int,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the gradients of query, key and value, given what `attend` returned.
+def _backward(saved: tuple[jax.Array, ...], g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Computes the sum over keys in the gradient of the softmax from the result.
 
-    With P the softmax, Σ_k P_k (g · value_k) = g · result. So the sum over keys in the gradient of
-    the softmax is over c features and not over all keys (Dao et al. 2022, appendix B.2).
+    With P the softmax, Σ_k P_k (g · value_k) = g · result. So the sum is over c features and not
+    over all keys (Dao et al. 2022, appendix B.2).
     """
-    dtype, scale, pixels = value.dtype, query.shape[-1] ** -0.5, 3 - heads
-    query, key, value, result, g = _with_heads_at(heads, query, key, value, result, g)
-    g = g.astype(jnp.float32) / (total if heads == 1 else _swap_pixels_and_heads(total))
+    query, key, value, weight, total, result = saved
+    dtype, scale = value.dtype, query.shape[-1] ** -0.5
+    g = _swap_pixels_and_heads(g).astype(jnp.float32) / total
     common = (g * result.astype(jnp.float32)).sum(-1, keepdims=True)
     g = g.astype(dtype)
-    value_gradient = _product_of_heads(weight, g, over=(2, pixels), heads=(1, heads))
-    weight_gradient = _product_of_heads(g, value, over=(3, 3), heads=(heads, heads))
-    weight_gradient -= common if heads == 1 else _swap_pixels_and_heads(common)
+    value_gradient = _product_of_heads(weight, g, over=(2, 2))
+    weight_gradient = _product_of_heads(g, value, over=(3, 3)) - common
     products_gradient = (weight.astype(jnp.float32) * weight_gradient).astype(dtype)
-    to_each = {"heads": (1, heads)}
-    query_gradient = _product_of_heads(products_gradient, key, over=(3, pixels), **to_each) * scale
-    key_gradient = _product_of_heads(products_gradient, query, over=(2, pixels), **to_each) * scale
+    query_gradient = _product_of_heads(products_gradient, key, over=(3, 2)) * scale
+    key_gradient = _product_of_heads(products_gradient, query, over=(2, 2)) * scale
     query_gradient, key_gradient, value_gradient = (
         _swap_pixels_and_heads(gradient.astype(dtype))
         for gradient in (query_gradient, key_gradient, value_gradient)
@@ -108,23 +65,19 @@ def gradients(
     return query_gradient, key_gradient, value_gradient
 
 
-def _with_heads_at(axis: int, *arrays: jax.Array) -> tuple[jax.Array, ...]:
-    return tuple(map(_swap_pixels_and_heads, arrays)) if axis == 1 else arrays
+short_gradient.defvjp(_forward, _backward)
 
 
 def _swap_pixels_and_heads(x: jax.Array) -> jax.Array:
     return x.swapaxes(1, 2)
 
 
-def _product_of_heads(
-    a: jax.Array, b: jax.Array, over: tuple[int, int], heads: tuple[int, int]
-) -> jax.Array:
+def _product_of_heads(a: jax.Array, b: jax.Array, over: tuple[int, int]) -> jax.Array:
     """Returns the float32 product of the matrices of each head, over an axis of a and one of b.
 
-    `heads` is the axis of heads in a and in b; the result has them at 1. An einsum may swap the two
-    sides, and then XLA transposes both.
+    An einsum may swap the two sides, and then XLA transposes both.
     """
-    axes = (((over[0],), (over[1],)), ((0, heads[0]), (0, heads[1])))
+    axes = (((over[0],), (over[1],)), ((0, 1), (0, 1)))
     return jax.lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
 
 

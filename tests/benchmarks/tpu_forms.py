@@ -108,7 +108,7 @@ def cast_group_norm(x, scale, bias, *, activation, **options):
 
 
 def attended(form):
-    """Attention of one head over 16×16 pixels of 256 channels, and its gradients."""
+    """Attention of one head over 16×16 pixels of 256 channels, and its gradients, by itself."""
 
     def case():
         x = jax.ShapeDtypeStruct((BATCH, 256, 1, 256), HALF)
