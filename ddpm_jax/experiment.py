@@ -112,6 +112,7 @@ class Experiment:
         return self.model.apply({"params": params}, x_t, t, conditioning, **options)  # type: ignore
 
     @pinned()
+    @jax.named_scope("draw")
     def draw(
         self,
         batch: Batch,

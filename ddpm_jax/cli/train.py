@@ -23,6 +23,8 @@ class Options:
 
     workdir: str | None = None
     """Folder of the run; if left out, runs/NAME for NAME.py, or the run that CONFIG names."""
+    profile: int | None = None
+    """Trace so many steps into the run's folder `profile`, for TensorBoard (xprof) and Perfetto."""
     smoke: bool = False
     """Run the config's smallest version in runs/NAME-smoke, to see that all works."""
 
@@ -39,7 +41,13 @@ def run(words: list[str]) -> int:
 
     report = TerminalReport()
     with PreemptionHandler(report if is_first() else lambda line: None) as preemption:
-        result = train(asked.config, workdir, report=report, preemption=preemption)
+        result = train(
+            asked.config,
+            workdir,
+            report=report,
+            preemption=preemption,
+            profile=asked.options.profile,
+        )
     if result.signal == signal.SIGINT:
         return 130
     if result.step >= asked.config.train.steps:

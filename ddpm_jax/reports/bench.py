@@ -17,6 +17,7 @@ from ddpm_jax.data import open_source, resolve
 from ddpm_jax.data.source import ArraySource
 from ddpm_jax.errors import UserError, require
 from ddpm_jax.experiment import Experiment, build
+from ddpm_jax.reports.hardware import hardware_of
 from ddpm_jax.reports.info import count_parameters, forward_flops
 from ddpm_jax.runtime.memory import planned_bytes
 from ddpm_jax.runtime.mesh import fitting_mesh
@@ -45,9 +46,10 @@ def bench(
     Times are medians over the windows. Model FLOPs are those of the forward pass as XLA counts them
     before it optimizes; training counts three times as many, since a gradient costs two forward
     passes. Their share is a fraction of the fastest product of square matrices in the model's dtype
-    measured here, on as many devices. Batches come from the data as in training. If the data are
-    not there, zeros stand in for them, and `data` says so. Raises UserError if `steps` is below 1
-    or the batch can't be split over the devices.
+    measured here, on as many devices; of hardware in HARDWARE also of the published peak in
+    bfloat16. Batches come from the data as in training. If the data are not there, zeros stand in
+    for them, and `data` says so. Raises UserError if `steps` is below 1 or the batch can't be split
+    over the devices.
     """
     require(steps >= 1, "steps", steps, "at least 1")
     require_compiling()
@@ -78,6 +80,9 @@ def bench(
             "train_share_of_peak": trained / peak,
             "sample_share_of_peak": drawn * sampling["sample_batch_size"] / peak,
         }
+        if published := hardware_of(jax.devices()[0].device_kind):
+            found["published_peak_flops"] = published.peak_flops * mesh.size
+            found["published_share_of_peak"] = trained / found["published_peak_flops"]
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, read from its text.
+"""What a compiled program sends between devices.
 
 The bytes of a collective are those of its whole array: the sum of an all-reduce, the result of an
 all-gather, the operand of a reduce-scatter. How much each device sends for it follows from the
@@ -7,16 +7,10 @@ number of devices by the ring algorithm, which is optimal (Patarasuk & Yuan 2009
 
 import math
 import re
-from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-_ITEM_BYTES = {
-    **dict.fromkeys(("pred", "s8", "u8"), 1),
-    **dict.fromkeys(("s16", "u16", "f16", "bf16"), 2),
-    **dict.fromkeys(("s32", "u32", "f32"), 4),
-    **dict.fromkeys(("s64", "u64", "f64", "c64"), 8),
-}
+from ddpm_jax.reports.program import Instruction, Program, type_bytes
 
 # Bytes that each of n devices sends, as a multiple of the whole array's.
 _SENT = {
@@ -55,60 +49,28 @@ def of_kind(table: Iterable[Collective], *kinds: str) -> int:
     return sum(each.times * each.bytes for each in table if each.kind in kinds)
 
 
-# --- reading a program ----------------------------------------------------------------------------
-
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) .*\{$")
-_COLLECTIVE = re.compile(rf" = (.*?) ({'|'.join(_SENT)})(-start)?\(")
-_ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
-_CALLED = re.compile(r"(?:calls|body|to_apply|_computations?)=(\{[^}]*\}|[^,\s]+)")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-
-
-def collectives(text: str) -> list[Collective]:
-    """Returns the collectives of a compiled program, given as `compiled.as_text()`.
+def collectives(program: Program) -> list[Collective]:
+    """Returns the collectives of a compiled program.
 
     Those of a single device are left out. Those in a loop count once for each iteration, or once if
     XLA does not say how many iterations there are.
     """
-    found: dict[str, list[Collective]] = defaultdict(list)
-    calls: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    entry = name = ""
-    for line in text.splitlines():
-        if head := _COMPUTATION.match(line):
-            name = head[2]
-            entry = name if head[1] else entry
-        if met := _COLLECTIVE.search(line):
-            found[name].append(_collective(met[2], met[1], line, started=bool(met[3])))
-        trips = _TRIPS.search(line)
-        for called in _CALLED.findall(line):
-            turns = int(trips[1]) if trips and " while(" in line else 1
-            calls[name] += [(each.strip("{% }"), turns) for each in called.split(",")]
-    return [each for each in _unrolled(entry, 1, found, calls) if each.group > 1]
+    found = [_collective(each) for each in program.unrolled() if _KIND.match(each.opcode)]
+    return [each for each in found if each.group > 1]
 
 
-def _unrolled(
-    name: str,
-    times: int,
-    found: dict[str, list[Collective]],
-    calls: dict[str, list[tuple[str, int]]],
-) -> list[Collective]:
-    """Returns the collectives of a computation and of all computations that it calls."""
-    table = [each._replace(times=times) for each in found.get(name, ())]
-    for called, turns in calls.get(name, ()):
-        table += _unrolled(called, times * turns, found, calls)
-    return table
+_KIND = re.compile(rf"({'|'.join(_SENT)})(-start)?$")
 
 
-def _collective(kind: str, result: str, line: str, *, started: bool) -> Collective:
-    arrays = [
-        _ITEM_BYTES[dtype] * math.prod(int(side) for side in sides.split(",") if side)
-        for dtype, sides in _ARRAY.findall(result)
-    ]
-    if started and kind != "all-reduce":
+def _collective(each: Instruction) -> Collective:
+    kind = each.opcode.removesuffix("-start")
+    arrays = type_bytes(each.result)
+    if each.opcode != kind and kind != "all-reduce":
         # A `-start` operation lists its operands before its results.
         arrays = arrays[len(arrays) // 2 :]
-    group = _group(line)
-    return Collective(kind, sum(arrays) * (group if kind == "reduce-scatter" else 1), group)
+    group = _group(each.line)
+    whole = sum(arrays) * (group if kind == "reduce-scatter" else 1)
+    return Collective(kind, whole, group, each.times)
 
 
 def _group(line: str) -> int:

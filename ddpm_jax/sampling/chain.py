@@ -137,6 +137,24 @@ class SampleProgram:
             f"the grid {grid.name}, {self.calls} network calls a sample"
         )
 
+    @pinned()
+    def lower(self, params: Any, num: int) -> Any:
+        """Returns the first interval of chains of `num` samples, lowered; nothing is computed.
+
+        `params` are shapes with shardings. The mesh may have devices that can only be compiled for.
+        """
+        rows = jax.tree.map(lambda leaf: leaf[:1], self.rows)
+        key, spread = np.uint32(0), batch_sharding(self.mesh)
+        indices = jax.ShapeDtypeStruct((num,), np.uint32, sharding=spread)
+        carry = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            jax.eval_shape(self._first_carry, key, indices, None),
+            self._carry_shardings(),
+        )
+        labels = jax.ShapeDtypeStruct((num,), np.int32, sharding=spread)
+        given = self.experiment.condition(labels)
+        return self._advance.lower(params, carry, rows, key, indices, given, ())
+
     def _plan(self, times: np.ndarray) -> Row:
         return plan_chain(self.sampler, self.experiment.schedule, times)
 

@@ -83,21 +83,26 @@ def make_update(
         )
         grads = _scatter_over(mesh, grads)
         # If any number of any leaf is not finite, the norm is not finite.
-        norm = optax.tree.norm(grads)
+        with jax.named_scope("optimizer"):
+            norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         stopped = state.nonfinite >= inputs.nonfinite_limit
         good = finite & ~stopped
-        updates, opt_state = experiment.optimizer.update(
-            grads, state.opt_state, state.params, learning_rate=inputs.learning_rate, good=good
-        )
-        # Each leaf is chosen from its own old value alone. So every buffer of the state, which is
-        # donated, can be written in place.
-        params = _choose(good, optax.apply_updates(state.params, updates), state.params)
-        ema = ema_update(averages, state.ema, params, state.step + 1)
+        # Scopes name the parts of the step in profiles and in what a compiler says.
+        with jax.named_scope("optimizer"):
+            updates, opt_state = experiment.optimizer.update(
+                grads, state.opt_state, state.params, learning_rate=inputs.learning_rate, good=good
+            )
+            # Each leaf is chosen from its own old value alone. So every buffer of the state, which
+            # is donated, can be written in place.
+            params = _choose(good, optax.apply_updates(state.params, updates), state.params)
+        with jax.named_scope("averages"):
+            ema = ema_update(averages, state.ema, params, state.step + 1)
+            ema = _choose(good, ema, state.ema)
         after = TrainState(
             step=jnp.where(stopped, state.step, state.step + 1),
             params=params,
-            ema=_choose(good, ema, state.ema),
+            ema=ema,
             opt_state=opt_state,
             nonfinite=jnp.where(
                 stopped, state.nonfinite, jnp.where(finite, 0, state.nonfinite + 1)

@@ -26,6 +26,7 @@ from ddpm_jax.sampling.run import Run
 from ddpm_jax.tables import choose
 from ddpm_jax.training.logging.run_logger import LOGGERS, RunLogger
 from ddpm_jax.training.preemption import PreemptionHandler
+from ddpm_jax.training.profiling import make_profile
 from ddpm_jax.training.resuming import check_checkpoint, rate_change, same_labels
 from ddpm_jax.training.step import batch_layout, check_batch, state_layout
 from ddpm_jax.training.trainer import LESS_MEMORY, Trainer, has_pictures
@@ -54,25 +55,27 @@ def train(
     mesh: Mesh | None = None,
     report: Callable[[str], None] | None = None,
     preemption: PreemptionHandler | None = None,
+    profile: int | None = None,
 ) -> TrainResult:
     """Trains a config in a run folder, going on from its newest good checkpoint if it has one.
 
     `source` is trained on in place of the one that `config.data` names, whose shape it must have.
     `mesh` has the axes data and fsdp; the default holds all devices. `report` gets the lines that
     people want to read, and nothing is printed without it. `preemption` says when to save and stop;
-    no signal handler is installed here. A run that is finished, pictures included, is left as it
-    is. Raises UserError, before anything is written, if the config can't be trained here or the
-    folder holds a run of another network or seed, or of more steps; later, if too many steps in a
-    row are not finite or the last state can't be saved.
+    no signal handler is installed here. `profile` traces so many steps into `workdir`/profile. A
+    finished run, pictures included, is left as it is. Raises UserError, before anything is written,
+    if the config can't be trained here or the folder holds a run of another network or seed, or of
+    more steps; later, if too many steps in a row are not finite or the last state can't be saved.
     """
     require_compiling()
     run = storage_path(workdir)
+    more: dict[str, Any] = {"preemption": preemption}
+    more["profile"] = make_profile(run, profile, report or _ignore)
     config = resolve(config)
     mesh = make_mesh(config.mesh.fsdp) if mesh is None else mesh
     check_batch(config, mesh)
     _check_rows(config)
-    if run.exists() and not run.is_dir():
-        raise UserError(f"the run folder {run} is a file; name a folder")
+    _check_folder(run)
     source, place = _opened(config, source)
     experiment = build(config, devices=mesh.size)
     report = report if distributed.is_first() else None
@@ -87,7 +90,6 @@ def train(
         source, data_changes = same_labels(config, checkpoints, start, source, described)
     _check_labels(config, source)
     experiment = replace(experiment, class_names=tuple(source.class_names))
-    more: dict[str, Any] = {"preemption": preemption}
     more["validation"] = make_validation(experiment, mesh, held_out, source)
     changes = distributed.broadcast_from_first(
         lambda: _changes(config, checkpoints, start, report or _ignore)
@@ -95,8 +97,7 @@ def train(
     if start == config.train.steps and distributed.broadcast_from_first(
         lambda: has_pictures(run, experiment)
     ):
-        if report is not None:
-            report(_finished(run, start, changes))
+        (report or _ignore)(_finished(run, start, changes))
         return _as_it_is(experiment, mesh, checkpoints, start, report)
     # Previews and the last pictures share one size, and thus one compiled program.
     program = SampleProgram(experiment, mesh, config.sample)
@@ -138,6 +139,7 @@ def _run(trainer: Trainer, start: int, report: Callable[[str], None] | None) -> 
         if stopped:
             logger.say(f"stopped at step {step}; run the same command again to go on")
     finally:
+        trainer.profile.close()
         logger.close()
         trainer.close()
     name = trainer.config.train.first_average
@@ -260,6 +262,11 @@ def _what_must_agree(
     programs = {"DDPM_JAX_OPS": ops.choice, "JAX_DEFAULT_MATMUL_PRECISION": ops.precision}
     run_facts = {"workdir": str(run), **programs, **distributed.versions(), **data}
     return {**configs.flatten(config), **run_facts}
+
+
+def _check_folder(run: StoragePath) -> None:
+    if run.exists() and not run.is_dir():
+        raise UserError(f"the run folder {run} is a file; name a folder")
 
 
 def _check_rows(config: Config) -> None:

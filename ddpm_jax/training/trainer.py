@@ -41,6 +41,7 @@ from ddpm_jax.training.diagnosis import Diagnosis, diagnose
 from ddpm_jax.training.feed import Feed
 from ddpm_jax.training.logging.run_logger import RunLogger
 from ddpm_jax.training.preemption import PreemptionHandler
+from ddpm_jax.training.profiling import NO_PROFILE, Profile
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import (
     draw_state,
@@ -71,15 +72,16 @@ class Trainer:
         *,
         preemption: PreemptionHandler | None,
         validation: Validation = NOTHING,
+        profile: Profile = NO_PROFILE,
     ):
         """`program` draws the previews, and holds the experiment and the devices.
 
         `described` is what each checkpoint records about the data. `preemption` is asked after
-        every dispatch whether to stop; None never stops. `validation` measures.
+        every dispatch whether to stop; None never stops. `validation` measures, `profile` traces.
         """
         self.program, self.experiment, self.mesh = program, program.experiment, program.mesh
         self.source, self.checkpoints, self.logger = source, checkpoints, logger
-        self.config, self.run = self.experiment.config, checkpoints.run
+        self.config, self.run, self.profile = self.experiment.config, checkpoints.run, profile
         self.snapshots = snapshots_of(self.run, report=logger.say)
         self.described, self.preemption, self.validation = described, preemption, validation
         self._saved: int | None = None
@@ -170,7 +172,9 @@ class Trainer:
         each = self.config.train.steps_per_dispatch
         with self._metrics.waiting():
             batch = feed(step)
-        state, metrics = self._compiled(state, batch, step_inputs(self.experiment, step))
+        with self.profile.step(step):
+            state, metrics = self._compiled(state, batch, step_inputs(self.experiment, step))
+        self.profile.made(step + each, state)
         self._metrics.add(step + each, metrics)
         self.logger.advance(step + each)
         return state, step + each
@@ -316,10 +320,8 @@ class Trainer:
         if LOSS not in values:
             self._validate(state, step)
         self._keep_if_best(state, step, values)
-        if (
-            self.validation.metrics is not None
-            and not values.keys() & self.validation.metrics.better
-        ):
+        metrics = self.validation.metrics
+        if metrics is not None and not values.keys() & metrics.better:
             self._preview(state, step)
 
     def _take_back_best(self, step: int) -> None:

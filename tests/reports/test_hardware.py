@@ -1,7 +1,7 @@
 import pytest
 
 from ddpm_jax.reports.communication import Collective
-from ddpm_jax.reports.hardware import HARDWARE
+from ddpm_jax.reports.hardware import HARDWARE, hardware_of
 
 GIGA = 10**9
 
@@ -12,7 +12,8 @@ def test_a_row_is_complete_and_in_plain_units(name):
     assert 1e14 < row.peak_flops < 1e16
     assert 1e10 < row.memory < 1e12
     # Memory is faster than links, and links faster than the network: else a unit was mixed up.
-    assert row.memory_rate > row.link_rate > 4 * row.network_rate > 1e9
+    assert row.memory_rate > row.link_rate
+    assert row.network_rate is None or row.link_rate > 4 * row.network_rate > 1e9
     assert row.source in row.said
 
 
@@ -34,6 +35,7 @@ def test_a_whole_torus_has_all_its_links():
 def test_between_nodes_only_a_part_goes_through_the_network():
     row = HARDWARE["H100 SXM"]
     summed = Collective("all-reduce", GIGA, 32)
+    assert row.network_rate
     near = 2 * 7 / 8 * GIGA / row.link_rate
     far = 2 * 3 / 4 * GIGA / 8 / row.network_rate
     assert row.seconds(summed, devices=32) == pytest.approx(near + far)
@@ -42,3 +44,32 @@ def test_between_nodes_only_a_part_goes_through_the_network():
     assert apart == pytest.approx(2 * 3 / 4 * GIGA / row.network_rate)
     # A node that is not full still lies beyond the network.
     assert row.seconds(summed._replace(group=12), devices=12) > near
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("TPU v5 lite", "TPU v5e"),
+        ("TPU v5", "TPU v5p"),
+        ("TPU v6 lite", "TPU v6e"),
+        ("NVIDIA H100 80GB HBM3", "H100 SXM"),
+    ],
+)
+def test_devices_are_known_by_jaxs_names(kind, name):
+    assert hardware_of(kind) is HARDWARE[name]
+    assert hardware_of("cpu") is None
+
+
+@pytest.mark.parametrize("name", [name for name, row in HARDWARE.items() if row.clock])
+def test_a_clock_is_that_of_the_published_peak(name):
+    row = HARDWARE[name]
+    # Whole matrix units of 128x128 make a product and a sum for each entry in each cycle.
+    assert row.clock
+    assert row.peak_flops / row.clock / (2 * 128**2) in (4, 8, 16)
+    assert 0.9e9 < row.clock < 2e9
+
+
+def test_what_no_published_network_joins_is_not_predicted():
+    assert HARDWARE["TPU v4"].reaches(4096)
+    assert not HARDWARE["TPU v4"].reaches(8192)
+    assert HARDWARE["H100 SXM"].reaches(10**6)

@@ -6,12 +6,21 @@ import pytest
 
 from ddpm_jax import config as configs
 from ddpm_jax.cli import main
+from ddpm_jax.config import override
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
 from ddpm_jax.reports.communication import collectives, sent
 from ddpm_jax.reports.hardware import HARDWARE
 from ddpm_jax.reports.info import count_parameters
-from ddpm_jax.reports.scaling import exchanges, kept_bytes, lines, parameter_bytes, predict_scaling
+from ddpm_jax.reports.program import read_program
+from ddpm_jax.reports.scaling import (
+    exchanges,
+    kept_bytes,
+    lines,
+    parameter_bytes,
+    predict_memory,
+    predict_scaling,
+)
 from ddpm_jax.runtime.memory import planned_bytes
 from ddpm_jax.runtime.mesh import abstract_mesh, bytes_per_device
 from ddpm_jax.training.step import state_layout
@@ -64,7 +73,7 @@ def test_more_devices_send_more_and_lose_more():
 def test_what_is_predicted_to_be_sent_is_what_the_compiled_step_sends(settings):
     config = changed(POINTS, **settings)
     program, state, _ = compiled(config)
-    table = collectives(program.as_text())
+    table = collectives(read_program(program.as_text()))
     if config.mesh.fsdp > 1:
         # Without a reduce-scatter, as on a CPU, the sum of the split ones goes everywhere.
         whole, split = parameter_bytes(state.params)
@@ -98,6 +107,27 @@ def test_the_peak_is_near_what_xla_plans():
     found = predict_scaling(config, 1)
     assert found["kept_for_backward_bytes_per_device"] > 0.5 * found["peak_bytes_per_device"]
     assert 0.5 < planned / found["peak_bytes_per_device"] < 2
+
+
+@pytest.fixture(scope="module")
+def cifar10():
+    return override(configs.load_file("configs/cifar10.py"), {"model.dtype": "bfloat16"})
+
+
+@pytest.fixture(scope="module")
+def kept_of_cifar10(cifar10):
+    return kept_bytes(build(cifar10))
+
+
+# State and temporaries of a device, as their compilers plan them: RESULTS.md, ddpm info --target.
+@pytest.mark.parametrize(
+    ("name", "images", "planned"),
+    [("TPU v5e", 16, 0.90e9), ("TPU v5e", 128, 2.27e9), ("H100 SXM", 128, 3.77e9)],
+)
+def test_memory_is_within_a_tenth_of_the_compilers(name, images, planned, cifar10, kept_of_cifar10):
+    config = override(cifar10, {"train.batch_size": images})
+    found = predict_memory(config, 1, kept_of_cifar10).peak(HARDWARE[name].kept)
+    assert found == pytest.approx(planned, rel=0.1)
 
 
 def test_remat_keeps_less():

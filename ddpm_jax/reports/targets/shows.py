@@ -1,0 +1,43 @@
+"""What a compiled program shows of its types and layouts, to see what slows a network down."""
+
+import re
+from typing import Any
+
+from ddpm_jax.reports.program import Instruction, Program
+
+
+def shown_by(program: Program, images: int) -> dict[str, Any]:
+    """Returns `float32_convolutions`, the modules of those whose operands are all float32, and
+    `transposed_activations`, how many transposes are of arrays with an axis of `images`.
+
+    A product that a compiler writes as a convolution, as TPUs' do, is none. Arrays of fewer than
+    four axes are no images.
+    """
+    types = {each.name: each.result for lines in program.computations.values() for each in lines}
+    wide, turned = set(), 0
+    for lines in program.computations.values():
+        for each in lines:
+            if _is_convolution(each):
+                operands = [types.get(name, "") for name in each.operands[:2]]
+                if all(operand.startswith("f32[") for operand in operands):
+                    wide.add(_module(each.path))
+            elif each.opcode == "transpose":
+                turned += _is_activation(each.result, images)
+    return {"float32_convolutions": sorted(wide), "transposed_activations": turned}
+
+
+def _is_convolution(each: Instruction) -> bool:
+    if each.opcode == "custom-call":
+        return bool(re.search(r'custom_call_target="__cudnn\$conv', each.line))
+    return each.opcode == "convolution" and "dot_general" not in each.path
+
+
+def _module(path: str) -> str:
+    """Returns the module of a path: …/conv_in/conv_general_dilated is conv_in's."""
+    return path.rpartition("/")[0].rpartition("/")[2] or path
+
+
+def _is_activation(result: str, images: int) -> bool:
+    met = re.match(r"\w+\[([\d,]*)\]", result)
+    sides = met[1].split(",") if met else []
+    return len(sides) >= 4 and str(images) in sides
