@@ -14,12 +14,10 @@ silently restore wrong numbers from a flipped bit.
 """
 
 import json
-import os
-import re
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import jax
@@ -27,7 +25,8 @@ import orbax.checkpoint as ocp
 
 from ddpm_jax import config as configs
 from ddpm_jax.checkpoints.best import Best, read_best, write_best
-from ddpm_jax.checkpoints.commit import META, commit_in, damage, first_line
+from ddpm_jax.checkpoints.commit import META, commit_in, damage
+from ddpm_jax.checkpoints.explaining import asked, reason_of
 from ddpm_jax.checkpoints.lifting import sources
 from ddpm_jax.checkpoints.manifest import (
     Manifest,
@@ -46,7 +45,7 @@ from ddpm_jax.checkpoints.quiet import Quiet
 from ddpm_jax.checkpoints.writer import Writer
 from ddpm_jax.config import Config
 from ddpm_jax.errors import UserError
-from ddpm_jax.files import Remote, StoragePath, StoreError, as_text, storage_path
+from ddpm_jax.files import StoragePath, as_text, storage_path
 from ddpm_jax.runtime.distributed import BarrierAborted, allgather, is_alone, is_first, versions
 from ddpm_jax.runtime.mesh import with_shardings
 
@@ -172,7 +171,7 @@ class Checkpoints:
 
     def _reason_of_any(self, failure: Exception | None) -> str | None:
         """Returns why a save failed on the first process where it did; all processes call it."""
-        own = None if failure is None else _reason(failure, self.folder)
+        own = None if failure is None else reason_of(failure, self.folder)
         if own is not None and not is_alone():
             own = f"{own}, on {socket.gethostname()}"
         said = [
@@ -218,7 +217,7 @@ class Checkpoints:
         try:
             self._commit.remove(step)
         except OSError as error:  # The new one counts all the same.
-            why = _reason(error, self.folder)
+            why = reason_of(error, self.folder)
             self._report(f"checkpoint {self.folder / str(step)} can't be removed ({why})")
 
     # --- the best ---
@@ -335,7 +334,7 @@ class Checkpoints:
     def difference(self, step: int, layout: Any) -> str | None:
         """Returns how the first array of `layout` differs from the checkpoint's, or None."""
         fields = _fields(layout)
-        with _asked(self.folder / str(step)):
+        with asked(self.folder / str(step)):
             lifted = jax.eval_shape(self._lift(step), shapes_of(self._saved(step)))
         return difference(
             of_fields(manifest_of(lifted), list(fields)), manifest_of(by_name(fields))
@@ -369,7 +368,7 @@ class Checkpoints:
         folder = self.folder / str(step)
         restore_args = ocp.checkpoint_utils.construct_restore_args(item)
         arguments = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, **options)
-        with _asked(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        with asked(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             return reader.restore(str(folder / _STATE), args=arguments)
 
     def _read_lifted(self, step: int, targets: dict[str, Any]) -> dict[str, Any]:
@@ -380,7 +379,7 @@ class Checkpoints:
         mesh = next(iter(targets.values())).sharding.mesh
         layout = with_shardings({name: shapes[name] for name in names}, mesh)
         folder = self.folder / str(step)
-        with _asked(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        with asked(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             # Orbax wants the saved tree's own structure, with its tuples and its empty nodes.
             tree: Any = reader.metadata(str(folder / _STATE)).item_metadata
         if tree is None:
@@ -436,26 +435,3 @@ class Checkpoints:
 def _fields(state: Any) -> dict[str, Any]:
     """Returns the trees of a state, or of its layout, by their fields."""
     return state._asdict() if hasattr(state, "_asdict") else dict(state)
-
-
-@contextmanager
-def _asked(folder: StoragePath) -> Iterator[None]:
-    """Turns TensorStore's error about a bucket that can't be read into one line."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        if not isinstance(folder, Remote):
-            raise
-        raise StoreError(f"checkpoint {folder} can't be read ({folder.explain(error)})") from None
-
-
-def _reason(error: Exception, folder: StoragePath) -> str:
-    """Returns why a write failed, in the operating system's words if it refused it."""
-    if isinstance(folder, Remote):
-        return str(error) if isinstance(error, UserError) else folder.explain(error)
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    if code:
-        return os.strerror(int(code[1]))
-    return (isinstance(error, OSError) and error.strerror) or first_line(error)

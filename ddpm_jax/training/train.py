@@ -25,11 +25,12 @@ from ddpm_jax.sampling.files import animation_size
 from ddpm_jax.sampling.run import Run
 from ddpm_jax.tables import choose
 from ddpm_jax.training.logging.run_logger import LOGGERS, RunLogger
+from ddpm_jax.training.pictures import has_pictures
 from ddpm_jax.training.preemption import PreemptionHandler
 from ddpm_jax.training.profiling import make_profile
 from ddpm_jax.training.resuming import check_checkpoint, rate_change, same_labels
 from ddpm_jax.training.step import batch_layout, check_batch, state_layout
-from ddpm_jax.training.trainer import LESS_MEMORY, Trainer, has_pictures
+from ddpm_jax.training.trainer import LESS_MEMORY, Trainer
 from ddpm_jax.training.validation import make_validation, split
 
 
@@ -134,7 +135,7 @@ def _run(trainer: Trainer, start: int, report: Callable[[str], None] | None) -> 
         with memory_errors(LESS_MEMORY):
             state, step = trainer.train(trainer.begin(start), start)
         if not trainer.should_stop():
-            trainer.finish(state)
+            trainer.pictures.finish(state)
         stopped = trainer.should_stop()
         if stopped:
             logger.say(f"stopped at step {step}; run the same command again to go on")

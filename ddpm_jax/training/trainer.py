@@ -21,25 +21,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddpm_jax import plots
 from ddpm_jax.checkpoints.best import Best
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.checkpoints.snapshots import save_snapshot, snapshots_of
 from ddpm_jax.config import describe_shown
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
-from ddpm_jax.experiment import Experiment
-from ddpm_jax.files import StoragePath
 from ddpm_jax.runtime.distributed import broadcast_from_first, is_first
 from ddpm_jax.runtime.memory import device_bytes, planned_bytes, require_memory
 from ddpm_jax.runtime.mesh import bytes_per_device
-from ddpm_jax.sampling.cascade import enlarges, seen_in
 from ddpm_jax.sampling.chain import SampleProgram
-from ddpm_jax.sampling.files import animation_size, write_samples
-from ddpm_jax.sampling.samples import Samples
 from ddpm_jax.training.diagnosis import Diagnosis, diagnose
 from ddpm_jax.training.feed import Feed
 from ddpm_jax.training.logging.run_logger import RunLogger
+from ddpm_jax.training.pictures import Interrupted, Pictures
 from ddpm_jax.training.preemption import PreemptionHandler
 from ddpm_jax.training.profiling import NO_PROFILE, Profile
 from ddpm_jax.training.state import TrainState
@@ -83,6 +78,7 @@ class Trainer:
         self.source, self.checkpoints, self.logger = source, checkpoints, logger
         self.config, self.run, self.profile = self.experiment.config, checkpoints.run, profile
         self.snapshots = snapshots_of(self.run, report=logger.say)
+        self.pictures = Pictures(program, source, self.run, logger, self.should_stop)
         self.described, self.preemption, self.validation = described, preemption, validation
         self._saved: int | None = None
         self._skipped: dict[int, int] = {}
@@ -422,69 +418,14 @@ class Trainer:
             return
         with self._metrics.paused():
             try:
-                drawn = self._draw(state, shown if metrics is None else max(shown, metrics.num))
-                self._write_preview(step, drawn, shown)
+                num = shown if metrics is None else max(shown, metrics.num)
+                drawn = self.pictures.draw(state, num)
+                self.pictures.write_preview(step, drawn, shown)
                 values = {} if metrics is None else metrics(drawn)
-            except _Interrupted:
+            except Interrupted:
                 return
             except UserError as error:
                 self.logger.say(f"the preview of step {step} is not complete: {error}")
         if values:
             self.logger.row(step, values)
             self._keep_if_best(state, step, values)
-
-    def _write_preview(self, step: int, drawn: Samples, shown: int) -> None:
-        if not is_first():
-            return
-        labels = None if drawn.labels is None else drawn.labels[:shown]
-        try:
-            path = self.run / "samples" / f"{step:08}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_samples(path, drawn._replace(samples=drawn.samples[:shown], labels=labels))
-            self.logger.picture(step, "samples", path)
-        except (OSError, UserError) as error:
-            self.logger.say(f"the preview of step {step} was not written: {error}")
-
-    def finish(self, state: TrainState) -> None:
-        """Draws the pictures of a finished run: samples, their animation, the loss."""
-        *of_samples, loss = _pictures(self.experiment)
-        self.logger.say(f"drawing {', '.join([*of_samples, loss])}")
-        drawn = None
-        if of_samples:
-            try:
-                size = animation_size(self.config.data.example_shape)
-                drawn = self._draw(state, self.config.sample.num, num_trajectories=size)
-            except _Interrupted:
-                return
-        if is_first():
-            for name in of_samples:
-                write_samples(self.run / name, drawn)
-            plots.loss(self.run / loss, self.logger.rows())
-
-    def _draw(self, state: TrainState, num: int, **options: Any) -> Samples:
-        """Draws samples from the first average; raises _Interrupted if the run should stop."""
-
-        def check(done: int, total: int) -> None:
-            if self.should_stop():
-                raise _Interrupted
-
-        config = self.config
-        params = state.ema[config.train.first_average]
-        if enlarges(self.experiment):
-            options |= seen_in(self.experiment, self.source, num)
-        return self.program(params, num, seed=config.seed, progress=check, **options)
-
-
-def _pictures(experiment: Experiment) -> tuple[str, ...]:
-    """Returns the pictures that are drawn at a run's end, the loss last."""
-    of_samples = () if experiment.classifies else ("samples.png", "denoising.gif")
-    return (*of_samples, "loss.png")
-
-
-def has_pictures(run: StoragePath, experiment: Experiment) -> bool:
-    """Returns whether a finished run has all the pictures that are drawn at its end."""
-    return all((run / name).is_file() for name in _pictures(experiment))
-
-
-class _Interrupted(Exception):
-    """Drawing was given up because the run should stop."""

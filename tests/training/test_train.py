@@ -34,10 +34,10 @@ from ddpm_jax.runtime.memory import OutOfMemory
 from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.training.feed import Feed
 from ddpm_jax.training.logging.run_logger import read_events, read_rows
+from ddpm_jax.training.pictures import Pictures
 from ddpm_jax.training.preemption import PreemptionHandler
 from ddpm_jax.training.step import jit_train_step
 from ddpm_jax.training.train import train
-from ddpm_jax.training.trainer import Trainer
 from ddpm_jax.typing import Batch
 from tests.tiny import assert_same, changed
 
@@ -55,7 +55,7 @@ POINTS = Config(
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """One device, and no pictures: they cost more than all the steps."""
-    monkeypatch.setattr(Trainer, "finish", lambda self, state: None)
+    monkeypatch.setattr(Pictures, "finish", lambda self, state: None)
     one = make_mesh(1, devices=jax.devices()[:1])
     monkeypatch.setattr("ddpm_jax.training.train.make_mesh", lambda fsdp: one)
 
@@ -381,7 +381,7 @@ def test_pictures_that_a_kill_prevented_are_drawn_at_the_next_start(name, tmp_pa
     drawn = []
     finished(tmp_path)
     (tmp_path / name).unlink()
-    monkeypatch.setattr(Trainer, "finish", lambda self, state: drawn.append(int(state.step)))
+    monkeypatch.setattr(Pictures, "finish", lambda self, state: drawn.append(int(state.step)))
     train(SHORT, tmp_path)
     assert drawn == [4]
 

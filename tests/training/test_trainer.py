@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 import time
+import types
 from typing import Any
 
 import jax
@@ -352,10 +353,11 @@ def test_its_pictures_show_the_first_average_and_are_of_the_runs_seed(tmp_path):
             return params, num, seed
 
     checkpoints = Checkpoints(tmp_path)
-    trainer = Trainer(Program(), None, {}, checkpoints, None, preemption=None)  # type: ignore
+    logger = types.SimpleNamespace(say=print)
+    trainer = Trainer(Program(), None, {}, checkpoints, logger, preemption=None)  # type: ignore
     state = init_state(build(config), 0)
     state = state._replace(ema={"ema": "the average", "other": "another"})
-    assert trainer._draw(state, 8) == ("the average", POINTS.sample.num, 2**16)
+    assert trainer.pictures.draw(state, 8) == ("the average", POINTS.sample.num, 2**16)
 
 
 # --- policies ---

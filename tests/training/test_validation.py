@@ -33,6 +33,7 @@ from ddpm_jax.runtime.random import stream_key
 from ddpm_jax.training import validation as module
 from ddpm_jax.training import validation as validation_module
 from ddpm_jax.training.logging.run_logger import read_rows
+from ddpm_jax.training.pictures import Pictures
 from ddpm_jax.training.step import draw_state, state_layout
 from ddpm_jax.training.train import train
 from ddpm_jax.training.trainer import Trainer
@@ -63,7 +64,7 @@ BEST = changed(POINTS, validation={"keep_best": LOSS})
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """One device, and no pictures: they cost more than all the steps."""
-    monkeypatch.setattr(Trainer, "finish", lambda self, state: None)
+    monkeypatch.setattr(Pictures, "finish", lambda self, state: None)
     one = make_mesh(1, devices=jax.devices()[:1])
     monkeypatch.setattr("ddpm_jax.training.train.make_mesh", lambda fsdp: one)
 
@@ -185,7 +186,7 @@ def unbroken(tmp_path_factory):
     """A run that nobody stopped."""
     run = tmp_path_factory.mktemp("unbroken")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "finish", lambda self, state: None)
+        patch.setattr(Pictures, "finish", lambda self, state: None)
         train(POINTS, run, mesh=make_mesh(1, jax.devices()[:1]))
     return run
 
@@ -405,7 +406,7 @@ def test_samples_that_are_not_finite_cost_a_line(tmp_path, monkeypatch):
         return drawn._replace(samples=np.full_like(drawn.samples, np.nan))
 
     monkeypatch.setattr(Trainer, "_draw", draw)
-    monkeypatch.setattr(Trainer, "_write_preview", lambda *words: None)
+    monkeypatch.setattr(Pictures, "write_preview", lambda *words: None)
     train(MEASURED, tmp_path, report=lines.append)
     assert "the preview of step 8 is not complete: the samples are not finite" in lines
     assert all("loss" in row for row in read_rows(tmp_path / "metrics.jsonl"))
