@@ -113,10 +113,9 @@ def evaluate(
             samples, measured, reference, num=num, seed=seed, batch_size=size
         )
     if plan is not None and compared == []:
-        given = [*([] if features is None else ["features"]), *(settings or {})]
-        for name in given:
-            if name != "batch_size":
-                raise UserError(f"{name} is of samples, and {measured[0].name} draws none")
+        given = {**({} if features is None else {"features": features}), **(settings or {})}
+        for name in given.keys() - {"batch_size"}:
+            raise UserError(f"{name} is of samples, and {measured[0].name} draws none")
         return _measure(plan, progress)
     found = _draw_and_compare(
         samples,

@@ -249,10 +249,10 @@ class SampleProgram:
         the network takes, an array `[num, …]` for each part. `operands` has the data of each
         operator, a tree of arrays `[num, …]`. A chain with a `start` takes the times of the grid
         below it. The first `num_trajectories` samples (within one batch) leave their trajectory, at
-        about 50 times.
-        `progress` gets the intervals done and their total. Raises UserError, before anything is
-        drawn, for numbers and labels out of range, and for arrays that are not `num` long or that
-        the network does not take or lacks; OutOfMemory for more samples than memory holds.
+        about 50 times. `progress` gets the intervals done and their total. Raises UserError, before
+        anything is drawn, for numbers and labels out of range, and for arrays that are not `num`
+        long or that the network does not take or lacks; OutOfMemory for more samples than memory
+        holds.
         """
         require_samples("this run", self.experiment)
         check_seed(seed)
@@ -262,9 +262,8 @@ class SampleProgram:
         given = self._check_given(num, conditioning, operands, drawn_labels)
         times, rows = self._from(start, num)
         size, steps = self._batch_size(num, num_trajectories), len(times) - 1
-        batches = math.ceil(num / size)
-        shape = (num, *self.experiment.config.data.example_shape)
-        samples, frames = np.empty(shape, np.float32), []
+        batches, shape = math.ceil(num / size), self.experiment.config.data.example_shape
+        samples, frames = np.empty((num, *shape), np.float32), []
         for batch in range(batches):
             indices = np.arange(batch * size, (batch + 1) * size)
             places = np.minimum(indices, num - 1)  # One compiled shape serves the last batch too.
@@ -284,10 +283,9 @@ class SampleProgram:
                 if done:
                     progress(batch * steps + done, batches * steps)
         shown = shown_channels(self.experiment.config.data)
-        known = labelled(self.experiment, self.guides)
-        names = () if drawn_labels is None else known.class_names
         kept = times[[*range(0, steps, _chunk(steps)), steps]] if frames else None
         stack = np.stack(frames)[:, :num] if frames else None
+        names = () if drawn_labels is None else labelled(self.experiment, self.guides).class_names
         return Samples(samples, drawn_labels, stack, kept, names, shown)
 
     def require_memory(self, num: int, num_trajectories: int = 0) -> None:

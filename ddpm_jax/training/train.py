@@ -70,8 +70,8 @@ def train(
     """
     require_compiling()
     run = storage_path(workdir)
-    more: dict[str, Any] = {"preemption": preemption}
-    more["profile"] = make_profile(run, profile, report or _ignore)
+    traced = make_profile(run, profile, report or _ignore)
+    more: dict[str, Any] = {"preemption": preemption, "profile": traced}
     config = resolve(config)
     mesh = make_mesh(config.mesh.fsdp) if mesh is None else mesh
     check_batch(config, mesh)
@@ -85,7 +85,7 @@ def train(
     source, held_out = split(config, source)
     distributed.compare(_what_must_agree(config, run, described, held_out))
     start = distributed.broadcast_from_first(lambda: checkpoints.newest_good() or 0)
-    data_changes = {}
+    data_changes: dict[str, Any] = {}
     if start:
         check_checkpoint(experiment, mesh, checkpoints, start)
         source, data_changes = same_labels(config, checkpoints, start, source, described)
@@ -95,12 +95,11 @@ def train(
     changes = distributed.broadcast_from_first(
         lambda: _changes(config, checkpoints, start, report or _ignore)
     )
-    if start == config.train.steps and distributed.broadcast_from_first(
-        lambda: has_pictures(run, experiment)
-    ):
+    drawn = distributed.broadcast_from_first(lambda: has_pictures(run, experiment))
+    if start == config.train.steps and drawn:
         (report or _ignore)(_finished(run, start, changes))
         return _as_it_is(experiment, mesh, checkpoints, start, report)
-    # Previews and the last pictures share one size, and thus one compiled program.
+    # Previews and the last pictures share a size, and so a compiled program.
     program = SampleProgram(experiment, mesh, config.sample)
     _check_memory(program)
     with exclusive(run, report=report or _ignore, needed=distributed.is_first()):

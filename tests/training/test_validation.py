@@ -405,7 +405,7 @@ def test_samples_that_are_not_finite_cost_a_line(tmp_path, monkeypatch):
         drawn = plain(self, state, num, **options)
         return drawn._replace(samples=np.full_like(drawn.samples, np.nan))
 
-    monkeypatch.setattr(Trainer, "_draw", draw)
+    monkeypatch.setattr(Pictures, "draw", draw)
     monkeypatch.setattr(Pictures, "write_preview", lambda *words: None)
     train(MEASURED, tmp_path, report=lines.append)
     assert "the preview of step 8 is not complete: the samples are not finite" in lines
