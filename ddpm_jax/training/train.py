@@ -80,7 +80,8 @@ def train(
     source, place = _opened(config, source)
     experiment = build(config, devices=mesh.size)
     report = report if distributed.is_first() else None
-    checkpoints = Checkpoints(run, report=report or _ignore)
+    tell = report or _ignore
+    checkpoints = Checkpoints(run, report=tell)
     described = identity.describe_source(source)
     source, held_out = split(config, source)
     distributed.compare(_what_must_agree(config, run, described, held_out))
@@ -92,17 +93,15 @@ def train(
     _check_labels(config, source)
     experiment = replace(experiment, class_names=tuple(source.class_names))
     more["validation"] = make_validation(experiment, mesh, held_out, source)
-    changes = distributed.broadcast_from_first(
-        lambda: _changes(config, checkpoints, start, report or _ignore)
-    )
+    changes = distributed.broadcast_from_first(lambda: _changes(config, checkpoints, start, tell))
     drawn = distributed.broadcast_from_first(lambda: has_pictures(run, experiment))
     if start == config.train.steps and drawn:
-        (report or _ignore)(_finished(run, start, changes))
+        tell(_finished(run, start, changes))
         return _as_it_is(experiment, mesh, checkpoints, start, report)
     # Previews and the last pictures share a size, and so a compiled program.
     program = SampleProgram(experiment, mesh, config.sample)
     _check_memory(program)
-    with exclusive(run, report=report or _ignore, needed=distributed.is_first()):
+    with exclusive(run, report=tell, needed=distributed.is_first()):
         logger = _start_log(config, run, start, changes, data_changes, report)
         logger.say(f"data: {place}{_describe_labels(config, source)}")
         for line in [*rate_change(config, checkpoints, start), *program.cautions]:
