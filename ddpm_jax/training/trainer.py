@@ -423,7 +423,7 @@ class Trainer:
             except _Interrupted:
                 return
         if is_first():
-            for name in of_samples:
+            for name in of_samples if drawn is not None else ():
                 write_samples(self.run / name, drawn)
             plots.loss(self.run / loss, self.logger.rows())
 
