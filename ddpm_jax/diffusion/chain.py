@@ -156,11 +156,11 @@ def advance(
         if not isinstance(denoiser, RecallingDenoiser):
             return sampler.step(checked(denoiser), carry, row, keys)
         # References, because a step may call its denoiser inside a branch.
-        memory = jax.tree.map(jax.new_ref, carry.memory)
+        memory, given = jax.tree.map(jax.new_ref, carry.memory), denoiser.given
 
         def recalling(x_t: Examples, t: Any) -> Prediction:
             last = jax.tree.map(lambda ref: ref[...], memory)
-            found = check_prediction(denoiser.given(last)(x_t, t), x_t)
+            found = check_prediction(given(last)(x_t, t), x_t)
             jax.tree.map(_write, memory, found.memory)
             return found._replace(memory=None)
 

@@ -66,7 +66,7 @@ def interval_weight(
     return of
 
 
-def _log_snr(schedule: NoiseSchedule, t: AnyTimes) -> Float[Array, "..."]:
+def _log_snr(schedule: NoiseSchedule, t: AnyTimes) -> Any:
     if jnp.issubdtype(t.dtype, jnp.floating):
         return continuous(schedule, t).log_snr.reshape(t.shape)
     return at(schedule.log_snr, t, 1)

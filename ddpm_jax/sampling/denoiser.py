@@ -93,6 +93,7 @@ def _classify(
     """Returns a classifier's log p(y | x_t) of the label that each example shall have."""
 
     def log_probability(x_t: Examples, t: Timesteps | FractionalTimesteps) -> PerExample:
+        assert conditioning.labels is not None
         output = experiment.apply(params, x_t, t, experiment.condition(), train=False)
         log_p = class_log_probabilities(output)
         return jnp.take_along_axis(log_p, conditioning.labels[:, None], axis=1)[:, 0]
