@@ -68,7 +68,10 @@ CONFIGS = {
         "8×8, is not divisible by 16",
     ),
     "an unknown schedule": ([DIGITS, "--diffusion.schedule", "cosin"], "did you mean cosine?"),
-    "an unknown sampler": ([DIGITS, "--sample.sampler", "dddm"], "one of auto, ddim, ddpm, ddpm-beta"),
+    "an unknown sampler": (
+        [DIGITS, "--sample.sampler", "dddm"],
+        "one of auto, ddim, ddpm, ddpm-beta",
+    ),
     "more steps than T": ([DIGITS, "--sample.steps", "5000"], "at most diffusion.timesteps"),
     "another number of classes": (
         [DIGITS, "--model.num_classes", "7"],
