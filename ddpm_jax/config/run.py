@@ -260,8 +260,8 @@ class SampleConfig:
     """The defaults of `ddpm sample`, and what the previews do."""
 
     sampler: ChoiceField = ChoiceField("sample.sampler", SAMPLERS, AUTO, _sampler, auto=True)
-    """How the chain goes from noise to data; auto is ddpm for all T steps and unipc for fewer. ddpm
-    has σ² = β̃; ddpm-beta has σ² = β, as in Ho et al. 2020 for CIFAR-10."""
+    """How the chain goes from noise to data; auto is ddpm for all T steps, dpmpp-sde for fewer, and
+    unipc below 10. ddpm has σ² = β̃; ddpm-beta has σ² = β, as in Ho et al. 2020 for CIFAR-10."""
     steps: int | None = None
     """Steps of the chain; None for all T."""
     grid: ChoiceField = ChoiceField("sample.grid", TIME_GRIDS, AUTO, _grid, auto=True)

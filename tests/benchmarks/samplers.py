@@ -43,6 +43,7 @@ def cases(run: Any, wanted: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def measure(wanted: argparse.Namespace) -> None:
+    import jax.numpy as jnp
     import numpy as np
 
     import ddpm_jax
@@ -65,7 +66,7 @@ def measure(wanted: argparse.Namespace) -> None:
         found = extract(examples)
         return found, add_moments(no_moments(), found, None)
 
-    _, of_real = moments(np.asarray(to_unit(np.asarray(real.examples)), np.float32))
+    _, of_real = moments(np.asarray(to_unit(jnp.asarray(real.examples)), np.float32))
     labels = np.asarray(real.labels)[np.arange(wanted.num) * len(data) // wanted.num]
     done, programs = rows_of(wanted.results), {}
     schedule, fractional = run.experiment.schedule, run.experiment.model.fractional_times
@@ -82,7 +83,7 @@ def measure(wanted: argparse.Namespace) -> None:
             program = programs[name] = SampleProgram(run.experiment, run.mesh, options)
         program.times = make_time_grid(case["grid"], schedule, steps, fractional=fractional)
         program.rows = plan_chain(program.sampler, schedule, program.times)
-        drawn = program(run.params, wanted.num, seed=0, labels=labels)
+        drawn = program(run.params, wanted.num, seed=0, labels=labels.tolist())
         found, of_samples = moments(drawn.samples)
         right = float(np.mean(found.logits.argmax(axis=1) == labels))
         row = {

@@ -10,9 +10,9 @@ import sys
 from typing import Any
 from unittest import mock
 
-import diffusers
+import diffusers  # type: ignore
 import numpy as np
-import torch
+import torch  # type: ignore
 
 T, STEPS = 1000, 10
 # x_0 ~ Σ_k w_k N(m_k, c_k²), points in the plane.

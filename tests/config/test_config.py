@@ -260,6 +260,13 @@ def test_auto_settles_on_rows_and_a_named_row_is_kept(settings, sampler, grid):
     assert configs.loads(configs.dumps(config)).sample == sample
 
 
+def test_the_suited_sampler_follows_the_share_of_steps():
+    assert [suited_sampler(n, 1000) for n in (1, 9, 10, 999, 1000)] == [
+        *("unipc", "unipc", "dpmpp-sde", "dpmpp-sde", "ddpm")
+    ]
+    assert suited_sampler(5, 5) == "ddpm"
+
+
 def test_times_that_are_given_decide_instead_of_the_steps():
     assert SampleConfig().settled(20, steps=3).sampler.name == suited_sampler(3, 20)
     assert SampleConfig(steps=3).settled(20, steps=20).sampler.name == "ddpm"

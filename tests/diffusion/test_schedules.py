@@ -288,7 +288,7 @@ def test_a_chain_that_starts_below_T_in_noise_is_told(first):
 def test_time_of_is_the_inverse_of_continuous(name):
     schedule = make_schedule(name, 50)
     times = np.array([50, 49.5, 20, 7.25, 1, 0.25, 0])
-    found = time_of(schedule, continuous(schedule, times).log_snr)
+    found = time_of(schedule, np.asarray(continuous(schedule, times).log_snr))
     np.testing.assert_allclose(found, times, atol=1e-9)
     assert time_of(schedule, np.array([schedule.log_snr[-1] - 1])) == 50
     noise = noise_to_data(schedule, times)

@@ -133,7 +133,7 @@ def test_auto_is_one_program_with_the_rows_it_settles_on(run):
     np.testing.assert_array_equal(found, run.sample(3, **named).samples)
     assert len(run._programs) == before
     line = run.prepare(sampler="auto", grid="auto", steps=4)
-    assert line.startswith(f"sampler {few.sampler.name} (order ")
+    assert line.startswith(f"sampler {few.sampler.name} (order 2, ")
     assert line.endswith(f"4 of 20 steps on the grid {few.grid.name}, 4 network calls a sample")
     assert run.prepare(sampler="auto").startswith("sampler ddpm (variance posterior), 20 of 20")
 

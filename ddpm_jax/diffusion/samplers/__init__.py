@@ -27,10 +27,12 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
 def suited_sampler(steps: int, T: int) -> str:
     """Returns the row of `SAMPLERS` that suits chains of `steps` steps, where the schedule has T.
 
-    All steps are ancestral, and fewer are a multistep method's. tests/benchmarks/RESULTS.md has
-    the measurements.
+    All steps are ancestral. Fewer are a multistep method's: with fresh noise from 10 steps on,
+    where it mends what earlier steps got wrong. tests/benchmarks/RESULTS.md has the measurements.
     """
-    return "ddpm" if steps >= T else "unipc"
+    if steps >= T:
+        return "ddpm"
+    return "dpmpp-sde" if steps >= 10 else "unipc"
 
 
 def make_sampler(name: str, schedule: NoiseSchedule, **options: Any) -> Sampler:

@@ -7,7 +7,7 @@ This is Song et al. 2021, equations 12 and 16: deterministic at η = 0, and (16)
 η = 1. It ends in x̂_0, because 1 - ᾱ_0 = 0.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -24,7 +24,8 @@ from ddpm_jax.diffusion.samplers.contract import (
 from ddpm_jax.diffusion.schedules import NoiseSchedule, at, indexed
 from ddpm_jax.typing import Denoiser, Examples, Keys, Prediction
 
-PerInterval = Float[np.ndarray, "intervals"]
+# NumPy's in a plan, and one number of a row in a step.
+PerInterval = Float[Any, "..."]
 
 
 class Implicit(NamedTuple):

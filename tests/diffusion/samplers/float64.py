@@ -6,6 +6,7 @@ A sampler's own step runs with the coefficients of its plan as they are, not rou
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ X = np.random.default_rng(0).normal(size=(16, 2))
 _predict = jax.jit(BLOBS.given)
 
 
-def scales(t: float, schedule: NoiseSchedule = SCHEDULE) -> tuple[np.ndarray, np.ndarray]:
+def scales(t: float, schedule: NoiseSchedule = SCHEDULE) -> tuple[Any, Any]:
     """The scales of data and noise at any time."""
     tables = continuous(schedule, np.array([t], float))
     return tables.sqrt_alpha_bar[0], tables.sqrt_one_minus_alpha_bar[0]

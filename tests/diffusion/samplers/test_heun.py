@@ -14,11 +14,11 @@ SHORT = make_schedule("linear", T, beta_1=5e-4, beta_T=0.1)
 
 
 def test_it_is_of_second_order():
-    ends = noise_to_data(SCHEDULE, np.array([1000, 20]))
+    first, last = noise_to_data(SCHEDULE, np.array([1000, 20])) ** (1 / 7)
     chains = [
         np.concatenate([[1000.0], time_of(SCHEDULE, -2 * np.log(inner)), [20.0]])
         for n in (40, 80)
-        for inner in [(np.linspace(*ends ** (1 / 7), n + 1) ** 7)[1:-1]]
+        for inner in [(np.linspace(first, last, n + 1) ** 7)[1:-1]]
     ]
     (slope,) = slopes(make_sampler("heun", SCHEDULE), chains)
     assert 1.8 < slope < 2.3
