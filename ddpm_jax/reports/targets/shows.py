@@ -32,10 +32,13 @@ def _is_convolution(each: Instruction) -> bool:
     return each.opcode == "convolution" and "dot_general" not in each.path
 
 
+# What stands between a module and its primitive: the branches of its platforms, and gradients.
+_BETWEEN = re.compile(r"cond|branch_\d+_fun|\w+\(.*\)")
+
+
 def _module(path: str) -> str:
-    """Returns the module of a path: …/conv_in/branch_0_fun/conv_general_dilated is conv_in's."""
-    # Between a module and its primitive stand the branches of its platforms.
-    names = [name for name in path.split("/")[:-1] if not re.fullmatch(r"branch_\d+_fun", name)]
+    """Returns a path's module: that of …/conv_in/cond/branch_0_fun/conv_general_dilated is conv_in."""
+    names = [name for name in path.split("/")[:-1] if not _BETWEEN.fullmatch(name)]
     return names[-1] if names else path
 
 

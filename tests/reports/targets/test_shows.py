@@ -6,7 +6,7 @@ ENTRY %main (a: bf16[6,8,8,16]) -> bf16[6,8,8,16] {
   %a = bf16[6,8,8,16]{3,2,1,0} parameter(0)
   %k = f32[3,3,16,16]{3,2,1,0} parameter(1)
   %x = f32[6,8,8,16]{3,2,1,0} convert(%a)
-  %y = (f32[6,8,8,16], u8[0]) custom-call(%x, %k), custom_call_target="__cudnn$convForward", metadata={op_name="jit(f)/UNet/conv_in/branch_0_fun/conv_general_dilated"}
+  %y = (f32[6,8,8,16], u8[0]) custom-call(%x, %k), custom_call_target="__cudnn$convForward", metadata={op_name="jit(f)/transpose(jvp(UNet))/conv_in/cond/branch_0_fun/transpose(jvp())/conv_general_dilated"}
   %z = (bf16[6,8,8,16], u8[0]) custom-call(%a, %a), custom_call_target="__cudnn$convForward", metadata={op_name="jit(f)/UNet/conv_0/conv_general_dilated"}
   %s = bf16[16,6,8,8]{3,2,1,0} transpose(%a), dimensions={3,0,1,2}
   ROOT %t = f32[16,3,3,16]{3,2,1,0} transpose(%k), dimensions={3,0,1,2}
