@@ -19,7 +19,7 @@ def shown_by(program: Program, images: int) -> dict[str, Any]:
         for each in lines:
             if _is_convolution(each):
                 operands = [types.get(name, "") for name in each.operands[:2]]
-                if all(operand.startswith("f32[") for operand in operands):
+                if operands and all(operand.startswith("f32[") for operand in operands):
                     wide.add(_module(each.path))
             elif each.opcode == "transpose":
                 turned += _is_activation(each.result, images)
@@ -32,9 +32,14 @@ def _is_convolution(each: Instruction) -> bool:
     return each.opcode == "convolution" and "dot_general" not in each.path
 
 
+# What stands between a module and its primitive: the branches of its platforms, and gradients.
+_BETWEEN = re.compile(r"cond|branch_\d+_fun|\w+\(.*\)")
+
+
 def _module(path: str) -> str:
-    """Returns the module of a path: …/conv_in/conv_general_dilated is conv_in's."""
-    return path.rpartition("/")[0].rpartition("/")[2] or path
+    """Returns a path's module: that of …/conv_in/cond/branch_0_fun/conv_general_dilated is conv_in."""
+    names = [name for name in path.split("/")[:-1] if not _BETWEEN.fullmatch(name)]
+    return names[-1] if names else path
 
 
 def _is_activation(result: str, images: int) -> bool:
