@@ -151,7 +151,7 @@ class Run(sampling.Run):
         `metrics` are rows of `evaluation.metrics.METRICS`, `features` is a row of
         `evaluation.features.FEATURES`; None takes those that apply. `num` samples are drawn; None
         for as many as real examples, at most 10,000. `settings` are those of `sample`. A
-        measurement such as bits_per_dim draws none, and takes `num` of the real examples. Raises
+        measurement, as bits_per_dim, draws none and takes `num` of the real examples. Raises
         UserError for metrics and features that do not exist or do not apply.
         """
         return evaluate(

@@ -89,9 +89,10 @@ def run(words: list[str]) -> int:
         if output is not None:
             with replacing(output) as beside:
                 beside.write_text(json.dumps(found.as_dict(), indent=2) + "\n")
-            if found.arrays:
+            arrays: dict[str, Any] = found.arrays
+            if arrays:
                 with replacing(output.with_suffix(".npz")) as beside, open(beside, "wb") as file:
-                    np.savez(file, **found.arrays)
+                    np.savez(file, **arrays)
     return 0
 
 

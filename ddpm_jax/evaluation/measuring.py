@@ -130,7 +130,7 @@ def _all_parts(
     own = lacking[process::count]
     program = _Program(plan, measurement)
     for done, k in enumerate(own):
-        found = program(starts[k])
+        found: dict[str, Any] = program(starts[k])
         with replacing(files[k]) as beside, open(beside, "wb") as file:
             np.savez(file, **found)
         progress(done + 1, len(own))

@@ -153,7 +153,7 @@ def bound(path: PathLike, terms: Mapping[str, np.ndarray]) -> None:
     axis of a term is logarithmic if all terms are positive. Raises UserError for other arrays.
     """
     path = check_path(path, ".png")
-    lacking = [name for name in _OF_BOUND if np.ndim(terms.get(name)) != 1]
+    lacking = [name for name in _OF_BOUND if name not in terms or np.ndim(terms[name]) != 1]
     lengths = {len(terms[name]) for name in _OF_BOUND if name not in lacking}
     if lacking or len(lengths) != 1:
         raise UserError(f"{path}: a bound has {', '.join(_OF_BOUND)} of one length T")

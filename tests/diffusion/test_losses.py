@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -194,7 +196,7 @@ def test_the_mean_of_the_bound_objective_over_t_is_the_bound(variance, parameter
     learned = objective.variance is not None
     output = jnp.concatenate([mean, -0.4 * jnp.ones_like(mean)], axis=-1) if learned else mean
     assert output.shape[-1] == output_channels(2, objective.variance)
-    at = {"x_t": given.x_t, "t": TIMES}
+    at: dict[str, Any] = {"x_t": given.x_t, "t": TIMES}
     prediction = predict(row, SCHEDULE, output, **at)
     terms = vlb_term(SCHEDULE, prediction, given.x_0, variance=variance, **at)
     np.testing.assert_allclose(objective(output, given).mean(), terms.sum(), rtol=1e-6)

@@ -60,6 +60,7 @@ def test_importance_draws_by_the_root_mean_square_once_every_history_is_full():
         t, weight = sampler.draw(state, jax.random.key(column), COUNT)
         shares = np.bincount(t, minlength=5)[1:] / COUNT
         np.testing.assert_allclose(shares, np.broadcast_to(p, 4), atol=0.02)
+        assert weight is not None
         expected = (1 / (4 * np.broadcast_to(p, 4)))[np.asarray(t) - 1]
         np.testing.assert_allclose(weight, expected, rtol=1e-5)
 
@@ -68,6 +69,7 @@ def test_importance_draws_uniformly_from_losses_of_zero():
     sampler = make_timestep_sampler("importance", 2, history=1)
     state = sampler.update(sampler.init(), jnp.arange(1, 3), jnp.zeros(2))
     t, weight = sampler.draw(state, jax.random.key(0), 100)
+    assert weight is not None
     np.testing.assert_allclose(weight, 1, rtol=1e-6)
     assert set(np.asarray(t)) == {1, 2}
 

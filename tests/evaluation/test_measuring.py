@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.config import Config, DiffusionConfig, DigitsData, MlpConfig, PointsData, SampleConfig
+from ddpm_jax.data.source import ArraySource
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import measuring
 from ddpm_jax.evaluation.evaluate import evaluate
@@ -86,8 +87,8 @@ def test_labels_are_those_of_the_examples_in_the_runs_classes(opened):
     dropping = dataclasses.replace(
         CONFIG, train=dataclasses.replace(CONFIG.train, label_dropout=0.1)
     )
-    unlabelled = set_of_data(MOONS)
-    unlabelled.source.class_names, unlabelled.source.labels = (), None
+    points = np.asarray(set_of_data(MOONS).source.gather(np.arange(50)).examples)
+    unlabelled = ExampleSet(ArraySource(points), {})
     without = evaluate(opened(dropping), ["bits_per_dim"], reference=unlabelled)
     assert without["bits_per_dim"] != given["bits_per_dim"]
     with pytest.raises(UserError, match="the network takes labels, and the real examples have n"):

@@ -6,6 +6,7 @@ one, write its file and its row here.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from ddpm_jax.evaluation.metrics.classifier import agreement, svc_accuracy
 from ddpm_jax.evaluation.metrics.flow import ode_bits_per_dim
@@ -21,7 +22,7 @@ from ddpm_jax.evaluation.metrics.wasserstein import sliced_wasserstein_distance
 
 __all__ = ["METRICS", "Measurement", "Metric"]
 
-METRICS: dict[str, Callable[..., Metric | Measurement]] = {
+METRICS: dict[str, Callable[..., Any]] = {
     "frechet_distance": frechet_distance,
     "kernel_distance": kernel_distance,
     "precision_recall": precision_recall,

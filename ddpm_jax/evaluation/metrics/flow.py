@@ -121,6 +121,7 @@ def _bits(
         max_steps=_MOST_STEPS,
         throw=False,
     )
+    assert solution.ys is not None
     (last,), (change,) = solution.ys
     log_prior = -0.5 * (last**2 + log(2 * pi)).sum()
     nats = offset - (log_prior + change) / x.size

@@ -54,13 +54,13 @@ def measured(name, schedule, mixture, x_0, *, seed=0, **options):
     measure = METRICS[name](**options).measure(facts_of(schedule, x_0.shape[1:]))
     network = exact(mixture, schedule)
     program = jax.jit(lambda x_0, keys: measure(network, x_0, Conditioning(), keys))
-    return {name: np.float64(each) for name, each in program(x_0, keys).items()}
+    return {name: np.asarray(each, np.float64) for name, each in program(x_0, keys).items()}
 
 
 def true_bits(mixture, x):
     """-log2 of the mixture's density, per dimension."""
-    weights, means, scales = (np.float64(each) for each in mixture)
-    squares = ((np.float64(x)[:, None] - means) ** 2).sum(-1) / scales**2
+    weights, means, scales = (np.asarray(each, np.float64) for each in mixture)
+    squares = ((np.asarray(x, np.float64)[:, None] - means) ** 2).sum(-1) / scales**2
     dimensions = means.shape[1]
     log_parts = np.log(weights) - squares / 2 - dimensions * np.log(scales * np.sqrt(2 * np.pi))
     return -logsumexp(log_parts, axis=1) / np.log(2) / dimensions
@@ -101,7 +101,7 @@ def pictures():
     column = jnp.asarray(PIXELS, jnp.float32)[:, None]
     log_mass = discretized_log_likelihood(column, 0 * column + 0.1, jnp.asarray(0.2))[:, 0]
     levels = jax.random.categorical(jax.random.key(2), log_mass, shape=(48, 4, 4, 1))
-    return column[levels, 0], -np.float64(log_mass)[levels].mean((1, 2, 3)) / np.log(2)
+    return column[levels, 0], -np.asarray(log_mass, np.float64)[levels].mean((1, 2, 3)) / np.log(2)
 
 
 def test_the_ode_of_pixels_has_the_mass_of_their_bins():
