@@ -55,7 +55,7 @@ class DiffusionInputs(NamedTuple):
     conditioning: Conditioning
     dropout: Any
     """The key of the network's dropout."""
-    labels: Labels | None = None
+    labels: Labels | np.ndarray | None = None
     """The classes of the data, whether or not the network is told; None where none are used."""
     weight: PerExample | None = None
     """What each loss is multiplied by, because t was not drawn uniformly; None for 1."""

@@ -1,5 +1,7 @@
 """Names and options: a slip is one clear line, whichever table it concerns."""
 
+from typing import Any
+
 import pytest
 
 from ddpm_jax.diffusion import (
@@ -53,10 +55,11 @@ def test_a_slip_is_named_and_mended(call, message):
 
 
 def test_a_row_takes_its_own_options_and_refuses_those_of_others():
-    for name, own, other in (
+    rows: list[tuple[str, Any, Any]] = [
         ("linear", {"beta_1": 1e-3, "beta_T": 0.03}, {"s": 0.01}),
         ("cosine", {"s": 0.01}, {"beta_T": 0.03}),
-    ):
+    ]
+    for name, own, other in rows:
         assert (make_schedule(name, 10, **own).beta != make_schedule(name, 10).beta)[1:].any()
         with pytest.raises(ValueError, match=f"schedule '{name}' takes no '{next(iter(other))}'"):
             make_schedule(name, 10, **own, **other)

@@ -40,8 +40,8 @@ AnyTimes = Timesteps | FractionalTimesteps
 GuidanceWeight = Callable[[AnyTimes], float | Float[Array, ""] | PerExample]
 
 
-# (strong, weak, weight) -> the guided denoiser.
-Guidance = Callable[[Denoiser, Denoiser, GuidanceWeight], Denoiser | RecallingDenoiser]
+# (strong, weak, weight) -> the guided denoiser: a RecallingDenoiser where it has a memory.
+Guidance = Callable[[Denoiser, Denoiser, GuidanceWeight], Any]
 
 
 def constant_weight(weight: float) -> GuidanceWeight:

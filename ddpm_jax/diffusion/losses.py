@@ -172,7 +172,7 @@ def bound(
     def loss(output: Examples, inputs: DiffusionInputs) -> PerExample:
         at_t: dict[str, Any] = {"x_t": inputs.x_t, "t": inputs.t}
         prediction = predict(parameterization, schedule, output, **at_t)
-        more = {"variance": variance, "decoder": decoder_of(inputs.x_0.shape[1:])}
+        more: dict[str, Any] = {"variance": variance, "decoder": decoder_of(inputs.x_0.shape[1:])}
         return schedule.T * vlb_term(schedule, prediction, inputs.x_0, **at_t, **more)
 
     return Objective(loss, variance="learned" if learned else None)

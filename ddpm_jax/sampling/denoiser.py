@@ -31,7 +31,8 @@ from ddpm_jax.typing import (
     Timesteps,
 )
 
-AnyDenoiser = Denoiser | RecallingDenoiser
+# A Denoiser, or a RecallingDenoiser where the guidance has a memory.
+AnyDenoiser = Any
 
 
 def make_denoiser(

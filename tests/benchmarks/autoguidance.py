@@ -15,6 +15,7 @@ For each it prints
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -82,7 +83,7 @@ def main(folder: str) -> None:
     data, labels = branches(NUM, 5 * SPREAD, 1)
     drawn = {"data": (data, np.asarray(labels))}
 
-    def draw(name: str, guided: ddpm_jax.Run, **settings: float) -> None:
+    def draw(name: str, guided: ddpm_jax.Run, **settings: Any) -> None:
         found = guided.sample(NUM, **settings)
         assert found.labels is not None
         drawn[name] = found.samples, found.labels

@@ -11,6 +11,7 @@ edit is told the label.
 import sys
 import time
 
+import jax.numpy as jnp
 import numpy as np
 
 import ddpm_jax
@@ -24,7 +25,7 @@ def main(folder: str, num: int = 256, factor: int = 2) -> None:
     run = ddpm_jax.load(folder)
     source, T = open_source(run.config.data), run.config.diffusion.timesteps
     chosen = source.gather(np.random.default_rng(0).choice(len(source), num, replace=False))
-    pictures, labels = np.asarray(to_unit(np.asarray(chosen.examples))), np.asarray(chosen.labels)
+    pictures, labels = np.asarray(to_unit(jnp.asarray(chosen.examples))), np.asarray(chosen.labels)
     print(f"{run}, {num} real pictures")
     print("\n| steps each way | mean squared error on [0, 1] |\n| --- | --- |")
     for steps in sorted({10, 20, 50, 100, T}):

@@ -9,12 +9,11 @@ chain, the whole chain guided, and intervals of it. The reference is the run's d
 import shlex
 import sys
 
-from ddpm_jax.cli.evaluate import Options
 from ddpm_jax.cli.flags import read
-from ddpm_jax.cli.sample import flags_of_sampling, with_guides
+from ddpm_jax.cli.opening import Opening, open_run
+from ddpm_jax.cli.sample import flags_of_sampling
 from ddpm_jax.config import settings
 from ddpm_jax.evaluation.evaluate import evaluate
-from ddpm_jax.sampling.run import load
 
 # In log SNR: all but the beginning, the middle, all but the end.
 INTERVALS = ("-2 100", "-2 2", "0 100", "-100 0", "0 4")
@@ -26,15 +25,13 @@ DEFAULT = (
 
 
 def main(folder: str, num: str = "1797", *ways: str) -> None:
-    run = load(folder)
-    guides = [each for each in settings(Options()) if each.name in ("guide", "classifier")]
-    known = [*guides, *flags_of_sampling({"num"})]
+    opening = settings(Opening())
+    known = [*opening, *flags_of_sampling({"num", *(each.name for each in opening)})]
     print("| drawn by | Fréchet distance | label agreement |\n| --- | --- | --- |")
     for way in ways or DEFAULT:
         given = read("guidance.py", shlex.split(way), known)
-        guided = with_guides(
-            run, given.pop("guide", None), given.pop("classifier", None), local=True
-        )
+        own = {each.name: given.pop(each.name) for each in opening if each.name in given}
+        guided = open_run(folder, Opening(**own))
         found = evaluate(
             guided,
             ["frechet_distance", "agreement"],

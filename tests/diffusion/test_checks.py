@@ -145,7 +145,7 @@ def test_a_denoiser_that_returns_anything_else_is_one_error(case, sampler):
     bad = DENOISERS[case]
     calls = [
         chain(bad, name=sampler),
-        chain(RecallingDenoiser(lambda x_0: bad), name=sampler),
+        chain(RecallingDenoiser(jnp.zeros_like, lambda memory: bad), name=sampler),
         lambda: guided(bad, good),
         lambda: guided(good, bad),
         lambda: clip(SCHEDULE)(bad)(X, jnp.asarray(1)),

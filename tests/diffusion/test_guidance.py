@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -153,7 +155,8 @@ def test_momentum_is_a_running_sum_along_the_chain_and_rests_outside_of_the_inte
     times, keys = time_steps(T, 10), jax.random.split(jax.random.key(1), T)
     rows = plan_chain(sampler, SCHEDULE, times)
     found, _ = jax.jit(lambda x: sample(sampler, denoiser, x, rows=rows, keys=keys))(X_T)
-    x, total = X_T, jnp.zeros_like(X_T)
+    x: Any = X_T
+    total = jnp.zeros_like(X_T)
     weights = [float(inside(jnp.asarray(t))) for t in times[:-1]]
     assert 0 in weights
     assert weights.count(w) > 3

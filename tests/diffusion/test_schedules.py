@@ -90,7 +90,9 @@ def test_a_shift_gives_averaged_large_pictures_the_noise_of_small_ones():
     ratio = plain.sqrt_alpha_bar[1:] / plain.sqrt_one_minus_alpha_bar[1:]
     np.testing.assert_allclose(large.sqrt_alpha_bar[1:] / noise[1:], ratio, rtol=1e-9)
     both = make_schedule("cosine", 50, shift=4.0, zero_terminal_snr=True)
-    np.testing.assert_allclose(both.alpha_bar[[1, -1]], [large.alpha_bar[1], 0], rtol=1e-15)
+    np.testing.assert_allclose(
+        both.alpha_bar[[1, -1]], np.array([large.alpha_bar[1], 0]), rtol=1e-15
+    )
     back = make_schedule("cosine", 50, shift=1.0)
     for table, same in zip(plain, back, strict=True):
         np.testing.assert_array_equal(table, same)

@@ -44,9 +44,10 @@ class DrawingRun(Run):
         self.folder, self.step, self.name, self.params = folder, 7, "ema", {"w": np.ones(3)}
         self.draw, self.calls = draw, []
 
-    def prepare(self, **settings):
+    def prepare(self, **settings: Any) -> str:
         if settings.get("steps", 0) > 1_000:
             raise UserError("sample.steps is more than T")
+        return "a line"
 
     def sample(self, num=None, *, first=0, seed=0, labels=None, progress: Any = None, **settings):
         assert num is not None

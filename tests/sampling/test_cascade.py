@@ -1,6 +1,7 @@
 """Stages that enlarge pictures, by tiny networks with random parameters."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ from ddpm_jax.sampling.run import Run
 from ddpm_jax.sampling.shards import describe_samples
 from tests.tiny import TINY, changed
 
-FEW = {"steps": 3, "batch_size": 4}
+FEW: dict[str, Any] = {"steps": 3, "batch_size": 4}
 SMALL = np.random.default_rng(0).uniform(-1, 1, (6, 8, 8, 1)).astype(np.float32)
 
 
@@ -76,6 +77,8 @@ def test_a_cascade_enlarges_the_samples_of_its_base(base, stage):
     drawn = both.sample(4, seed=3, labels=[1, 2], **FEW)
     small = base.sample(4, seed=3, labels=[1, 2])
     assert drawn.samples.shape == (4, 16, 16, 1)
+    assert drawn.labels is not None
+    assert small.labels is not None
     assert drawn.labels.tolist() == small.labels.tolist() == [1, 2, 1, 2]
     seed = (3 + 0x9E3779B9) % 2**32
     again = enlarge(stage, np.clip(small.samples, -1, 1), seed=seed, labels=small.labels, **FEW)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.cli import sample as command
+from ddpm_jax.cli import opening
 from ddpm_jax.config import Config, DiffusionConfig, MlpConfig, PointsData, SampleConfig
 from ddpm_jax.diffusion.losses import class_log_probabilities
 from ddpm_jax.errors import UserError
@@ -139,7 +139,7 @@ def test_a_folder_says_what_guided_its_samples(labelled, tmp_path):
 def test_momentum_lasts_from_program_to_program_on_any_number_of_devices():
     """A chain of five steps calls its program five times."""
     asked: dict[str, Any] = {"guidance": 2.0, "guidance_method": "adaptive_projected"}
-    moving = asked | {"guidance_method.momentum": -0.5}
+    moving: dict[str, Any] = asked | {"guidance_method.momentum": -0.5}
     one, eight = (run_of(DROPPED, devices=devices) for devices in (1, 8))
     still, found = (one.sample(8, seed=3, **settings).samples for settings in (asked, moving))
     assert np.abs(found - still).max() > 1e-2
@@ -229,11 +229,12 @@ def test_guidance_that_is_not_possible_is_refused(labelled, unlabelled, classifi
 def test_a_guide_is_named_as_run_or_run_at_step(named, opened, labelled, monkeypatch):
     asked = []
 
-    def load(folder, *, checkpoint=None, local, report):
+    def load(folder, *, checkpoint=None, local, report, **more):
         asked.append((folder, checkpoint))
         return labelled
 
-    monkeypatch.setattr(command, "load", load)
-    assert command.with_guides(labelled, None, None, local=True) is labelled
-    assert command.with_guides(labelled, named, None, local=True).guides.weaker is labelled
-    assert asked == [opened]
+    monkeypatch.setattr(opening, "load", load)
+    assert opening.open_run("a", opening.Opening()) is labelled
+    guided = opening.open_run("a", opening.Opening(guide=named))
+    assert guided.guides.weaker is labelled
+    assert asked == [("a", None), ("a", None), opened]

@@ -399,7 +399,7 @@ def test_a_preview_that_a_kill_kept_from_being_measured_is_measured_at_the_resta
 
 
 def test_samples_that_are_not_finite_cost_a_line(tmp_path, monkeypatch):
-    plain, lines = Trainer._draw, []
+    plain, lines = Pictures.draw, []
 
     def draw(self, state, num, **options):
         drawn = plain(self, state, num, **options)

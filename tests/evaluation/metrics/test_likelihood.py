@@ -1,6 +1,7 @@
 """Likelihoods of data whose density is known, under the exact denoiser."""
 
 from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +49,7 @@ def exact(mixture, schedule):
     return lambda conditioning: denoiser
 
 
-def measured(name, schedule, mixture, x_0, *, seed=0, **options):
+def measured(name, schedule, mixture, x_0, *, seed=0, **options) -> Any:
     """What a measurement gives for each example, as float64."""
     keys = jax.vmap(jax.random.key)(seed * len(x_0) + jnp.arange(len(x_0)))
     measure = METRICS[name](**options).measure(facts_of(schedule, x_0.shape[1:]))
