@@ -20,6 +20,7 @@ from ddpm_jax.config import (
     PictureData,
     SampleConfig,
     TrainConfig,
+    UNetConfig,
     override,
     settings,
 )
@@ -40,7 +41,8 @@ BASE = Config(
     train=TrainConfig(steps=4, batch_size=2, label_dropout=0.5),
     sample=SampleConfig(num=2, batch_size=2, clipping="none"),
 )
-SMALL = {"unet": {"channels": 4, "multipliers": (1, 2), "attention": (8,)}}
+_UNET = {"channels": 4, "multipliers": (1, 2), "attention": (8,)}
+SMALL = {"unet": _UNET, "unet_encoder": _UNET}
 
 
 def configs():
@@ -55,7 +57,9 @@ def configs():
         for name, field in choice_fields(getattr(BASE, section)).items():
             # Several choices together have settings of their own: BASE has them.
             for row in field.table if isinstance(field, ChoiceField) else ():
-                yield override(BASE, {f"{section}.{name}": row})
+                # Only a U-Net sees something besides x_t.
+                unet = dataclasses.replace(BASE, model=UNetConfig(**_UNET, num_classes=10))
+                yield override(unet if name == "condition" else BASE, {f"{section}.{name}": row})
 
 
 def numeric():

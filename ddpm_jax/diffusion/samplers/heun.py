@@ -54,7 +54,8 @@ def heun(
 
     def plan(times: np.ndarray) -> _Coefficients:
         t, s = times[:-1], times[1:]
-        raised = _raised(t) if s_churn > 0 else t
+        within = s_min, np.inf if s_max is None else s_max
+        raised = _raised(schedule, t, s_churn, within) if s_churn > 0 else t
         tables, index = indexed(schedule, np.concatenate([t, raised, s]))
         names = "sqrt_alpha_bar", "sqrt_one_minus_alpha_bar"
         data, noise = (at(getattr(tables, name), index, 1).reshape(3, -1) for name in names)
@@ -67,14 +68,6 @@ def heun(
         gain = np.where(corrected, 0.5 * (noise[2] - data[2] * slope), 0.0)
         implicit = Implicit.plan(schedule, times, 0.0)
         return _Coefficients(implicit, gain, raised.astype(float), scale, fresh)
-
-    def _raised(t: np.ndarray) -> np.ndarray:
-        noise = noise_to_data(schedule, t)
-        within = (noise >= s_min) & (noise <= (np.inf if s_max is None else s_max))
-        gamma = min(s_churn / len(t), np.sqrt(2) - 1)
-        found = time_of(schedule, -2 * np.log((1 + gamma) * noise))
-        found = np.rint(found).astype(t.dtype) if np.issubdtype(t.dtype, np.integer) else found
-        return np.where(within, np.maximum(found, t), t)
 
     def step(denoiser: Denoiser, carry: SamplerState, row: Row, keys: Keys) -> SamplerState:
         c, x_t = row.coefficients, carry.x
@@ -95,3 +88,15 @@ def heun(
         return len(times) - 1 + int(np.count_nonzero(plan(times).gain))
 
     return Sampler(plan, start, step, calls, grid="karras")
+
+
+def _raised(
+    schedule: NoiseSchedule, t: np.ndarray, s_churn: float, within: tuple[float, float]
+) -> np.ndarray:
+    """Returns t̂ of each step: t, or later where σ̄ is `within` and churn adds noise."""
+    noise = noise_to_data(schedule, t)
+    churned = (noise >= within[0]) & (noise <= within[1])
+    gamma = min(s_churn / len(t), np.sqrt(2) - 1)
+    found = time_of(schedule, -2 * np.log((1 + gamma) * noise))
+    found = np.rint(found).astype(t.dtype) if np.issubdtype(t.dtype, np.integer) else found
+    return np.where(churned, np.maximum(found, t), t)

@@ -37,7 +37,7 @@ _BETWEEN = re.compile(r"cond|branch_\d+_fun|\w+\(.*\)")
 
 
 def _module(path: str) -> str:
-    """Returns a path's module: conv_in of …/conv_in/cond/branch_0_fun/conv_general_dilated."""
+    """Returns the last module of a path: conv_in, of …/conv_in/cond/branch_0_fun/name."""
     names = [name for name in path.split("/")[:-1] if not _BETWEEN.fullmatch(name)]
     return names[-1] if names else path
 

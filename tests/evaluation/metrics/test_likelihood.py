@@ -64,7 +64,7 @@ def true_bits(mixture, x):
     squares = ((np.asarray(x, np.float64)[:, None] - means) ** 2).sum(-1) / scales**2
     dimensions = means.shape[1]
     log_parts = np.log(weights) - squares / 2 - dimensions * np.log(scales * np.sqrt(2 * np.pi))
-    return -logsumexp(log_parts, axis=1) / np.log(2) / dimensions
+    return -np.asarray(logsumexp(log_parts, axis=1)) / np.log(2) / dimensions
 
 
 def kernels(size, scale):

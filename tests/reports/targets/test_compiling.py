@@ -155,9 +155,11 @@ def test_a_small_step_by_the_real_compilers(name, request, monkeypatch):
         assert program["transposed_activations"] == 0
         assert set(program["float32_convolutions"]) <= {"conv_in", "conv_out"}
         assert ("cycles" in program) == (platform == "tpu")
-    # XLA sums arrays of one type together.
-    assert {each["kind"] for each in said["training_step"]["exchanges"]} == {"all-reduce"}
-    assert len(said["training_step"]["exchanges"]) <= (1 if platform == "tpu" else 2)
+    # One for each type: XLA sums the gradients of bfloat16 products before it widens them.
+    assert [each["kind"] for each in said["training_step"]["exchanges"]] in (
+        ["all-reduce"],
+        ["all-reduce", "all-reduce"],
+    )
     assert said["chain_step"]["exchanges"] == []
     if platform == "tpu":
         parts = said["training_step"]["cycles_by_part"]
