@@ -118,7 +118,7 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
 # Another value of one of these gives the saved parameters another shape or another meaning, or the
 # steps to come other random numbers, or other examples to train on, than those that were made.
 _IDENTITY = (
-    *("seed", "model", "diffusion", "data.kind", "data.image_size", "data.channels"),
+    *("seed", "init", "model", "diffusion", "data.kind", "data.image_size", "data.channels"),
     "validation.share",
 )
 _HARMLESS = ("model.dropout", "model.dtype", "model.remat")

@@ -1,7 +1,8 @@
 """The U-Net of Ho et al. 2020, appendix B, as in their TensorFlow code."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -13,16 +14,26 @@ from ddpm_jax.errors import UserError, require, require_whole
 from ddpm_jax.models.conditioning import (
     NO_CONDITIONING,
     ConditionEmbedding,
+    TimeEmbedding,
     add_condition,
     require_taken,
 )
-from ddpm_jax.models.layers import Conv, Dense, GroupNorm, SelfAttention, upsample_nearest, zeros
+from ddpm_jax.models.layers import (
+    Conv,
+    Dense,
+    GroupNorm,
+    SelfAttention,
+    downsample_mean,
+    upsample_nearest,
+    zeros,
+)
 from ddpm_jax.models.settings import (
     MOST_FEATURES,
     MOST_LAYERS,
     NetworkConfig,
     check_sides,
     require_divisible,
+    require_epsilon,
     require_multipliers,
 )
 from ddpm_jax.ops import Operations
@@ -44,6 +55,26 @@ class UNetConfig(NetworkConfig):
     """Levels with self-attention, each named by the longer side of its image."""
     heads: int = 1
     """Heads of each self-attention."""
+    head_channels: int | None = None
+    """Channels of each head, and then each level has as many heads as fit; None for `heads`."""
+    middle_attention: bool = True
+    """Whether there is self-attention between the two blocks of the smallest level."""
+    norm_groups: int = 32
+    """Groups of each normalisation; fewer where a group would have one channel."""
+    norm_epsilon: float = 1e-6
+    """What each normalisation adds to the variance."""
+    scale_shift: bool = False
+    """Let the condition scale and shift each block's second normalisation, as in Nichol & Dhariwal
+    2021, and not only shift before it."""
+    downsampling: Literal["same", "symmetric"] = "same"
+    """Padding of the convolutions of stride 2: at the far ends as in TensorFlow, or at all ends."""
+    resampling: Literal["convolution", "residual"] = "convolution"
+    """What changes the size between levels: a convolution, or a residual block (Dhariwal & Nichol
+    2021, section 3)."""
+    time_embedding: TimeEmbedding = "ho"
+    """ho has sines first; openai has cosines first, and its lowest frequency is a little higher."""
+    time_scale: float = 1.0
+    """What the time, counted from 0, is multiplied by; 1000/T as in OpenAI's rescaled timesteps."""
     dropout: float = 0.0
     """Share of the features that each residual block drops in training."""
     remat: bool = False
@@ -58,6 +89,15 @@ class UNetConfig(NetworkConfig):
         widths = [self.channels * multiplier for multiplier in self.multipliers]
         good = self.heads >= 1 and all(width % self.heads == 0 for width in widths)
         require(good, "model.heads", self.heads, f"a divisor of each level's channels {widths}")
+        if self.head_channels is not None:
+            require_whole("model.head_channels", self.head_channels, most=MOST_FEATURES)
+            good = all(width % self.head_channels == 0 for width in widths)
+            need = f"a divisor of each level's channels {widths}"
+            require(good, "model.head_channels", self.head_channels, need)
+            require(self.heads == 1, "model.heads", self.heads, "1 beside model.head_channels")
+        require_whole("model.norm_groups", self.norm_groups, most=MOST_FEATURES)
+        require_epsilon(self.norm_epsilon)
+        require(0 < self.time_scale <= 1e6, "model.time_scale", self.time_scale, "in (0, 1e6]")
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raises UserError if examples of this shape can't go through the levels."""
@@ -76,23 +116,38 @@ class ResidualBlock(nn.Module):
 
     x is [B, H, W, any], condition [B or 1, any], the result [B, H, W, channels]. The second
     convolution is zero at initialisation. `dropout` is the rate to apply now: 0 when not training.
+    With `scale_shift` the condition scales and shifts the second normalisation. `resample` changes
+    the size of x, and of what is convolved.
     """
 
     channels: int
     dropout: float
     dtype: DTypeLike
     ops: Operations
+    groups: int = 32
+    epsilon: float = 1e-6
+    scale_shift: bool = False
+    resample: Callable[[jax.Array], jax.Array] | None = None
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "B H W C"], condition: Float[Array, "b features"]
     ) -> Float[Array, "B H W channels"]:
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
-        h = GroupNorm(activation="swish", **common, name="norm_0")(x)
+        norm: dict[str, Any] = {"groups": self.groups, "epsilon": self.epsilon, **common}
+        h = GroupNorm(activation="swish", **norm, name="norm_0")(x)
+        if self.resample is not None:
+            x, h = self.resample(x), self.resample(h)
         h = Conv(self.channels, **common, name="conv_0")(h)
-        shift = Dense(self.channels, **common, name="condition")(self.ops.swish(condition))
-        h = add_condition(h, shift)
-        h = GroupNorm(activation="swish", **common, name="norm_1")(h)
+        condition = self.ops.swish(condition)
+        if self.scale_shift:
+            both = Dense(2 * self.channels, **common, name="condition")(condition)
+            scale, shift = jnp.split(both, 2, axis=-1)
+            h = GroupNorm(**norm, name="norm_1")(h) * (1 + scale[:, None, None, :])
+            h = self.ops.swish(add_condition(h, shift))
+        else:
+            h = add_condition(h, Dense(self.channels, **common, name="condition")(condition))
+            h = GroupNorm(activation="swish", **norm, name="norm_1")(h)
         h = nn.Dropout(self.dropout, deterministic=False)(h)
         h = Conv(self.channels, kernel_init=zeros, **common, name="conv_1")(h)
         if x.shape[-1] != self.channels:
@@ -130,20 +185,36 @@ class UNet(nn.Module):
         require_taken(self, conditioning)
         check_sides(x_t.shape, config.multipliers)
         common: dict[str, Any] = {"dtype": config.dtype, "ops": ops}
+        time = {"style": config.time_embedding, "time_scale": config.time_scale}
         condition = ConditionEmbedding(
-            4 * config.channels, config.num_classes, "swish", **common, name="condition"
+            4 * config.channels, config.num_classes, "swish", **common, **time, name="condition"
         )(t, conditioning.labels)
+        norm: dict[str, Any] = {"groups": config.norm_groups, "epsilon": config.norm_epsilon}
         widths = [config.channels * multiplier for multiplier in config.multipliers]
         levels = range(len(widths))
         kinds: tuple[Any, Any] = (ResidualBlock, SelfAttention)
         residual, attention = map(nn.remat, kinds) if config.remat else kinds
 
-        def block(h: jax.Array, width: int, name: str) -> jax.Array:
+        def block(h: jax.Array, width: int, name: str, resample: Any = None) -> jax.Array:
+            options = {"scale_shift": config.scale_shift, "resample": resample, **norm, **common}
             rate = config.dropout if train else 0.0
-            return residual(width, rate, **common, name=name)(h, condition)
+            return residual(width, rate, **options, name=name)(h, condition)
 
         def attend(h: jax.Array, name: str) -> jax.Array:
-            return attention(config.heads, **common, name=name)(h)
+            each = config.head_channels
+            heads = h.shape[-1] // each if each else config.heads
+            return attention(heads, **norm, **common, name=name)(h)
+
+        def down(h: jax.Array, width: int, name: str) -> jax.Array:
+            if config.resampling == "residual":
+                return block(h, width, name, downsample_mean)
+            ends = config.downsampling == "symmetric"
+            return Conv(width, stride=2, symmetric=ends, **common, name=name)(h)
+
+        def up(h: jax.Array, width: int, name: str) -> jax.Array:
+            if config.resampling == "residual":
+                return block(h, width, name, upsample_nearest)
+            return Conv(width, **common, name=name)(upsample_nearest(h))
 
         def stage(h: jax.Array, width: int, place: str) -> jax.Array:
             h = block(h, width, f"{place}_block")
@@ -158,11 +229,12 @@ class UNet(nn.Module):
                 h = stage(h, widths[level], f"down_{level}_{i}")
                 skips.append(h)
             if level != levels[-1]:
-                h = Conv(widths[level], stride=2, **common, name=f"down_{level}")(h)
+                h = down(h, widths[level], f"down_{level}")
                 skips.append(h)
 
         h = block(h, widths[-1], "middle_0_block")
-        h = attend(h, "middle_attention")
+        if config.middle_attention:
+            h = attend(h, "middle_attention")
         h = block(h, widths[-1], "middle_1_block")
 
         for level in reversed(levels):
@@ -170,7 +242,7 @@ class UNet(nn.Module):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = stage(h, widths[level], f"up_{level}_{i}")
             if level:
-                h = Conv(widths[level], **common, name=f"up_{level}")(upsample_nearest(h))
+                h = up(h, widths[level], f"up_{level}")
 
-        h = GroupNorm(activation="swish", ops=ops, name="norm_out")(h)
+        h = GroupNorm(activation="swish", **norm, ops=ops, name="norm_out")(h)
         return Conv(self.out_channels, kernel_init=zeros, ops=ops, name="conv_out")(h)

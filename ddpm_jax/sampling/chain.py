@@ -138,6 +138,13 @@ class SampleProgram:
         )
         return advance(self.sampler, denoiser, carry, rows, sample_keys(seed, indices))
 
+    def traced(
+        self, params: Any, seed: jax.Array, indices: jax.Array, conditioning: Conditioning
+    ) -> Examples:
+        """Returns the samples of these numbers, uint32 `[B]`: the whole chain, for tracing."""
+        carry = self._first_carry(seed, indices, None)
+        return self._some_steps(params, carry, self.rows, seed, indices, conditioning, ()).x
+
     def _carry_shardings(self) -> Any:
         """Returns a sharding for each leaf: over all devices along its batch axis if it has one.
 

@@ -27,6 +27,7 @@ from ddpm_jax.tables import choose
 from ddpm_jax.training.logging.run_logger import LOGGERS, RunLogger
 from ddpm_jax.training.preemption import PreemptionHandler
 from ddpm_jax.training.resuming import check_checkpoint, rate_change, same_labels
+from ddpm_jax.training.starting import first_weights
 from ddpm_jax.training.step import batch_layout, check_batch, state_layout
 from ddpm_jax.training.trainer import LESS_MEMORY, Trainer, has_pictures
 from ddpm_jax.training.validation import make_validation, split
@@ -80,15 +81,16 @@ def train(
     described = identity.describe_source(source)
     source, held_out = split(config, source)
     distributed.compare(_what_must_agree(config, run, described, held_out))
-    start = distributed.broadcast_from_first(lambda: checkpoints.newest_good() or 0)
-    data_changes = {}
-    if start:
+    saved = distributed.broadcast_from_first(checkpoints.newest_good)
+    start, data_changes = saved or 0, {}
+    if saved is not None:
         check_checkpoint(experiment, mesh, checkpoints, start)
         source, data_changes = same_labels(config, checkpoints, start, source, described)
     _check_labels(config, source)
     experiment = replace(experiment, class_names=tuple(source.class_names))
     more: dict[str, Any] = {"preemption": preemption}
     more["validation"] = make_validation(experiment, mesh, held_out, source)
+    more["weights"] = weights = first_weights(experiment) if saved is None else None
     changes = distributed.broadcast_from_first(
         lambda: _changes(config, checkpoints, start, report or _ignore)
     )
@@ -102,7 +104,8 @@ def train(
     with exclusive(run, report=report or _ignore, needed=distributed.is_first()):
         logger = _start_log(config, run, start, changes, data_changes, report)
         logger.say(f"data: {place}{_describe_labels(config, source)}")
-        for line in [*rate_change(config, checkpoints, start), *program.cautions]:
+        told = [] if weights is None else weights.lines
+        for line in [*told, *rate_change(config, checkpoints, start), *program.cautions]:
             logger.say(line)
         trainer = Trainer(program, source, described, checkpoints, logger, **more)
         return _run(trainer, start, report)

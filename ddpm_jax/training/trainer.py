@@ -38,9 +38,9 @@ from ddpm_jax.training.diagnosis import Diagnosis, diagnose
 from ddpm_jax.training.feed import Feed
 from ddpm_jax.training.logging.run_logger import RunLogger
 from ddpm_jax.training.preemption import PreemptionHandler
+from ddpm_jax.training.starting import FirstWeights, start_state
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import (
-    draw_state,
     jit_train_step,
     state_layout,
     step_inputs,
@@ -68,16 +68,19 @@ class Trainer:
         *,
         preemption: PreemptionHandler | None,
         validation: Validation = NOTHING,
+        weights: FirstWeights | None = None,
     ):
         """`program` draws the previews, and holds the experiment and the devices.
 
         `described` is what each checkpoint records about the data. `preemption` is asked after
-        every dispatch whether to stop; None never stops. `validation` measures.
+        every dispatch whether to stop; None never stops. `validation` measures. `weights` are those
+        to start from.
         """
         self.program, self.experiment, self.mesh = program, program.experiment, program.mesh
         self.source, self.checkpoints, self.logger = source, checkpoints, logger
         self.config, self.run = self.experiment.config, checkpoints.run
         self.described, self.preemption, self.validation = described, preemption, validation
+        self.weights = weights
         self._saved: int | None = None
         self._skipped: dict[int, int] = {}
         """The first step of each interval that a rollback leaves out, and its end."""
@@ -104,8 +107,8 @@ class Trainer:
         self._saved = step
         if is_first() and self.config.validation.keep_best is not None:
             self._take_back_best(step)
-        if step == 0:
-            return draw_state(self.experiment, self.mesh)
+        if step == 0 and 0 not in self.checkpoints.steps():
+            return start_state(self.experiment, self.mesh, self.weights)
         return self.checkpoints.restore(step, state_layout(self.experiment, self.mesh))
 
     def train(self, state: TrainState, step: int) -> tuple[TrainState, int]:
