@@ -1,4 +1,4 @@
-"""The Annotated Diffusion Model: what its code computed is in annotated.npz, by make_annotated.py."""
+"""The Annotated Diffusion Model: what its code computes is in annotated.npz (make_annotated.py)."""
 
 import json
 from functools import cache
