@@ -5,7 +5,6 @@ from typing import Any
 
 from ddpm_jax import config as configs
 from ddpm_jax.cli.arguments import built, config_of, settings_of, target_of, with_rows
-from ddpm_jax.cli.console import warn
 from ddpm_jax.cli.flags import HELP, read, split
 from ddpm_jax.config import Config, Setting
 from ddpm_jax.config.checks import require_row
@@ -19,8 +18,8 @@ from ddpm_jax.weights.formats import READERS, import_weights
 class Options:
     """Makes a run of another project's weights: it is sampled, evaluated and trained on as any.
 
-    SOURCE is a folder of diffusers. Settings of a config may be given too, such as --data.path
-    PICTURES; those that the weights decide need not be.
+    SOURCE is the folder or the file that its format has. Settings of a config may be given too,
+    such as --data.path PICTURES; those that the weights decide need not be.
     """
 
     from_: str | None = None
@@ -55,8 +54,6 @@ def run(words: list[str]) -> int:
 
     found = import_weights(options.from_, target, config_of(options.config), settings, **more)
     write_first(found.config, found.params, options.workdir)
-    for line in found.notes:
-        warn(line)
     print(f"{target} is the run {options.workdir}; try: ddpm sample {options.workdir}")
     return 0
 

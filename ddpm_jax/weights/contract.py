@@ -21,8 +21,6 @@ class Foreign(NamedTuple):
     tensors: Tensors
     places: Callable[[Config, Any], Sequence[Place]]
     """The map of names for our config and the shapes of our parameters."""
-    notes: tuple[str, ...] = ()
-    """Lines about what was taken otherwise than it was written."""
 
 
 Reader = Callable[..., Foreign]

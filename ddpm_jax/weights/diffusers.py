@@ -296,6 +296,7 @@ def write(config: Config, params: Any, folder: Path) -> Sequence[str]:
     # A network that never saw "no class" has nothing in that row.
     places = unet_places(params, null_class=config.train.label_dropout > 0)
     tensors = to_tensors(places, params)
+    write_safetensors(folder / "unet" / f"{WEIGHTS}.safetensors", tensors, {"format": "pt"})
     version = {"_diffusers_version": VERSION}
     index = {
         "_class_name": "DDPMPipeline",
@@ -313,7 +314,6 @@ def write(config: Config, params: Any, folder: Path) -> Sequence[str]:
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(json.dumps(values, indent=2) + "\n")
-    write_safetensors(folder / "unet" / f"{WEIGHTS}.safetensors", tensors, {"format": "pt"})
     return notes
 
 

@@ -35,7 +35,6 @@ class Imported(NamedTuple):
 
     config: Config
     params: Any
-    notes: tuple[str, ...]
 
 
 def import_weights(
@@ -76,7 +75,7 @@ def import_weights(
     config = configs.override(config, settings(config))
     shapes = build(config).param_shapes
     params = to_params(found.places(config, shapes), found.tensors, shapes, str(path))
-    return Imported(config, params, found.notes)
+    return Imported(config, params)
 
 
 def export_weights(name: str, config: Config, params: Any, folder: str | Path) -> tuple[str, ...]:

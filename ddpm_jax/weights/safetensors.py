@@ -36,7 +36,6 @@ def read(source: Path) -> Foreign:
 def write(config: Config, params: Any, folder: Path) -> Sequence[str]:
     """Writes the file into the folder."""
     tensors = to_tensors(_places(config, params), params)
-    folder.mkdir(parents=True, exist_ok=True)
     metadata = {"format": "ddpm_jax", "config": configs.dumps(config)}
     write_safetensors(folder / FILE, tensors, metadata)
     return ()

@@ -50,8 +50,9 @@ def read_metadata(path: Path) -> Mapping[str, str]:
 
 
 def write_safetensors(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> None:
-    """Writes arrays by name, in C order, with texts in the header."""
+    """Writes arrays by name, in C order, with texts in the header; makes the folder for it."""
     numpy = import_package(path, "safetensors.numpy")
+    path.parent.mkdir(parents=True, exist_ok=True)
     packed = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     numpy.save_file(packed, path, metadata=dict(metadata))
 

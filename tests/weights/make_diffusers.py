@@ -38,6 +38,7 @@ CASES: dict[str, dict[str, Any]] = {
     # The defaults of UNet2DModel, where they differ from both.
     "defaults": {
         "sample_size": (8, 16),
+        "layers_per_block": 1,
         "block_out_channels": (8, 16, 16, 16),
         "norm_num_groups": 4,
     },
