@@ -12,7 +12,7 @@ from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.checkpoints.manifest import by_name, keystr
 from ddpm_jax.config import Config
 from ddpm_jax.errors import UserError
-from ddpm_jax.experiment import Experiment, build
+from ddpm_jax.experiment import Experiment
 from ddpm_jax.files import StoragePath, exclusive, replacing, storage_path
 from ddpm_jax.sampling.run import load
 from ddpm_jax.training.state import TrainState, first_state
@@ -94,7 +94,11 @@ def start_state(experiment: Experiment, mesh: Mesh, weights: FirstWeights | None
             return leaf
         return jax.make_array_from_callback(leaf.shape, leaf.sharding, array.__getitem__)
 
-    params = jax.tree_util.tree_map_with_path(placed, state.params)
+    return state_of(experiment, mesh, jax.tree_util.tree_map_with_path(placed, state.params))
+
+
+def state_of(experiment: Experiment, mesh: Mesh, params: Any) -> TrainState:
+    """Returns the state before the first step with these parameters, which are donated."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state_layout(experiment, mesh))
     begin = functools.partial(first_state, experiment)
     # Donated, so that no two leaves of the state share a buffer.
@@ -109,7 +113,9 @@ def write_first(config: Config, params: Any, workdir: str | StoragePath) -> None
     run = storage_path(workdir)
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise UserError(f"{run} is there already; name a new folder for the run")
-    state, checkpoints = first_state(build(config), params), Checkpoints(run)
+    # The optimizer begins anew, so nothing of it is kept.
+    state = {"params": params, "ema": dict.fromkeys(config.train.averages, params)}
+    checkpoints = Checkpoints(run)
     with exclusive(run, report=lambda line: None):
         with replacing(run / "config.json") as beside:
             beside.write_text(configs.dumps(config))

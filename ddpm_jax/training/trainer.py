@@ -38,7 +38,7 @@ from ddpm_jax.training.diagnosis import Diagnosis, diagnose
 from ddpm_jax.training.feed import Feed
 from ddpm_jax.training.logging.run_logger import RunLogger
 from ddpm_jax.training.preemption import PreemptionHandler
-from ddpm_jax.training.starting import FirstWeights, start_state
+from ddpm_jax.training.starting import FirstWeights, start_state, state_of
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import (
     jit_train_step,
@@ -107,9 +107,13 @@ class Trainer:
         self._saved = step
         if is_first() and self.config.validation.keep_best is not None:
             self._take_back_best(step)
-        if step == 0 and 0 not in self.checkpoints.steps():
-            return start_state(self.experiment, self.mesh, self.weights)
-        return self.checkpoints.restore(step, state_layout(self.experiment, self.mesh))
+        layout = state_layout(self.experiment, self.mesh)
+        if step:
+            return self.checkpoints.restore(step, layout)
+        if 0 in self.checkpoints.steps():  # Weights alone, of an import.
+            found = self.checkpoints.restore(0, {"params": layout.params})
+            return state_of(self.experiment, self.mesh, found["params"])
+        return start_state(self.experiment, self.mesh, self.weights)
 
     def train(self, state: TrainState, step: int) -> tuple[TrainState, int]:
         """Trains to the last step, or to the end of the dispatch in which it should stop.

@@ -109,6 +109,7 @@ def places_of(
 def to_params(places: Sequence[Place], tensors: Tensors, shapes: Any, where: str) -> Any:
     """Returns a tree like `shapes`, float32, filled from another project's tensors.
 
+    `tensors` is emptied on the way, because both sides may be too much for the memory at once.
     Raises UserError, which begins with `where`, and names a tensor without a place, a place without
     its tensor, and a tensor of another shape, of a type that is no float, or with values that are
     not finite.
@@ -122,7 +123,7 @@ def to_params(places: Sequence[Place], tensors: Tensors, shapes: Any, where: str
         raise UserError(f"{where} has {name}, for which this network has no place")
     found: dict[str, np.ndarray] = {}
     for place in places:
-        tensor = tensors[place.tensor]
+        tensor = tensors.pop(place.tensor)
         shape = _joined_shape(place, wanted)
         if tensor.shape != shape or tensor.dtype.kind not in "fV":
             raise UserError(

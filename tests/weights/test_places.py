@@ -78,7 +78,7 @@ PLACES = places_of(SHAPES, {"a": "x", "b": "y"}.__getitem__)
 
 
 def test_a_map_is_applied_in_both_directions():
-    params = to_params(PLACES, GOOD, SHAPES, "F")
+    params = to_params(PLACES, dict(GOOD), SHAPES, "F")
     np.testing.assert_array_equal(params["a"]["kernel"], GOOD["x.weight"].T)
     back = to_tensors(PLACES, params)
     assert back.keys() == GOOD.keys()
@@ -111,4 +111,4 @@ def test_a_parameter_without_a_place_is_named():
     with pytest.raises(UserError, match="no place for b\\.scale"):
         to_params(PLACES[:1], {"x.weight": GOOD["x.weight"]}, SHAPES, "F")
     with pytest.raises(UserError, match="the parameter b\\.scale has no place"):
-        to_tensors([Place("x", ("a.kernel",), MATRIX)], to_params(PLACES, GOOD, SHAPES, "F"))
+        to_tensors([Place("x", ("a.kernel",), MATRIX)], to_params(PLACES, dict(GOOD), SHAPES, "F"))
