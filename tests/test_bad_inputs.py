@@ -22,7 +22,7 @@ from ddpm_jax.config import (
     TrainConfig,
 )
 from ddpm_jax.training.train import train
-from tests.bad_inputs import data, runs
+from tests.bad_inputs import data, runs, weights
 
 POINTS = Config(
     data=PointsData(size=50),
@@ -42,6 +42,7 @@ TABLES = (
     runs.CHECKPOINTS,
     runs.OTHER_LABELS,
     runs.EVALUATIONS,
+    weights.WEIGHTS,
 )
 ROWS = {name: row for table in TABLES for name, row in table.items()}
 

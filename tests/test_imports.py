@@ -21,6 +21,7 @@ LAYERS = (
     ("experiment",),
     ("checkpoints",),
     ("sampling",),
+    ("weights",),
     ("evaluation",),
     ("training",),
     ("reports",),

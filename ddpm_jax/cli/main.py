@@ -47,9 +47,9 @@ COMMANDS = {
     "plot": Command(_module("plot"), "CONFIG|RUN [FIGURE]", "draw a figure, or the config's own"),
     "info": Command(_module("info"), "CONFIG|RUN", "parameters, FLOPs, memory, data"),
     "bench": Command(_module("bench"), "CONFIG|RUN", "how fast it runs on this machine"),
-    "data": Command(
-        _module("data"), "prepare NAME|info SOURCE", "prepare a TFDS data set; look at any data"
-    ),
+    "import": Command(_module("import_"), "SOURCE", "make a run of another project's weights"),
+    "export": Command(_module("export"), "RUN DIR", "write a run's weights for another program"),
+    "data": Command(_module("data"), "prepare NAME|info SOURCE", "prepare data, or look at any"),
 }
 
 

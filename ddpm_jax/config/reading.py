@@ -119,7 +119,7 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
 # Another value of one of these gives the saved parameters another shape or another meaning, or the
 # steps to come other random numbers, or other examples to train on, than those that were made.
 _IDENTITY = (
-    *("seed", "model", "diffusion", "data.kind", "data.image_size", "data.channels"),
+    *("seed", "init", "model", "diffusion", "data.kind", "data.image_size", "data.channels"),
     # The power function of an average, which holds for all steps made and for its snapshots.
     *("validation.share", "train.averages.*.sigma_rel"),
 )

@@ -345,6 +345,9 @@ class Config:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     sample: SampleConfig = field(default_factory=lambda: SampleConfig())
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    init: str | None = None
+    """Where the first parameters come from, which else are drawn: the folder of a run, or
+    FORMAT:SOURCE for weights of another project."""
     figures: tuple[str, ...] = ()
     """The run's own figures, each as in `ddpm plot RUN FIGURE --OPTIONS`. `ddpm train` draws them
     at its end, and `ddpm plot RUN` again."""

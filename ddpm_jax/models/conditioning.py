@@ -36,19 +36,27 @@ def require_taken(network: Any, conditioning: Conditioning) -> None:
             raise UserError(f"conditioning.{name} is missing: the network takes one; give it")
 
 
-def timestep_embedding(t: Timesteps, dim: int) -> Float[Array, "B {dim}"]:
+TimeEmbedding = Literal["ho", "openai"]
+
+
+def timestep_embedding(
+    t: Timesteps, dim: int, style: TimeEmbedding = "ho"
+) -> Float[Array, "B {dim}"]:
     """Returns sines, then cosines, of t at dim//2 frequencies from 1 down to 1/10000.
 
     t is any number, [B] or a scalar (then B is 1). The result is float32; if dim is odd, its last
-    entry is zero. Raises ValueError for a dim below 4, which has no second frequency. Source:
+    entry is zero. In the style `openai` the cosines come first, and the frequencies end one spacing
+    above 1/10000. Raises ValueError for a dim below 4, which has no second frequency. Source:
     Vaswani et al. 2017, section 3.5, with the spacing of Ho et al.'s code.
     """
     if dim < 4:
         raise ValueError(f"a time embedding needs at least 4 dimensions, not {dim}")
     half = dim // 2
-    frequencies = jnp.exp(jnp.arange(half, dtype=jnp.float32) * (-math.log(10_000) / (half - 1)))
+    spacing = -math.log(10_000) / (half if style == "openai" else half - 1)
+    frequencies = jnp.exp(jnp.arange(half, dtype=jnp.float32) * spacing)
     angles = jnp.atleast_1d(t).astype(jnp.float32)[:, None] * frequencies
-    embedding = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    waves = [jnp.sin(angles), jnp.cos(angles)]
+    embedding = jnp.concatenate(waves[::-1] if style == "openai" else waves, axis=-1)
     return jnp.pad(embedding, ((0, 0), (0, dim % 2)))
 
 
@@ -77,6 +85,7 @@ class ConditionEmbedding(nn.Module):
     t is in 1…T, [B] or a scalar, and may be fractional; labels are as in `label_embedding`. The
     noise level of an image beside x_t, in 0…T, is embedded too if there is one. The result has
     batch 1 if t is a scalar and the others are None.
+    `style` is that of `timestep_embedding`, and `time_scale` multiplies the time before it.
     """
 
     features: int
@@ -84,13 +93,15 @@ class ConditionEmbedding(nn.Module):
     activation: Literal["swish", "gelu"]
     dtype: DTypeLike
     ops: Operations
+    style: TimeEmbedding = "ho"
+    time_scale: float = 1.0
 
     @nn.compact
     def __call__(
         self, t: Timesteps, labels: Labels | None, image_noise: Timesteps | None = None
     ) -> Float[Array, "B features"]:
         def embedded(level: Timesteps, name: str) -> jax.Array:
-            h = timestep_embedding(level, self.features // 4)
+            h = timestep_embedding(level * self.time_scale, self.features // 4, self.style)
             h = Dense(self.features, dtype=self.dtype, ops=self.ops, name=f"{name}_in")(h)
             h = getattr(self.ops, self.activation)(h)
             return Dense(self.features, dtype=self.dtype, ops=self.ops, name=f"{name}_out")(h)

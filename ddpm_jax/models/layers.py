@@ -37,14 +37,16 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-    """A convolution with a square kernel, TensorFlow's SAME padding, and a bias.
+    """A convolution with a square kernel and a bias.
 
-    At stride 2 an even side is padded at its far end only, as in Ho et al.'s code.
+    The padding is TensorFlow's: at stride 2 an even side is padded at its far end only, as in Ho et
+    al.'s code. With `symmetric` both ends are padded alike, as in PyTorch.
     """
 
     features: int
     side: int = 3
     stride: int = 1
+    symmetric: bool = False
     kernel_init: nn.initializers.Initializer = kernel_init
     dtype: DTypeLike = "float32"
     ops: Operations = Operations()
@@ -54,8 +56,10 @@ class Conv(nn.Module):
         shape = (self.side, self.side, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
         bias = self.param("bias", zeros, (self.features,)).astype(self.dtype)
-        strides = (self.stride, self.stride)
-        return self.ops.convolution(x.astype(self.dtype), kernel, strides=strides) + bias
+        half = self.side // 2
+        padding = ((half, half), (half, half)) if self.symmetric else "SAME"
+        options: dict[str, Any] = {"strides": (self.stride, self.stride), "padding": padding}
+        return self.ops.convolution(x.astype(self.dtype), kernel, **options) + bias
 
 
 class DepthwiseConv(nn.Module):
@@ -131,6 +135,11 @@ def upsample_nearest(x: Float[Array, "B H W C"]) -> Float[Array, "B 2*H 2*W C"]:
     batch, height, width, channels = x.shape
     twice = jnp.broadcast_to(x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels))
     return twice.reshape(batch, 2 * height, 2 * width, channels)
+
+
+def downsample_mean(x: Float[Array, "B H W C"]) -> Float[Array, "B H//2 W//2 C"]:
+    """Returns the mean of each block of 2×2 pixels; height and width of x are even."""
+    return rearrange(x, "b (y i) (x j) c -> b y x (i j) c", i=2, j=2).mean(3)
 
 
 def group_count(channels: int, most: int = 32) -> int:

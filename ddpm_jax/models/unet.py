@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -14,16 +14,26 @@ from ddpm_jax.errors import UserError, require, require_whole
 from ddpm_jax.models.conditioning import (
     NO_CONDITIONING,
     ConditionEmbedding,
+    TimeEmbedding,
     add_condition,
     require_taken,
 )
-from ddpm_jax.models.layers import Conv, Dense, GroupNorm, SelfAttention, upsample_nearest, zeros
+from ddpm_jax.models.layers import (
+    Conv,
+    Dense,
+    GroupNorm,
+    SelfAttention,
+    downsample_mean,
+    upsample_nearest,
+    zeros,
+)
 from ddpm_jax.models.settings import (
     MOST_FEATURES,
     MOST_LAYERS,
     NetworkConfig,
     check_sides,
     require_divisible,
+    require_epsilon,
     require_multipliers,
 )
 from ddpm_jax.ops import Operations
@@ -45,6 +55,26 @@ class UNetConfig(NetworkConfig):
     """Levels with self-attention, each named by the longer side of its image."""
     heads: int = 1
     """Heads of each self-attention."""
+    head_channels: int | None = None
+    """Channels of each head, and then each level has as many heads as fit; None for `heads`."""
+    middle_attention: bool = True
+    """Whether there is self-attention between the two blocks of the smallest level."""
+    norm_groups: int = 32
+    """Groups of each normalisation; fewer where a group would have one channel."""
+    norm_epsilon: float = 1e-6
+    """What each normalisation adds to the variance."""
+    scale_shift: bool = False
+    """Let the condition scale and shift each block's second normalisation, as in Nichol & Dhariwal
+    2021, and not only shift before it."""
+    downsampling: Literal["same", "symmetric"] = "same"
+    """Padding of the convolutions of stride 2: at the far ends as in TensorFlow, or at all ends."""
+    resampling: Literal["convolution", "residual"] = "convolution"
+    """What changes the size between levels: a convolution, or a residual block (Dhariwal & Nichol
+    2021, section 3)."""
+    time_embedding: TimeEmbedding = "ho"
+    """ho has sines first; openai has cosines first, and its lowest frequency is a little higher."""
+    time_scale: float = 1.0
+    """What the time, counted from 0, is multiplied by; 1000/T as in OpenAI's rescaled timesteps."""
     dropout: float = 0.0
     """Share of the features that each residual block drops in training."""
     remat: bool = False
@@ -59,6 +89,15 @@ class UNetConfig(NetworkConfig):
         widths = [self.channels * multiplier for multiplier in self.multipliers]
         good = self.heads >= 1 and all(width % self.heads == 0 for width in widths)
         require(good, "model.heads", self.heads, f"a divisor of each level's channels {widths}")
+        if self.head_channels is not None:
+            require_whole("model.head_channels", self.head_channels, most=MOST_FEATURES)
+            good = all(width % self.head_channels == 0 for width in widths)
+            need = f"a divisor of each level's channels {widths}"
+            require(good, "model.head_channels", self.head_channels, need)
+            require(self.heads == 1, "model.heads", self.heads, "1 beside model.head_channels")
+        require_whole("model.norm_groups", self.norm_groups, most=MOST_FEATURES)
+        require_epsilon(self.norm_epsilon)
+        require(0 < self.time_scale <= 1e6, "model.time_scale", self.time_scale, "in (0, 1e6]")
 
     @property
     def may_take(self) -> tuple[str, ...]:
@@ -81,28 +120,95 @@ class ResidualBlock(nn.Module):
 
     x is [B, H, W, any], condition [B or 1, any], the result [B, H, W, channels]. The second
     convolution is zero at initialisation. `dropout` is the rate to apply now: 0 when not training.
+    With `scale_shift` the condition scales and shifts the second normalisation. `resample` changes
+    the size of x, and of what is convolved.
     """
 
     channels: int
     dropout: float
     dtype: DTypeLike
     ops: Operations
+    groups: int = 32
+    epsilon: float = 1e-6
+    scale_shift: bool = False
+    resample: Callable[[jax.Array], jax.Array] | None = None
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "B H W C"], condition: Float[Array, "b features"]
     ) -> Float[Array, "B H W channels"]:
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
-        h = GroupNorm(activation="swish", **common, name="norm_0")(x)
+        norm: dict[str, Any] = {"groups": self.groups, "epsilon": self.epsilon, **common}
+        h = GroupNorm(activation="swish", **norm, name="norm_0")(x)
+        if self.resample is not None:
+            x, h = self.resample(x), self.resample(h)
         h = Conv(self.channels, **common, name="conv_0")(h)
-        shift = Dense(self.channels, **common, name="condition")(self.ops.swish(condition))
-        h = add_condition(h, shift)
-        h = GroupNorm(activation="swish", **common, name="norm_1")(h)
+        condition = self.ops.swish(condition)
+        if self.scale_shift:
+            both = Dense(2 * self.channels, **common, name="condition")(condition)
+            scale, shift = jnp.split(both, 2, axis=-1)
+            h = GroupNorm(**norm, name="norm_1")(h) * (1 + scale[:, None, None, :])
+            h = self.ops.swish(add_condition(h, shift))
+        else:
+            h = add_condition(h, Dense(self.channels, **common, name="condition")(condition))
+            h = GroupNorm(activation="swish", **norm, name="norm_1")(h)
         h = nn.Dropout(self.dropout, deterministic=False)(h)
         h = Conv(self.channels, kernel_init=zeros, **common, name="conv_1")(h)
         if x.shape[-1] != self.channels:
             x = Dense(self.channels, **common, name="shortcut")(x)
         return x + h
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What a U-Net is built of; used inside a compact module, which names the layers."""
+
+    config: UNetConfig
+    ops: Operations
+    condition: Float[Array, "b features"]
+    train: bool
+
+    @property
+    def norm(self) -> dict[str, Any]:
+        """The settings of each normalisation."""
+        return {"groups": self.config.norm_groups, "epsilon": self.config.norm_epsilon}
+
+    def block(self, h: jax.Array, width: int, name: str, resample: Any = None) -> jax.Array:
+        """Returns h after a residual block."""
+        options = {"scale_shift": self.config.scale_shift, "resample": resample, **self.norm}
+        rate = self.config.dropout if self.train else 0.0
+        kind: Any = nn.remat(ResidualBlock) if self.config.remat else ResidualBlock
+        return kind(width, rate, **options, **self._common, name=name)(h, self.condition)
+
+    def attend(self, h: jax.Array, name: str) -> jax.Array:
+        """Returns h after self-attention."""
+        each = self.config.head_channels
+        heads = h.shape[-1] // each if each else self.config.heads
+        kind: Any = nn.remat(SelfAttention) if self.config.remat else SelfAttention
+        return kind(heads, **self.norm, **self._common, name=name)(h)
+
+    def stage(self, h: jax.Array, width: int, place: str) -> jax.Array:
+        """Returns h after a residual block, and attention where the level has it."""
+        h = self.block(h, width, f"{place}_block")
+        attends = max(h.shape[1:3]) in self.config.attention
+        return self.attend(h, f"{place}_attention") if attends else h
+
+    def down(self, h: jax.Array, width: int, name: str) -> jax.Array:
+        """Returns h with half its sides."""
+        if self.config.resampling == "residual":
+            return self.block(h, width, name, downsample_mean)
+        ends = self.config.downsampling == "symmetric"
+        return Conv(width, stride=2, symmetric=ends, **self._common, name=name)(h)
+
+    def up(self, h: jax.Array, width: int, name: str) -> jax.Array:
+        """Returns h with twice its sides."""
+        if self.config.resampling == "residual":
+            return self.block(h, width, name, upsample_nearest)
+        return Conv(width, **self._common, name=name)(upsample_nearest(h))
+
+    @property
+    def _common(self) -> dict[str, Any]:
+        return {"dtype": self.config.dtype, "ops": self.ops}
 
 
 def encode(
@@ -113,49 +219,42 @@ def encode(
     conditioning: Conditioning,
     *,
     train: bool,
-) -> tuple[jax.Array, list[jax.Array], Callable[..., jax.Array]]:
-    """Returns the features in the middle, those of the way down, and what makes a stage.
+) -> tuple[jax.Array, list[jax.Array], Layers]:
+    """Returns the features in the middle, those of the way down, and what the way up is built of.
 
-    Called inside a compact module, in which the layers get their names. A stage `(h, width, place)`
-    is a residual block, and attention where the level has it.
+    Called inside a compact module, in which the layers get their names.
     """
     check_sides(x_t.shape, config.multipliers)
-    common: dict[str, Any] = {"dtype": config.dtype, "ops": ops}
+    time: dict[str, Any] = {"style": config.time_embedding, "time_scale": config.time_scale}
     condition = ConditionEmbedding(
-        4 * config.channels, config.num_classes, "swish", **common, name="condition"
+        4 * config.channels,
+        config.num_classes,
+        "swish",
+        dtype=config.dtype,
+        ops=ops,
+        **time,
+        name="condition",
     )(t, conditioning.labels, conditioning.image_noise)
     if conditioning.image is not None:
         x_t = jnp.concatenate([x_t, conditioning.image], axis=-1)
+    layers = Layers(config, ops, condition, train)
     widths = [config.channels * multiplier for multiplier in config.multipliers]
-    kinds: tuple[Any, Any] = (ResidualBlock, SelfAttention)
-    residual, attention = map(nn.remat, kinds) if config.remat else kinds
-
-    def block(h: jax.Array, width: int, name: str) -> jax.Array:
-        rate = config.dropout if train else 0.0
-        return residual(width, rate, **common, name=name)(h, condition)
-
-    def attend(h: jax.Array, name: str) -> jax.Array:
-        return attention(config.heads, **common, name=name)(h)
-
-    def stage(h: jax.Array, width: int, place: str) -> jax.Array:
-        h = block(h, width, f"{place}_block")
-        return attend(h, f"{place}_attention") if max(h.shape[1:3]) in config.attention else h
-
     # The first and last convolutions are float32: half precision rounds a pixel by as much as
     # the noise of the last steps, and with three channels they cost little.
     h = Conv(config.channels, ops=ops, name="conv_in")(x_t).astype(config.dtype)
     skips = [h]
     for level, width in enumerate(widths):
         for i in range(config.blocks):
-            h = stage(h, width, f"down_{level}_{i}")
+            h = layers.stage(h, width, f"down_{level}_{i}")
             skips.append(h)
         if level < len(widths) - 1:
-            h = Conv(width, stride=2, **common, name=f"down_{level}")(h)
+            h = layers.down(h, width, f"down_{level}")
             skips.append(h)
 
-    h = block(h, widths[-1], "middle_0_block")
-    h = attend(h, "middle_attention")
-    return block(h, widths[-1], "middle_1_block"), skips, stage
+    h = layers.block(h, widths[-1], "middle_0_block")
+    if config.middle_attention:
+        h = layers.attend(h, "middle_attention")
+    return layers.block(h, widths[-1], "middle_1_block"), skips, layers
 
 
 class UNet(nn.Module):
@@ -187,15 +286,14 @@ class UNet(nn.Module):
     ) -> Float[Array, "B H W out_channels"]:
         config, ops = self.config, self.ops
         require_taken(self, conditioning)
-        h, skips, stage = encode(config, ops, x_t, t, conditioning, train=train)
-        common: dict[str, Any] = {"dtype": config.dtype, "ops": ops}
+        h, skips, layers = encode(config, ops, x_t, t, conditioning, train=train)
         widths = [config.channels * multiplier for multiplier in config.multipliers]
         for level in reversed(range(len(widths))):
             for i in range(config.blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = stage(h, widths[level], f"up_{level}_{i}")
+                h = layers.stage(h, widths[level], f"up_{level}_{i}")
             if level:
-                h = Conv(widths[level], **common, name=f"up_{level}")(upsample_nearest(h))
+                h = layers.up(h, widths[level], f"up_{level}")
 
-        h = GroupNorm(activation="swish", ops=ops, name="norm_out")(h)
+        h = GroupNorm(activation="swish", **layers.norm, ops=ops, name="norm_out")(h)
         return Conv(self.out_channels, kernel_init=zeros, ops=ops, name="conv_out")(h)

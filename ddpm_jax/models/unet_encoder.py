@@ -52,8 +52,8 @@ class UNetEncoder(nn.Module):
         train: bool,
     ) -> Float[Array, "B H W out_channels"]:
         require_taken(self, conditioning)
-        h, _, _ = encode(self.config, self.ops, x_t, t, conditioning, train=train)
-        h = GroupNorm(activation="swish", ops=self.ops, name="norm_out")(h)
+        h, _, layers = encode(self.config, self.ops, x_t, t, conditioning, train=train)
+        h = GroupNorm(activation="swish", **layers.norm, ops=self.ops, name="norm_out")(h)
         h = h.astype(jnp.float32).mean(axis=(1, 2), keepdims=True)
         h = Dense(self.out_channels, kernel_init=zeros, ops=self.ops, name="out")(h)
         return jnp.broadcast_to(h, (*x_t.shape[:-1], self.out_channels))

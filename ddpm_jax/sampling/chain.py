@@ -27,7 +27,7 @@ from ddpm_jax.diffusion import (
     sample_noise,
     unfit_ends,
 )
-from ddpm_jax.errors import UserError, require_whole
+from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.models.conditioning import NO_CONDITIONING, require_taken
 from ddpm_jax.runtime.compilation import compiler_options
@@ -36,6 +36,7 @@ from ddpm_jax.runtime.mesh import batch_sharding, fetch, replicated, shard_rows
 from ddpm_jax.runtime.random import sample_keys
 from ddpm_jax.runtime.switches import pinned, require_compiling
 from ddpm_jax.sampling.denoiser import is_guided, make_denoiser, weight_of
+from ddpm_jax.sampling.given import check_label_count, check_range, require_floats, rows_for
 from ddpm_jax.sampling.guides import NO_GUIDES, Guides, check_options, labelled, require_samples
 from ddpm_jax.sampling.samples import Samples
 from ddpm_jax.typing import Conditioning, Denoiser, Examples, Operator, RecallingDenoiser
@@ -206,6 +207,13 @@ class SampleProgram:
                 sampler = each.apply(sampler, self.experiment.schedule, each.data)
         return sampler
 
+    def traced(
+        self, params: Any, seed: jax.Array, indices: jax.Array, conditioning: Conditioning
+    ) -> Examples:
+        """Returns the samples of these numbers, uint32 `[B]`: the whole chain, for tracing."""
+        carry = self._first_carry(seed, indices, None)
+        return self._some_steps(params, carry, self.rows, seed, indices, conditioning, ()).x
+
     def _carry_shardings(self) -> Any:
         """Returns a sharding for each leaf: over all devices along its batch axis if it has one.
 
@@ -328,7 +336,7 @@ class SampleProgram:
         """Returns the times and the rows of a chain that starts there."""
         if start is None:
             return self.times, self.rows
-        _require_floats("start.x", start.x)
+        require_floats("start.x", start.x)
         shape = (num, *self.experiment.config.data.example_shape)
         if start.x.shape != shape:
             raise UserError(f"start.x has the shape {start.x.shape}; it must be {shape}")
@@ -352,7 +360,7 @@ class SampleProgram:
         self, num: int, conditioning: Conditioning, operands: Sequence[Any], labels: Any
     ) -> tuple[Conditioning, tuple[Any, ...]]:
         """Returns conditioning and operators' data, with a row for each sample."""
-        rows = jax.tree.map(lambda x: _rows("an operator's data", x, num), tuple(operands))
+        rows = jax.tree.map(lambda x: rows_for("an operator's data", x, num), tuple(operands))
         if labels is not None:
             labels = np.where(labels == -1, np.int32(self.experiment.num_classes), labels)
         return self._check_conditioning(num, conditioning)._replace(labels=labels), rows
@@ -365,11 +373,11 @@ class SampleProgram:
 
         def part(name: str, dtype: Any) -> Any:
             found = getattr(given, name)
-            return None if found is None else _rows(f"conditioning.{name}", found, num, dtype)
+            return None if found is None else rows_for(f"conditioning.{name}", found, num, dtype)
 
         T = self.experiment.schedule.T
         if given.image is not None:
-            _require_floats("conditioning.image", given.image)
+            require_floats("conditioning.image", given.image)
         if given.image_noise is not None:
             levels = np.asarray(given.image_noise)
             whole = levels.dtype.kind in "iu"
@@ -408,33 +416,6 @@ class SampleProgram:
                 known = f"they are the whole numbers 0 … {classes - 1}"
                 raise UserError(f"labels: there is no class {label}; {known}")
         return np.resize(given.astype(np.int32), num)
-
-
-def check_range(first: int, num: int) -> None:
-    """Raises UserError unless first … first+num-1 are samples: a seed has 2³² of them."""
-    require_whole("the number of samples", num, most=2**32)
-    require_whole("first", first, 0, 2**32 - 1)
-    if first + num > 2**32:
-        raise UserError(f"first is {first}: the last sample of a seed is {2**32 - 1}; take another")
-
-
-def check_label_count(count: int, num: int) -> None:
-    """Raises UserError unless `num` samples can take so many labels in turn."""
-    if not 1 <= count <= num:
-        raise UserError(f"there are {count} labels for {num} samples; give at most {num}")
-
-
-def _rows(name: str, array: Any, num: int, dtype: Any = None) -> np.ndarray:
-    """Returns the array; raises UserError unless it has one row for each of `num` samples."""
-    if np.ndim(array) == 0 or len(array) != num:
-        raise UserError(f"{name} has the shape {np.shape(array)}; it must have {num} rows")
-    return np.asarray(array, dtype)
-
-
-def _require_floats(name: str, array: Any) -> None:
-    dtype = np.asarray(array).dtype
-    if not np.issubdtype(dtype, np.floating):
-        raise UserError(f"{name} has the type {dtype}; give floats, for pictures in [-1, 1]")
 
 
 def _chunk(steps: int) -> int:

@@ -24,9 +24,10 @@ from ddpm_jax.files import Remote, StoragePath, StoreError, remove, replacing
 from ddpm_jax.runtime import distributed
 from ddpm_jax.runtime.memory import free_bytes, require_memory
 from ddpm_jax.sampling.cascade import Cascade
-from ddpm_jax.sampling.chain import Progress, check_label_count, check_range
+from ddpm_jax.sampling.chain import Progress
 from ddpm_jax.sampling.files import Arrays, class_names_in, write_joined
 from ddpm_jax.sampling.formats import FORMATS, Format, Part
+from ddpm_jax.sampling.given import check_label_count, check_range
 from ddpm_jax.sampling.run import Run
 from ddpm_jax.typing import Batch
 

@@ -118,7 +118,12 @@ _STATE_SETTINGS = {
 
 
 def _check_state(experiment: Experiment, mesh: Mesh, checkpoints: Checkpoints, step: int) -> None:
-    """Raises UserError if a changed setting asks for other arrays than the checkpoint has."""
+    """Raises UserError if a changed setting asks for other arrays than the checkpoint has.
+
+    A checkpoint of step 0 has weights alone, and the rest begins anew.
+    """
+    if step == 0:
+        return
     changed = configs.differences(checkpoints.config(step), experiment.config)
     for prefix, field in _STATE_SETTINGS.items():
         names = [name for name in changed if name.startswith(prefix)]

@@ -29,6 +29,7 @@ from ddpm_jax.training.pictures import has_pictures
 from ddpm_jax.training.preemption import PreemptionHandler
 from ddpm_jax.training.profiling import make_profile
 from ddpm_jax.training.resuming import check_checkpoint, rate_change, same_labels
+from ddpm_jax.training.starting import first_weights
 from ddpm_jax.training.step import batch_layout, check_batch, state_layout
 from ddpm_jax.training.trainer import LESS_MEMORY, Trainer
 from ddpm_jax.training.validation import make_validation, split
@@ -64,14 +65,14 @@ def train(
     `mesh` has the axes data and fsdp; the default holds all devices. `report` gets the lines that
     people want to read, and nothing is printed without it. `preemption` says when to save and stop;
     no signal handler is installed here. `profile` traces so many steps into `workdir`/profile. A
-    finished run, pictures included, is left as it is. Raises UserError, before anything is written,
-    if the config can't be trained here or the folder holds a run of another network or seed, or of
-    more steps; later, if too many steps in a row are not finite or the last state can't be saved.
+    finished run, pictures included, is left as it is. Raises UserError, before it writes, if the
+    config can't be trained here or the folder holds a run of another network or seed, or of more
+    steps; later, if too many steps in a row are not finite or the last state can't be saved.
     """
     require_compiling()
     run = storage_path(workdir)
-    traced = make_profile(run, profile, report or _ignore)
-    more: dict[str, Any] = {"preemption": preemption, "profile": traced}
+    more: dict[str, Any] = {"preemption": preemption}
+    more["profile"] = make_profile(run, profile, report or _ignore)
     config = resolve(config)
     mesh = make_mesh(config.mesh.fsdp) if mesh is None else mesh
     check_batch(config, mesh)
@@ -85,29 +86,33 @@ def train(
     described = identity.describe_source(source)
     source, held_out = split(config, source)
     distributed.compare(_what_must_agree(config, run, described, held_out))
-    start = distributed.broadcast_from_first(lambda: checkpoints.newest_good() or 0)
-    data_changes: dict[str, Any] = {}
-    if start:
+    saved = distributed.broadcast_from_first(checkpoints.newest_good)
+    start, data_changes = saved or 0, dict[str, Any]()
+    if saved is not None:
         check_checkpoint(experiment, mesh, checkpoints, start)
         source, data_changes = same_labels(config, checkpoints, start, source, described)
     _check_labels(config, source)
     experiment = replace(experiment, class_names=tuple(source.class_names))
     more["validation"] = make_validation(experiment, mesh, held_out, source)
+    more["weights"] = weights = first_weights(experiment) if saved is None else None
     changes = distributed.broadcast_from_first(lambda: _changes(config, checkpoints, start, tell))
-    drawn = distributed.broadcast_from_first(lambda: has_pictures(run, experiment))
-    if start == config.train.steps and drawn:
+    if start == config.train.steps and _is_drawn(run, experiment):
         tell(_finished(run, start, changes))
         return _as_it_is(experiment, mesh, checkpoints, start, report)
     # Previews and the last pictures share a size, and so a compiled program.
     program = SampleProgram(experiment, mesh, config.sample)
     _check_memory(program)
+    told = [f"data: {place}{_describe_labels(config, source)}", *getattr(weights, "lines", ())]
     with exclusive(run, report=tell, needed=distributed.is_first()):
         logger = _start_log(config, run, start, changes, data_changes, report)
-        logger.say(f"data: {place}{_describe_labels(config, source)}")
-        for line in [*rate_change(config, checkpoints, start), *program.cautions]:
+        for line in [*told, *rate_change(config, checkpoints, start), *program.cautions]:
             logger.say(line)
         trainer = Trainer(program, source, described, checkpoints, logger, **more)
         return _run(trainer, start, report)
+
+
+def _is_drawn(run: StoragePath, experiment: Experiment) -> bool:
+    return distributed.broadcast_from_first(lambda: has_pictures(run, experiment))
 
 
 def _as_it_is(

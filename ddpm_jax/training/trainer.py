@@ -37,9 +37,9 @@ from ddpm_jax.training.logging.run_logger import RunLogger
 from ddpm_jax.training.pictures import Interrupted, Pictures
 from ddpm_jax.training.preemption import PreemptionHandler
 from ddpm_jax.training.profiling import NO_PROFILE, Profile
+from ddpm_jax.training.starting import FirstWeights, start_state, state_of
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import (
-    draw_state,
     jit_train_step,
     state_layout,
     step_inputs,
@@ -68,11 +68,13 @@ class Trainer:
         preemption: PreemptionHandler | None,
         validation: Validation = NOTHING,
         profile: Profile = NO_PROFILE,
+        weights: FirstWeights | None = None,
     ):
         """`program` draws the previews, and holds the experiment and the devices.
 
         `described` is what each checkpoint records about the data. `preemption` is asked after
         every dispatch whether to stop; None never stops. `validation` measures, `profile` traces.
+        `weights` are those to start from.
         """
         self.program, self.experiment, self.mesh = program, program.experiment, program.mesh
         self.source, self.checkpoints, self.logger = source, checkpoints, logger
@@ -80,6 +82,7 @@ class Trainer:
         self.snapshots = snapshots_of(self.run, report=logger.say)
         self.pictures = Pictures(program, source, self.run, logger, self.should_stop)
         self.described, self.preemption, self.validation = described, preemption, validation
+        self.weights = weights
         self._saved: int | None = None
         self._skipped: dict[int, int] = {}
         """The first step of each interval that a rollback leaves out, and its end."""
@@ -114,9 +117,13 @@ class Trainer:
             self.snapshots.remove_after(step)
         if is_first() and self.config.validation.keep_best is not None:
             self._take_back_best(step)
-        if step == 0:
-            return draw_state(self.experiment, self.mesh)
-        return self.checkpoints.restore(step, state_layout(self.experiment, self.mesh))
+        layout = state_layout(self.experiment, self.mesh)
+        if step:
+            return self.checkpoints.restore(step, layout)
+        if 0 in self.checkpoints.steps():  # Weights alone, of an import.
+            found = self.checkpoints.restore(0, {"params": layout.params})
+            return state_of(self.experiment, self.mesh, found["params"])
+        return start_state(self.experiment, self.mesh, self.weights)
 
     def train(self, state: TrainState, step: int) -> tuple[TrainState, int]:
         """Trains to the last step, or to the end of the dispatch in which it should stop.

@@ -33,17 +33,12 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-import numpy as np
 from peer import (
-    Arrays,
     Ours,
-    Params,
     arguments,
     by_turns,
     clocked,
     describe,
-    kernel,
-    matrix,
     report,
     serve,
     shipped,
@@ -176,92 +171,6 @@ def torch_side(document: Path) -> None:
 # --- our side -------------------------------------------------------------------------------------
 
 
-def carried(weights: Arrays) -> Params:
-    """The document's weights in our network's tree; every one of them must find its place."""
-    left = dict(weights)
-
-    def take(name: str) -> tuple[np.ndarray, Params]:
-        bias = left.pop(f"{name}.bias", None)
-        return left.pop(f"{name}.weight"), {} if bias is None else {"bias": bias}
-
-    def norm(name: str) -> Params:
-        weight, bias = take(name)
-        return {"scale": weight, **bias}
-
-    def conv(name: str) -> Params:
-        weight, bias = take(name)
-        return {"kernel": kernel(weight), **bias}
-
-    def dense(name: str) -> Params:
-        weight, bias = take(name)
-        return {"kernel": matrix(weight), **bias}
-
-    def block(name: str) -> Params:
-        weight, bias = take(f"{name}.ds_conv")
-        params = {
-            "depthwise": {"kernel": kernel(weight)[:, :, 0], **bias},
-            "norm_0": norm(f"{name}.net.0"),
-            "conv_0": conv(f"{name}.net.1"),
-            "norm_1": norm(f"{name}.net.3"),
-            "conv_1": conv(f"{name}.net.4"),
-        }
-        if f"{name}.mlp.1.weight" in left:
-            params["condition"] = dense(f"{name}.mlp.1")
-        if f"{name}.res_conv.weight" in left:
-            params["shortcut"] = dense(f"{name}.res_conv")
-        return params
-
-    def attention(name: str) -> Params:
-        joint, _ = take(f"{name}.fn.fn.to_qkv")
-        three = zip(("query", "key", "value"), np.split(joint, 3), strict=True)
-        params = {role: {"kernel": matrix(weight)} for role, weight in three}
-        return params | {"norm": norm(f"{name}.fn.norm")}
-
-    def linear_attention(name: str) -> Params:
-        out = {"out": dense(f"{name}.fn.fn.to_out.0"), "norm_out": norm(f"{name}.fn.fn.to_out.1")}
-        return attention(name) | out
-
-    def halve(name: str) -> Params:
-        # 4x4 of stride 2 is 2x2 over blocks of 2x2 pixels.
-        weight, bias = take(name)
-        out, channels = weight.shape[:2]
-        blocks = weight.reshape(out, channels, 2, 2, 2, 2)  # [o, c, y, i, x, j]
-        return {
-            "conv": {"kernel": blocks.transpose(2, 4, 3, 5, 1, 0).reshape(2, 2, -1, out)} | bias
-        }
-
-    def double(name: str) -> Params:
-        # The other way round, and the last pixels that a block is made of come first.
-        weight, bias = take(name)
-        channels, out = weight.shape[:2]
-        blocks = weight.reshape(channels, out, 2, 2, 2, 2)[
-            :, :, ::-1, :, ::-1
-        ]  # [c, o, y, i, x, j]
-        kernels = blocks.transpose(2, 4, 0, 3, 5, 1).reshape(2, 2, channels, -1)
-        return {"conv": {"kernel": kernels}, **bias}
-
-    params: Params = {
-        "conv_in": conv("init_conv"),
-        "condition": {"time_in": dense("time_mlp.1"), "time_out": dense("time_mlp.3")},
-        "middle_block_0": block("mid_block1"),
-        "middle_attention": attention("mid_attn") | {"out": dense("mid_attn.fn.fn.to_out")},
-        "middle_block_1": block("mid_block2"),
-        "out_block": block("final_conv.0"),
-        "conv_out": dense("final_conv.1"),
-    }
-    places = {f"down_{i}": f"downs.{i}" for i in range(3)} | {
-        f"up_{2 - i}": f"ups.{i}" for i in (0, 1)
-    }
-    for place, name in places.items():
-        params[f"{place}_block_0"] = block(f"{name}.0")
-        params[f"{place}_block_1"] = block(f"{name}.1")
-        params[f"{place}_attention"] = linear_attention(f"{name}.2")
-        if f"{name}.3.weight" in left:
-            params[place] = (halve if place.startswith("down") else double)(f"{name}.3")
-    assert not left, f"left over: {sorted(left)}"
-    return params
-
-
 def main() -> None:
     words = arguments(__doc__, slices=5, steps=5, dispatch=5)
     words.add_argument("--document", type=Path, metavar="FILE", required=True)
@@ -284,6 +193,8 @@ def main() -> None:
 
 def compare(options: argparse.Namespace) -> None:
     from ddpm_jax.config import override
+    from ddpm_jax.weights.annotated import unet_places
+    from ddpm_jax.weights.places import to_params
 
     document = ("--document", str(options.document))
     with started(__file__, options, PACKAGES, *document) as theirs:
@@ -295,7 +206,9 @@ def compare(options: argparse.Namespace) -> None:
         config = override(shipped("fashion_mnist"), how)
         ours = Ours(config)
         weights, told = theirs.describe_source()
-        count = ours.check(carried(weights), told, tolerance=2e-5)
+        places = unet_places(ours.config.model, ours.params)
+        params = to_params(places, weights, ours.params, "the document's network")
+        count = ours.check(params, told, tolerance=2e-5)
         assert count == COUNT, f"{count:,} parameters, not {COUNT:,}"
         print(f"{count:,} parameters and the same outputs on both sides")
         print(versions(about))

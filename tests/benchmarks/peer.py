@@ -269,16 +269,6 @@ class Ours:
         return sum(value.size for value in self._jax.tree.leaves(params))
 
 
-def kernel(weight: np.ndarray) -> np.ndarray:
-    """Brings a weight of PyTorch's to our layout: [out, in, y, x] or [out, in] to in before out."""
-    return weight.transpose(2, 3, 1, 0) if weight.ndim == 4 else weight.T
-
-
-def matrix(weight: np.ndarray) -> np.ndarray:
-    """Brings a 1x1 convolution or a linear layer of PyTorch's to [in, out]."""
-    return weight.reshape(weight.shape[:2]).T
-
-
 # --- the turns ------------------------------------------------------------------------------------
 
 

@@ -25,7 +25,6 @@ from peer import (
     by_turns,
     clocked,
     describe,
-    kernel,
     serve,
     shipped,
     started,
@@ -130,7 +129,7 @@ def carried(weights: Arrays) -> Params:
     """The tutorial's weights in our network's tree."""
 
     def linear(name: str) -> Arrays:
-        return {"kernel": kernel(weights[f"{name}.weight"]), "bias": weights[f"{name}.bias"]}
+        return {"kernel": weights[f"{name}.weight"].T, "bias": weights[f"{name}.bias"]}
 
     params: Params = {"out": linear("out")}
     for i in range(3):

@@ -31,19 +31,14 @@ Aims: training at most 1.0 times PyTorch's time by the clock, sampling at most 0
 import argparse
 import contextlib
 import os
-import re
 from typing import Any, NamedTuple
 
 from peer import (
-    Arrays,
     Ours,
-    Params,
     arguments,
     by_turns,
     clocked,
     describe,
-    kernel,
-    matrix,
     report,
     serve,
     started,
@@ -197,68 +192,6 @@ def configured(options: argparse.Namespace) -> Any:
     )
 
 
-# Our names, and theirs; diffusers counts the levels on the way up from the smallest image.
-MODULES = (
-    (r"down_(\d)_(\d)_block", "down_blocks.{}.resnets.{}"),
-    (r"down_(\d)_(\d)_attention", "down_blocks.{}.attentions.{}"),
-    (r"down_(\d)", "down_blocks.{}.downsamplers.0.conv"),
-    (r"middle_(\d)_block", "mid_block.resnets.{}"),
-    (r"middle_attention", "mid_block.attentions.0"),
-    (r"up_(\d)_(\d)_block", "up_blocks.{}.resnets.{}"),
-    (r"up_(\d)_(\d)_attention", "up_blocks.{}.attentions.{}"),
-    (r"up_(\d)", "up_blocks.{}.upsamplers.0.conv"),
-    (r"condition", "time_embedding"),
-    (r"norm_out", "conv_norm_out"),
-    (r"(conv_in|conv_out)", "{}"),
-)
-LAYERS = {
-    "norm_0": "norm1",
-    "conv_0": "conv1",
-    "condition": "time_emb_proj",
-    "norm_1": "norm2",
-    "conv_1": "conv2",
-    "shortcut": "conv_shortcut",
-    "norm": "group_norm",
-    "query": "to_q",
-    "key": "to_k",
-    "value": "to_v",
-    "out": "to_out.0",
-    "time_in": "linear_1",
-    "time_out": "linear_2",
-}
-
-
-def their_name(module: str, layers: tuple[str, ...], levels: int) -> str:
-    """What diffusers calls a layer of ours, in a network of so many levels."""
-    for pattern, name in MODULES:
-        found = re.fullmatch(pattern, module)
-        if found:
-            numbers = list(found.groups())
-            if module.startswith("up_"):
-                numbers[0] = str(levels - 1 - int(numbers[0]))
-            return ".".join([name.format(*numbers), *(LAYERS[layer] for layer in layers)])
-    raise KeyError(module)
-
-
-def carried(weights: Arrays, like: Params) -> Params:
-    """Diffusers' weights in a tree like ours; every one of them must find its place."""
-    left = dict(weights)
-    levels = sum(bool(re.fullmatch(r"down_\d_0_block", name)) for name in like)
-
-    def layer(path: tuple[str, ...], ours: Params) -> Params:
-        if any(isinstance(value, dict) for value in ours.values()):
-            return {name: layer((*path, name), value) for name, value in ours.items()}
-        name = their_name(path[0], path[1:], levels)
-        weight, params = left.pop(f"{name}.weight"), {"bias": left.pop(f"{name}.bias")}
-        if "scale" in ours:
-            return params | {"scale": weight}
-        return params | {"kernel": kernel(weight) if ours["kernel"].ndim == 4 else matrix(weight)}
-
-    params = layer((), like)
-    assert not left, f"left over: {sorted(left)}"
-    return params
-
-
 def main() -> None:
     words = arguments(__doc__, slices=5, steps=5, dispatch=5)
     words.add_argument("--network", choices=list(NETWORKS), default="small")
@@ -280,10 +213,14 @@ def compare(options: argparse.Namespace) -> None:
     words = ["--network", options.network, "--device", options.device, "--dtype", options.dtype]
     words += ["--compile"] * options.compile
     words += ["--batch", str(options.batch)] if options.batch else []
+    from ddpm_jax.weights.diffusers import unet_places
+    from ddpm_jax.weights.places import to_params
+
     with started(__file__, options, PACKAGES, *words) as theirs:
         ours = Ours(configured(options))
         weights, told = theirs.describe_source()
-        found = ours.check(carried(weights, ours.params), told, tolerance=2e-5)
+        params = to_params(unet_places(ours.params), weights, ours.params, "diffusers")
+        found = ours.check(params, told, tolerance=2e-5)
         assert found == count, f"{found:,} parameters, not {count:,}"
         print(f"{count:,} parameters and the same outputs on both sides")
         print(versions(theirs.ask("about")))

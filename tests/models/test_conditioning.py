@@ -23,6 +23,14 @@ def test_timestep_embedding_is_its_closed_form(dim):
     np.testing.assert_array_equal(timestep_embedding(jnp.array(17), dim), embedding[2:3])
 
 
+def test_openais_embedding_has_cosines_first_and_a_higher_last_frequency():
+    t, half = np.array([0, 17.5, 999]), 5
+    angle = t[:, None] * 10_000.0 ** (-np.arange(half) / half)
+    embedding = timestep_embedding(jnp.array(t), 10, "openai")
+    np.testing.assert_allclose(embedding[:, :half], np.cos(angle), atol=3e-4)
+    np.testing.assert_allclose(embedding[:, half:], np.sin(angle), atol=3e-4)
+
+
 def test_timestep_embedding_needs_two_frequencies():
     with pytest.raises(ValueError, match="at least 4"):
         timestep_embedding(jnp.array(1), 3)

@@ -14,6 +14,7 @@ from ddpm_jax.models.layers import GroupNorm
         (AnnotatedUNetConfig(norm_epsilon=0.25, block="resnet"), {("norm_out", 1e-5)}),
         (AnnotatedUNetConfig(norm_epsilon=0.25), {("norm_out", 1e-5)}),
         (UNetConfig(attention=(4,)), None),
+        (UNetConfig(attention=(4,), norm_epsilon=0.25, resampling="residual"), set()),
     ],
 )
 def test_every_normalisation_has_the_epsilon_of_its_document(config, others):

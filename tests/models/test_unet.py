@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddpm_jax.errors import UserError
+from ddpm_jax.models.layers import Conv, downsample_mean
 from ddpm_jax.models.settings import divisor as divisor_of
 from ddpm_jax.models.unet import ResidualBlock, UNet, UNetConfig
 from ddpm_jax.ops import AUTO
@@ -137,3 +139,58 @@ def test_blocks_start_as_their_shortcut():
     module, x = ResidualBlock(8, 0.0, "float32", AUTO), jnp.ones((1, 2, 2, 8)) * jnp.arange(8.0)
     y, _ = module.init_with_output(jax.random.key(0), x, jnp.ones((1, 4)))
     np.testing.assert_array_equal(np.asarray(y), x)
+
+
+# What the other options compute is compared with the projects that have them, in tests/weights.
+
+
+def test_other_options_change_the_parameters_as_published():
+    plain = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,)}
+
+    def counted(**fields):
+        return sizes(abstract_params((8, 8, 3), **plain, **fields))
+
+    usual = counted()
+    assert counted(head_channels=4, norm_groups=2, time_scale=0.5) == usual
+    assert counted(downsampling="symmetric", time_embedding="openai") == usual
+    assert usual.keys() - counted(middle_attention=False).keys() == {"middle_attention"}
+    # A block scales and shifts with twice the numbers of its condition.
+    for name, size in counted(scale_shift=True).items():
+        width = 8 if name.startswith(("down_0", "up_0")) else 16
+        assert size - usual[name] == (33 * width if name.endswith("block") else 0)
+    residual = counted(resampling="residual")
+    assert residual["down_0"] == 2 * (9 * 8 * 8 + 8) + 4 * 8 + 33 * 8
+    assert residual["up_1"] == 2 * (9 * 16 * 16 + 16) + 4 * 16 + 33 * 16
+
+
+def test_a_symmetric_convolution_is_padded_at_both_ends():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 6, 6, 1)), jnp.float32)
+    kernel = jnp.zeros((3, 3, 1, 1)).at[0, 0].set(1.0)
+    params = {"params": {"kernel": kernel, "bias": jnp.zeros(1)}}
+    y = Conv(1, stride=2, symmetric=True).apply(params, x)
+    np.testing.assert_array_equal(y[0, 1:, 1:, 0], x[0, 1:-2:2, 1:-2:2, 0])  # type: ignore
+    np.testing.assert_array_equal(y[0, 0, :, 0], 0)  # type: ignore
+    far = Conv(1, stride=2).apply(params, x)
+    np.testing.assert_array_equal(far[0, ..., 0], x[0, ::2, ::2, 0])  # type: ignore
+
+
+def test_a_mean_of_blocks_is_that_of_their_pixels():
+    x = np.arange(32.0).reshape(1, 4, 4, 2)
+    np.testing.assert_array_equal(
+        downsample_mean(jnp.asarray(x))[0, 1, 0], x[0, 2:, :2].mean((0, 1))
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"head_channels": 24}, "model.head_channels is 24; it must be a divisor of each level"),
+        ({"head_channels": 32, "heads": 2}, "model.heads is 2; it must be 1 beside"),
+        ({"norm_groups": 0}, "model.norm_groups is 0"),
+        ({"norm_epsilon": 0.0}, "model.norm_epsilon is 0.0"),
+        ({"time_scale": 0.0}, "model.time_scale is 0.0"),
+    ],
+)
+def test_impossible_options_are_refused(fields, says):
+    with pytest.raises(UserError, match=says):
+        UNetConfig(**fields)

@@ -1,12 +1,6 @@
 """The published weights of Inception: where they are, and reading them without running code."""
 
-import hashlib
-import importlib
-import io
-import pickle
-import zipfile
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
@@ -18,9 +12,8 @@ from ddpm_jax.evaluation.features.inception.network import (
     Parameters,
     kernel_shapes,
 )
-from ddpm_jax.files import cache_folder, local_path, reason
-
-Tensors = dict[str, np.ndarray]
+from ddpm_jax.files import cache_folder, local_path, sha256
+from ddpm_jax.weights.tensors import Tensors, read_tensors
 
 # Two projects publish the same bytes; the name holds the first digits of their SHA-256.
 PUBLISHED = {
@@ -36,10 +29,6 @@ _TAKE = f"take pytorch-fid's {_NAME} from {_URL}"
 
 # The file holds 96 MB; much more is another thing, and would fill the memory.
 _MOST_BYTES = 2**28
-# How a PyTorch before 1.6 begins a file: its magic number, pickled.
-_OLD_TORCH = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
-# Older ones run code, or corrupt memory, with weights_only too: CVE-2025-32434, CVE-2026-24747.
-_SAFE_TORCH = (2, 10)
 
 
 def find_weights(given: str | None = None) -> Path:
@@ -66,85 +55,14 @@ def read_weights(path: str | Path) -> tuple[Parameters, str]:
     what it is named after, or that holds other tensors than the network's, or not finite ones.
     """
     path = local_path(path)
-    data = _read_bytes(path)
-    digest = hashlib.sha256(data).hexdigest()
-    if path.name in PUBLISHED and digest != SHA256:
+    if path.name in PUBLISHED and path.is_file() and sha256(path) != SHA256:
         raise UserError(f"{path} is not the file of that name, or damaged (its SHA-256); {_TAKE}")
-    tensors = _safetensors(path, data) if path.suffix == ".safetensors" else _torch(path, data)
+    tensors = read_tensors(path, most=_MOST_BYTES, mend=_TAKE)
     _check_layout(path, tensors)
     folded = {name: _fold(path, name, tensors) for name in kernel_shapes()}
     logits = tensors["fc.weight"].T
     _require_finite(path, "fc", logits)
-    return Parameters(folded, logits), digest
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"{path} can't be read ({reason(error)}); {_TAKE}") from None
-    if len(data) > _MOST_BYTES:
-        raise UserError(f"{path} is larger than Inception's weights, 96 MB; {_TAKE}")
-    return data
-
-
-def _safetensors(path: Path, data: bytes) -> Tensors:
-    try:
-        numpy = importlib.import_module("safetensors.numpy")
-    except ImportError:
-        raise UserError(
-            f"{path}: reading it takes a package: pip install 'ddpm_jax[inception]'"
-        ) from None
-    try:
-        return numpy.load(data)
-    except Exception:  # Its own class, KeyError for types that NumPy lacks, and others.
-        raise UserError(f"{path} is not a readable .safetensors file; {_TAKE}") from None
-
-
-def _torch(path: Path, data: bytes) -> Tensors:
-    if zipfile.is_zipfile(io.BytesIO(data)):
-        _refuse_scripts(path, data)
-    elif not data.startswith(_OLD_TORCH):
-        raise UserError(f"{path} is no file of weights, .safetensors or PyTorch's; {_TAKE}")
-    torch = _import_torch(path)
-    try:
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        return {str(name): tensor.numpy() for name, tensor in state.items()}
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{path} is a pickle that asks to run code, which it was not allowed; {_TAKE}"
-        ) from None
-    except Exception:  # PyTorch raises many kinds for damaged files, and other objects lack items.
-        raise UserError(f"{path} is damaged, or holds no weights; {_TAKE}") from None
-
-
-def _refuse_scripts(path: Path, data: bytes) -> None:
-    """Raises UserError for TorchScript, and for what unpacks to more than weights can be."""
-    try:
-        entries = zipfile.ZipFile(io.BytesIO(data)).infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError):
-        raise UserError(f"{path} is a damaged zip; {_TAKE}") from None
-    inside = [entry.filename.partition("/")[2] for entry in entries]
-    if any(name == "constants.pkl" or name.startswith("code/") for name in inside):
-        raise UserError(f"{path} is TorchScript, which is code and is not run; {_TAKE}")
-    if sum(entry.file_size for entry in entries) > _MOST_BYTES:
-        raise UserError(f"{path} unpacks to more than Inception's weights, 96 MB; {_TAKE}")
-
-
-def _import_torch(path: Path) -> ModuleType:
-    try:
-        torch = importlib.import_module("torch")
-    except ImportError:
-        raise UserError(
-            f"{path}: reading it takes PyTorch: pip install 'ddpm_jax[inception]' (or torch alone)"
-        ) from None
-    version = torch.__version__
-    if tuple(int(part) for part in version.split(".")[:2]) < _SAFE_TORCH:
-        raise UserError(
-            f"{path}: PyTorch {version} may run code in such a file; pip install 'torch>=2.10'"
-        )
-    return torch
+    return Parameters(folded, logits), sha256(path)
 
 
 def _check_layout(path: Path, tensors: Tensors) -> None:

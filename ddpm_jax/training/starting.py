@@ -1,0 +1,126 @@
+"""Where a run's first parameters come from, if they are not drawn: another run, other weights."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ddpm_jax import config as configs
+from ddpm_jax.checkpoints.checkpoint import Checkpoints
+from ddpm_jax.checkpoints.manifest import by_name, keystr
+from ddpm_jax.config import Config
+from ddpm_jax.errors import UserError
+from ddpm_jax.experiment import Experiment
+from ddpm_jax.files import StoragePath, exclusive, replacing, storage_path
+from ddpm_jax.sampling.run import load
+from ddpm_jax.training.state import TrainState, first_state
+from ddpm_jax.training.step import draw_state, state_layout
+from ddpm_jax.weights.formats import READERS, import_weights
+
+# Settings of the network in which it may differ from the one that it starts from.
+_MAY_DIFFER = ("model.num_classes", "model.dropout", "model.dtype", "model.remat")
+# With another of these, the network has learned to put out something else.
+_MEANING = ("diffusion.prediction", "diffusion.schedule", "diffusion.timesteps")
+
+
+class FirstWeights(NamedTuple):
+    """The parameters that a run starts from."""
+
+    arrays: dict[str, np.ndarray]
+    """By dotted name; what is missing here is drawn."""
+    lines: list[str]
+    """What is to be told about them."""
+
+
+def first_weights(experiment: Experiment) -> FirstWeights | None:
+    """Reads what the config's `init` names; returns None if it names nothing.
+
+    It is a run, whose first average is taken, or FORMAT:SOURCE. The number of classes and the
+    channels of the data may be others; then the parameters without a partner of the same shape are
+    drawn. Raises UserError for what can't be read, and for another network.
+    """
+    config, name = experiment.config, experiment.config.init
+    if name is None:
+        return None
+    donor, params = _donor(name)
+    changed = configs.differences(donor, config)
+    for setting, (old, new) in changed.items():
+        if setting.startswith("model.") and setting not in _MAY_DIFFER:
+            raise UserError(
+                f"init {name} has {setting} = {old!r}, and this config has {new!r}; start from the "
+                "same network"
+            )
+    have, wanted = by_name(params), by_name(experiment.param_shapes)
+    kept = {
+        each: np.asarray(have[each])
+        for each, leaf in wanted.items()
+        if each in have and have[each].shape == leaf.shape
+    }
+    if not kept:
+        raise UserError(f"init {name} has no parameter of this network; start from the same one")
+    lines = [f"starts from {name}: {len(kept)} of {len(wanted)} arrays of parameters"]
+    if fresh := [each for each in wanted if each not in kept]:
+        lines.append(f"drawn afresh, because it is new or has another shape: {', '.join(fresh)}")
+    if left := [each for each in have if each not in wanted]:
+        lines.append(f"left out, because this network has no such part: {', '.join(left)}")
+    lines += [
+        f"{setting} was {changed[setting][0]!r} there, and is {changed[setting][1]!r} here"
+        for setting in _MEANING
+        if setting in changed
+    ]
+    return FirstWeights(kept, lines)
+
+
+def _donor(name: str) -> tuple[Config, Any]:
+    form, colon, source = name.partition(":")
+    if not colon or form not in READERS:
+        run = load(name, local=True)
+        return run.config, run.params
+    found = import_weights(form, source, configs.load_file("folder"))
+    return found.config, found.params
+
+
+def start_state(experiment: Experiment, mesh: Mesh, weights: FirstWeights | None) -> TrainState:
+    """Returns the state before the first step: drawn, and with these parameters in their places."""
+    state = draw_state(experiment, mesh)
+    if weights is None:
+        return state
+
+    def placed(path: Any, leaf: jax.Array) -> jax.Array:
+        array = weights.arrays.get(keystr(path))
+        if array is None:
+            return leaf
+        return jax.make_array_from_callback(leaf.shape, leaf.sharding, array.__getitem__)
+
+    return state_of(experiment, mesh, jax.tree_util.tree_map_with_path(placed, state.params))
+
+
+def state_of(experiment: Experiment, mesh: Mesh, params: Any) -> TrainState:
+    """Returns the state before the first step with these parameters, which are donated."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state_layout(experiment, mesh))
+    begin = functools.partial(first_state, experiment)
+    # Donated, so that no two leaves of the state share a buffer.
+    return jax.jit(begin, out_shardings=shardings, donate_argnums=0)(params)
+
+
+def write_first(config: Config, params: Any, workdir: str | StoragePath) -> None:
+    """Makes a run folder with one checkpoint, of step 0: these parameters are every average.
+
+    Raises UserError if the folder is not empty, or can't be written.
+    """
+    run = storage_path(workdir)
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise UserError(f"{run} is there already; name a new folder for the run")
+    # The optimizer begins anew, so nothing of it is kept.
+    state = {"params": params, "ema": dict.fromkeys(config.train.averages, params)}
+    checkpoints = Checkpoints(run)
+    with exclusive(run, report=lambda line: None):
+        with replacing(run / "config.json") as beside:
+            beside.write_text(configs.dumps(config))
+        try:
+            checkpoints.save(0, state, config, keep=None, keep_every=None)
+            checkpoints.wait()
+        finally:
+            checkpoints.close()

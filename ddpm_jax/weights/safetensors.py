@@ -1,0 +1,50 @@
+"""Our own parameters in one `.safetensors` file: dotted names, and the config in the header."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ddpm_jax import config as configs
+from ddpm_jax.checkpoints.manifest import by_name
+from ddpm_jax.config import Config
+from ddpm_jax.errors import UserError
+from ddpm_jax.weights.contract import Foreign
+from ddpm_jax.weights.places import SAME, Place, to_tensors
+from ddpm_jax.weights.tensors import read_metadata, read_tensors, write_safetensors
+
+FILE = "model.safetensors"
+
+
+def read(source: Path) -> Foreign:
+    """Reads the file, or the folder that has it."""
+    path = source / FILE if source.is_dir() else source
+    if not path.is_file():
+        raise UserError(f"{source} is no file of weights, and no folder with a {FILE}")
+    text = read_metadata(path).get("config")
+    if text is None:
+        raise UserError(f"{path} has no config in its header: ddpm export did not write it")
+    config = configs.loads(text, f"the header of {path}")
+    shape = config.data.example_shape
+    if len(shape) != 3:
+        raise UserError(f"{path} is a network for examples of shape {shape}, not for images")
+    diffusion, sample = map(_settings, (config.diffusion, config.sample))
+    data = {"image_size": shape[:2], "channels": shape[2]}
+    return Foreign(data, config.model, diffusion, sample, read_tensors(path), _places)
+
+
+def write(config: Config, params: Any, folder: Path) -> Sequence[str]:
+    """Writes the file into the folder."""
+    tensors = to_tensors(_places(config, params), params)
+    metadata = {"format": "ddpm_jax", "config": configs.dumps(config)}
+    write_safetensors(folder / FILE, tensors, metadata)
+    return ()
+
+
+def _places(config: Config, shapes: Any) -> list[Place]:
+    del config
+    return [Place(name, (name,), SAME) for name in by_name(shapes)]
+
+
+def _settings(section: Any) -> dict[str, Any]:
+    return {item.name: getattr(section, item.name) for item in dataclasses.fields(section)}
