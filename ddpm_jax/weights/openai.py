@@ -74,30 +74,13 @@ def read(
             "improved-diffusion, or False, the default of guided-diffusion"
         )
     found = Shapes(read_tensors(source), source)
-    channels, inputs, outputs = found.at("time_embed.0", 1), found.at("input_blocks.0.0", 1), 0
-    outputs = found.at("out.2", 0)
-    blocks, levels, residual = found.levels()
-    widths, attention = [], []
-    for level in range(levels):
-        block = f"output_blocks.{(levels - 1 - level) * (blocks + 1)}"
-        widths.append(found.at(f"{block}.0.out_layers.3", 0))
-        if f"{block}.1.qkv.weight" in found.tensors:
-            attention.append(image_size >> level)
-    if widths[0] != channels or any(width % channels for width in widths):
-        raise UserError(
-            f"{source} has levels of {widths} channels; they must be multiples of {channels}, the "
-            "width of the time embedding, and the first must be that"
-        )
-    if any(group_count(width, GROUPS) != GROUPS for width in widths):
-        raise UserError(
-            f"{source} has levels of {widths} channels, which don't make {GROUPS} groups of two or "
-            "more"
-        )
+    inputs, outputs = found.at("input_blocks.0.0", 1), found.at("out.2", 0)
+    widths, blocks, attention, residual = _levels(found, source, image_size)
     shift = found.at("middle_block.0.emb_layers.1", 0)
     per_head = None if num_head_channels == -1 else num_head_channels
     model = UNetConfig(
-        channels=channels,
-        multipliers=tuple(width // channels for width in widths),
+        channels=widths[0],
+        multipliers=tuple(width // widths[0] for width in widths),
         blocks=blocks,
         attention=tuple(attention),
         heads=num_heads if per_head is None else 1,
@@ -128,6 +111,32 @@ def read(
         return unet_places(config.model, shapes, split_first=use_new_attention_order)
 
     return Foreign(data, model, diffusion, sample, found.tensors, places)
+
+
+def _levels(
+    found: "Shapes", source: Path, image_size: int
+) -> tuple[list[int], int, list[int], bool]:
+    """Returns the channels of each level, blocks a level, the sides of those with attention, and
+    whether residual blocks resample; UserError for levels that the U-Net can't have."""
+    blocks, levels, residual = found.levels()
+    widths, attention = [], []
+    for level in range(levels):
+        block = f"output_blocks.{(levels - 1 - level) * (blocks + 1)}"
+        widths.append(found.at(f"{block}.0.out_layers.3", 0))
+        if f"{block}.1.qkv.weight" in found.tensors:
+            attention.append(image_size >> level)
+    channels = found.at("time_embed.0", 1)
+    if widths[0] != channels or any(width % channels for width in widths):
+        raise UserError(
+            f"{source} has levels of {widths} channels; they must be multiples of {channels}, the "
+            "width of the time embedding, and the first must be that"
+        )
+    if any(group_count(width, GROUPS) != GROUPS for width in widths):
+        raise UserError(
+            f"{source} has levels of {widths} channels, which don't make {GROUPS} groups of two or "
+            "more"
+        )
+    return widths, blocks, attention, residual
 
 
 class Shapes:
