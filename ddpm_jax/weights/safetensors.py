@@ -28,9 +28,9 @@ def read(source: Path) -> Foreign:
     shape = config.data.example_shape
     if len(shape) != 3:
         raise UserError(f"{path} is a network for examples of shape {shape}, not for images")
-    sections = [_settings(section) for section in (config.diffusion, config.sample)]
     data = {"image_size": shape[:2], "channels": shape[2]}
-    return Foreign(data, config.model, *sections, read_tensors(path), _places)
+    diffusion, sample = _settings(config.diffusion), _settings(config.sample)
+    return Foreign(data, config.model, diffusion, sample, read_tensors(path), _places)
 
 
 def write(config: Config, params: Any, folder: Path) -> Sequence[str]:

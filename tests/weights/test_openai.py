@@ -101,7 +101,8 @@ def test_a_learned_variance_is_taken(tmp_path):
     assert found.config.diffusion.learned_variance == "learned"
     experiment = build(found.config)
     x = np.moveaxis(wave((2, 3, 8, 8), 1.0), 1, -1)
-    y = jax.jit(lambda x, t: experiment.apply(found.params, x, t, (None, None, None), train=False))(
+    conditioning = experiment.condition()
+    y = jax.jit(lambda x, t: experiment.apply(found.params, x, t, conditioning, train=False))(
         x, np.array([1, 1000])
     )
     want = np.moveaxis(KEPT["learned.y"], 1, -1)
