@@ -56,7 +56,7 @@ def read(
     num_head_channels: Annotated[int, "Channels of each head; -1 for num_heads."] = -1,
     use_new_attention_order: Annotated[bool, "Whether all queries come first in qkv."] = False,
     diffusion_steps: Annotated[int, "T of the training."] = 1_000,
-    noise_schedule: Annotated[str, "linear or cosine."] = "linear",
+    noise_schedule: Annotated[str, "Its name for the noise schedule."] = "linear",
     rescale_timesteps: Annotated[
         bool | None,
         "Whether times count as 1000/T each. It must be said where T is not 1000: the default of "
