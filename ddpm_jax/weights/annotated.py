@@ -70,7 +70,7 @@ def read(
     *,
     image_size: Annotated[int, "Side of the square images. Required."],
     diffusion_steps: Annotated[int, "T of the training."] = 200,
-    noise_schedule: Annotated[str, "linear, quadratic or sigmoid."] = "linear",
+    noise_schedule: Annotated[str, "Its name for the noise schedule."] = "linear",
 ) -> Foreign:
     """Reads a file of weights."""
     require_whole("--image_size", image_size, most=2**14)

@@ -48,6 +48,12 @@ _OTHERS = {
 }
 
 
+_RESCALED = (
+    "Whether times count as 1000/T each. It must be said where T is not 1000: the default of "
+    "improved-diffusion is True, that of guided-diffusion False."
+)
+
+
 def read(
     source: Path,
     *,
@@ -56,12 +62,8 @@ def read(
     num_head_channels: Annotated[int, "Channels of each head; -1 for num_heads."] = -1,
     use_new_attention_order: Annotated[bool, "Whether all queries come first in qkv."] = False,
     diffusion_steps: Annotated[int, "T of the training."] = 1_000,
-    noise_schedule: Annotated[str, "linear or cosine."] = "linear",
-    rescale_timesteps: Annotated[
-        bool | None,
-        "Whether times count as 1000/T each. It must be said where T is not 1000: the default of "
-        "improved-diffusion is True, that of guided-diffusion False.",
-    ] = None,
+    noise_schedule: Annotated[str, "Its name for the noise schedule."] = "linear",
+    rescale_timesteps: Annotated[bool | None, _RESCALED] = None,
 ) -> Foreign:
     """Reads a file of weights."""
     require_whole("--image_size", image_size, most=2**14)

@@ -28,8 +28,8 @@ def read(source: Path) -> Foreign:
     shape = config.data.example_shape
     if len(shape) != 3:
         raise UserError(f"{path} is a network for examples of shape {shape}, not for images")
-    diffusion, sample = map(_settings, (config.diffusion, config.sample))
     data = {"image_size": shape[:2], "channels": shape[2]}
+    diffusion, sample = _settings(config.diffusion), _settings(config.sample)
     return Foreign(data, config.model, diffusion, sample, read_tensors(path), _places)
 
 

@@ -68,7 +68,7 @@ def test_the_published_fields_become_settings(tmp_path):
     assert config.data.example_shape == (8, 8, 3)
     assert config.diffusion.schedule == Choice("linear", beta_1=1e-4, beta_T=0.02)
     assert config.sample.sampler.name == "ddpm-beta"
-    assert config.sample.clipping == Choice("clip", low=-1.0, high=1.0)
+    assert config.sample.clipping == Choice("clip", low=-1.0, high=1.0, eps="recomputed")
     assert config.init == f"diffusers:{tmp_path / 'set'}"
 
 

@@ -1,6 +1,7 @@
 """What every format promises: rows by name, options that are told, one line for what is wrong."""
 
 import inspect
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.weights.pipelines import pipeline
 
 @pytest.mark.parametrize("name", READERS)
 def test_a_source_that_is_not_there_is_one_line(name, tmp_path):
-    options = {
+    options: Any = {
         option.name: 8
         for option in signature_of(READERS[name]).values()
         if option.default is inspect.Parameter.empty

@@ -167,7 +167,7 @@ def test_a_file_of_a_published_name_has_the_published_bytes():
 def test_large_files_are_not_read_or_unpacked(monkeypatch):
     data = zipped(data=bytes(3_000))
     monkeypatch.setattr(weights, "_MOST_BYTES", 2_000)
-    assert "is larger than Inception's weights" in refused("x.pth", data)
+    assert "is larger than 2,000 bytes" in refused("x.pth", data)
     small = io.BytesIO()
     with zipfile.ZipFile(small, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data", bytes(3_000))
@@ -188,11 +188,11 @@ def test_a_missing_file_or_a_folder_says_what_to_take(tmp_path):
 @pytest.mark.usefixtures("small")
 def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert "reading it takes PyTorch: pip install" in refused("x.pth", zipped())
+    assert "this takes PyTorch: pip install" in refused("x.pth", zipped())
     os.remove("x.pth")
-    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
     line = refused("x.safetensors", save(tensors()))
-    assert "reading it takes a package: pip install 'ddpm_jax[inception]'" in line
+    assert "this takes safetensors: pip install 'ddpm_jax[weights]'" in line
 
 
 # --- PyTorch's part, without PyTorch --------------------------------------------------------------
@@ -200,7 +200,10 @@ def test_missing_packages_are_named(monkeypatch):
 
 class Tensor:
     def __init__(self, value: np.ndarray):
-        self.numpy = lambda: value
+        self.numpy, self.dtype = (lambda: value), f"torch.{value.dtype}"
+
+    def detach(self) -> "Tensor":
+        return self
 
 
 def plays_torch(monkeypatch, load: Callable[[], Any], version: str = "2.13.0+cpu") -> None:
