@@ -320,8 +320,10 @@ def write(config: Config, params: Any, folder: Path) -> Sequence[str]:
 def unet_config(config: Config, params: Any) -> dict[str, Any]:
     """Returns the settings of the UNet2DModel that is our network."""
     model, shape = config.model, config.data.example_shape
-    if not isinstance(model, UNetConfig):
+    if not isinstance(model, UNetConfig) or model.kind != "unet":
         raise _no_place("model.kind", model.kind, "unet")
+    if config.conditioner.takes:
+        raise _no_place("diffusion.condition", config.diffusion.condition.name, "nothing")
     if model.time_scale != 1:
         raise _no_place("model.time_scale", model.time_scale, "1")
     if config.diffusion.learned_variance is not None:
@@ -377,6 +379,9 @@ def unet_config(config: Config, params: Any) -> dict[str, Any]:
 
 def _scheduler_config(config: Config) -> tuple[dict[str, Any], list[str]]:
     diffusion, sample, notes = config.diffusion, config.sample, []
+    for setting, plain in {"shift": 1.0, "zero_terminal_snr": False}.items():
+        if getattr(diffusion, setting) != plain:
+            raise _no_place(f"diffusion.{setting}", getattr(diffusion, setting), f"{plain}")
     name, options = diffusion.schedule.name, diffusion.schedule.options
     theirs = {ours: their for their, ours in _SCHEDULES.items()}
     betas: dict[str, Any] = {}

@@ -120,6 +120,13 @@ def export_of(**changed) -> Config:
         ({"model.norm_groups": 32}, "model.norm_groups is 32; for diffusers it must be the same"),
         ({"model.time_scale": 0.5}, "model.time_scale is 0.5"),
         ({"diffusion.schedule.s": 0.1}, "diffusion.schedule is Choice"),
+        ({"diffusion.shift": 2.0}, "diffusion.shift is 2.0; for diffusers it must be 1.0"),
+        (
+            {"diffusion.zero_terminal_snr": True, "diffusion.prediction": "v"},
+            "diffusion.zero_terminal_snr is True; for diffusers it must be False",
+        ),
+        ({"diffusion.condition": "low_resolution"}, "diffusion.condition is low_resolution"),
+        ({"diffusion.objective": "hybrid"}, "diffusion.objective is hybrid"),
         ({"model.heads": 2, "model.multipliers": (1, 2), "model.attention": (8,)}, "model.heads"),
     ],
 )
