@@ -18,7 +18,7 @@ from ddpm_jax.diffusion import (
     output_channels,
     q_sample,
 )
-from ddpm_jax.diffusion.conditioners import NOTHING, Conditioner
+from ddpm_jax.diffusion.conditioners import NOTHING, Conditioner, make_conditioner
 from ddpm_jax.diffusion.timestep_samplers import TimestepSampler, make_timestep_sampler
 from ddpm_jax.models import make_network
 from ddpm_jax.models.conditioning import NO_CONDITIONING
@@ -178,7 +178,8 @@ def build(config: Config, *, devices: int = 1) -> Experiment:
     parameterization = PARAMETERIZATIONS[diffusion.prediction.name]
     schedule = diffusion.noise_schedule
     learning_rate = learning_rate_of(config)
-    objective = diffusion.trained_objective
+    objective, condition = diffusion.trained_objective, diffusion.condition
+    conditioner = make_conditioner(condition.name, config.data.example_shape, **condition.options)
     return Experiment(
         config=config,
         model=make_network(
@@ -187,7 +188,7 @@ def build(config: Config, *, devices: int = 1) -> Experiment:
             if objective.classifies
             else output_channels(config.data.example_shape[-1], objective.variance),
             timesteps=diffusion.timesteps,
-            takes=config.conditioner.takes,
+            takes=conditioner.takes,
             ops=from_environment(devices=devices),
         ),
         schedule=schedule,
@@ -200,5 +201,5 @@ def build(config: Config, *, devices: int = 1) -> Experiment:
         timestep_sampler=make_timestep_sampler(
             timestep_sampler.name, diffusion.timesteps, **timestep_sampler.options
         ),
-        conditioner=config.conditioner,
+        conditioner=conditioner,
     )

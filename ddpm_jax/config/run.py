@@ -35,7 +35,7 @@ from ddpm_jax.diffusion import (
     make_weighting,
     suited_sampler,
 )
-from ddpm_jax.diffusion.conditioners import CONDITIONERS, Conditioner, make_conditioner
+from ddpm_jax.diffusion.conditioners import CONDITIONERS, make_conditioner
 from ddpm_jax.diffusion.schedules import LARGEST_SHIFT, LARGEST_T, SHIFTS
 from ddpm_jax.diffusion.timestep_samplers import TIMESTEP_SAMPLERS, make_timestep_sampler
 from ddpm_jax.errors import INT32_MAX, require, require_whole
@@ -364,7 +364,8 @@ class Config:
             require_whole("train.batch_size", self.train.batch_size, most=min(most, INT32_MAX))
             held_out_data(self.data, self.validation.data)
             with naming("diffusion.condition", self.diffusion.condition):
-                takes = self.conditioner.takes
+                chosen, shape = self.diffusion.condition, self.data.example_shape
+                takes = make_conditioner(chosen.name, shape, **chosen.options).takes
             need = f"nothing for model.kind {self.model.kind}, which takes nothing else"
             fits = set(takes) <= set(self.model.may_take)
             require(fits, "diffusion.condition", self.diffusion.condition.name, need)
@@ -398,9 +399,3 @@ class Config:
         for name, every in {**intervals, "validation.every": self.validation.every}.items():
             need = f"a multiple of train.steps_per_dispatch, which is {each}"
             require(every is None or every % each == 0, name, every, need)
-
-    @property
-    def conditioner(self) -> Conditioner:
-        """What the network sees beside x_t; ValueError for options that do not fit the data."""
-        chosen = self.diffusion.condition
-        return make_conditioner(chosen.name, self.data.example_shape, **chosen.options)

@@ -322,7 +322,7 @@ def unet_config(config: Config, params: Any) -> dict[str, Any]:
     model, shape = config.model, config.data.example_shape
     if not isinstance(model, UNetConfig) or model.kind != "unet":
         raise _no_place("model.kind", model.kind, "unet")
-    if config.conditioner.takes:
+    if config.diffusion.condition.name != "nothing":
         raise _no_place("diffusion.condition", config.diffusion.condition.name, "nothing")
     if model.time_scale != 1:
         raise _no_place("model.time_scale", model.time_scale, "1")
