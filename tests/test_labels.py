@@ -19,8 +19,8 @@ from ddpm_jax.config import (
     SmallUNetConfig,
     TrainConfig,
 )
+from ddpm_jax.training.pictures import Pictures
 from ddpm_jax.training.train import train
-from ddpm_jax.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -52,7 +52,7 @@ def trained(folder: Path, names: tuple[str, ...]) -> Path:
         Image.new("RGB", (2, 2), tuple(map(int, colour))).save(folder / "data" / name / "a.png")
     data = dataclasses.replace(FLAT.data, path=str(folder / "data"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "finish", lambda self, state: None)
+        patch.setattr(Pictures, "finish", lambda self, state: None)
         train(dataclasses.replace(FLAT, data=data), folder / "run")
     return folder / "run"
 

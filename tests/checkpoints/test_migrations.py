@@ -243,7 +243,7 @@ def test_a_kept_run_goes_on(name, tmp_path, monkeypatch, request):
     config = ddpm_jax.load(RUNS / name).config
     steps = config.train.steps + 2 * config.train.steps_per_dispatch
     longer = configs.override(config, {"train.steps": steps, "train.preview_every": None})
-    monkeypatch.setattr("ddpm_jax.training.trainer.Trainer.finish", lambda self, state: None)
+    monkeypatch.setattr("ddpm_jax.training.pictures.Pictures.finish", lambda self, state: None)
     result = train(longer, tmp_path / "run", mesh=make_mesh(1, jax.devices()[:1]))
     assert result.step == steps
     assert Checkpoints(tmp_path / "run").newest_good() == steps

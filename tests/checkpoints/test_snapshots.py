@@ -22,8 +22,8 @@ from ddpm_jax.config import (
 from ddpm_jax.data.batches import Batches
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.mesh import make_mesh
+from ddpm_jax.training.pictures import Pictures
 from ddpm_jax.training.train import train
-from ddpm_jax.training.trainer import Trainer
 from tests.tiny import assert_same, changed
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -54,7 +54,7 @@ POINTS = Config(
 def quick():
     """One device, and no pictures: they cost more than all the steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "finish", lambda self, state: None)
+        patch.setattr(Pictures, "finish", lambda self, state: None)
         one = make_mesh(1, devices=jax.devices()[:1])
         patch.setattr("ddpm_jax.training.train.make_mesh", lambda fsdp: one)
         yield

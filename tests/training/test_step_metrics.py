@@ -10,6 +10,7 @@ import pytest
 from ddpm_jax.config import Config, DiffusionConfig, MlpConfig, PointsData, SampleConfig
 from ddpm_jax.config import TrainConfig as Train
 from ddpm_jax.training.logging.run_logger import read_rows
+from ddpm_jax.training.pictures import Pictures
 from ddpm_jax.training.step_metrics import StepMetrics
 from ddpm_jax.training.train import train
 from ddpm_jax.training.trainer import Trainer
@@ -47,7 +48,7 @@ def loop(monkeypatch, tmp_path):
             return run_until_due(self, *args)
 
     monkeypatch.setattr(Trainer, "_run_until_due", traced)
-    monkeypatch.setattr(Trainer, "finish", lambda self, state: None)
+    monkeypatch.setattr(Pictures, "finish", lambda self, state: None)
 
     def run():
         train(POINTS, tmp_path / "run")

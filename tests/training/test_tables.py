@@ -17,9 +17,9 @@ from ddpm_jax.experiment import build
 from ddpm_jax.optimizers import OPTIMIZERS
 from ddpm_jax.runtime import mesh as meshes
 from ddpm_jax.runtime.mesh import make_mesh
+from ddpm_jax.training.pictures import Pictures
 from ddpm_jax.training.step import state_layout
 from ddpm_jax.training.train import train
-from ddpm_jax.training.trainer import Trainer
 from tests.tiny import StepLoop, assert_same, changed
 
 POINTS = Config(
@@ -42,7 +42,7 @@ POINTS = Config(
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(Trainer, "finish", lambda self, state: None)
+    monkeypatch.setattr(Pictures, "finish", lambda self, state: None)
 
 
 @pytest.fixture

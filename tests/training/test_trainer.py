@@ -24,6 +24,7 @@ from ddpm_jax.experiment import build
 from ddpm_jax.models import make_network
 from ddpm_jax.runtime.mesh import make_mesh, shard_batch
 from ddpm_jax.training.logging.run_logger import read_events, read_rows
+from ddpm_jax.training.pictures import Pictures
 from ddpm_jax.training.state import init_state
 from ddpm_jax.training.step import gradient, make_train_step, state_layout, step_inputs
 from ddpm_jax.training.train import train
@@ -57,7 +58,7 @@ FAULTS = {"nan": (np.nan, "float32"), "overflow": (3e38, "bfloat16")}
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """One device, and no pictures: they cost more than all the steps."""
-    monkeypatch.setattr(Trainer, "finish", lambda self, state: None)
+    monkeypatch.setattr(Pictures, "finish", lambda self, state: None)
     one = make_mesh(1, devices=jax.devices()[:1])
     monkeypatch.setattr("ddpm_jax.training.train.make_mesh", lambda fsdp: one)
 
