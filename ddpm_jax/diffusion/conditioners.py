@@ -36,7 +36,7 @@ class Conditioner(NamedTuple):
 NOTHING = Conditioner(lambda schedule, x_0, key: Conditioning())
 
 
-def nothing(shape: tuple[int, ...]) -> Conditioner:
+def nothing(shape: tuple[Any, ...]) -> Conditioner:
     """Returns the conditioner of a network that sees x_t, t and a label alone."""
     return NOTHING
 
@@ -84,7 +84,7 @@ CONDITIONERS: dict[str, Callable[..., Conditioner]] = {
 }
 
 
-def make_conditioner(name: str, shape: tuple[int, ...], **options: Any) -> Conditioner:
+def make_conditioner(name: str, shape: tuple[Any, ...], **options: Any) -> Conditioner:
     """Returns a row of `CONDITIONERS`; ValueError for an unknown name or option."""
     row = row_with("conditioner", CONDITIONERS, name, options)
     return row(shape, **options)

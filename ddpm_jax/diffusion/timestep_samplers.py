@@ -63,10 +63,10 @@ def importance(
 ) -> TimestepSampler:
     """Draws t by equation (31), and uniformly until each t has a full history.
 
-    Raises ValueError unless history ≥ 1 and `uniform` is in (0, 1].
+    Raises ValueError unless history is in 1 … 10,000 and `uniform` is in (0, 1].
     """
-    if history < 1:
-        raise ValueError(f"history is {history!r}; it must be at least 1")
+    if not 1 <= history <= 10_000:
+        raise ValueError(f"history is {history!r}; it must be in 1 … 10,000")
     if not 0 < uniform <= 1:
         raise ValueError(f"uniform is {uniform!r}; it must be above 0 and at most 1")
 

@@ -18,7 +18,6 @@ from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.sampling.chain import SampleProgram
 from ddpm_jax.training.state import init_state
 from ddpm_jax.training.step import batch_layout, make_multi_step, make_train_step, step_inputs
-from ddpm_jax.typing import Conditioning
 
 FILES = {path.stem: path for path in sorted(Path("configs").glob("*.py"))}
 every_config = pytest.mark.parametrize("name", FILES)
@@ -135,7 +134,9 @@ def test_its_sample_step_is_traced(name):
     indices = jax.ShapeDtypeStruct((rows,), jnp.uint32)
     seed = jax.ShapeDtypeStruct((), jnp.uint32)
     labels = jax.ShapeDtypeStruct((rows,), jnp.int32) if run.num_classes else None
-    conditioning = Conditioning(labels=labels)  # type: ignore
+    x_0 = jax.ShapeDtypeStruct((rows, *run.config.data.example_shape), jnp.float32)
+    beside = jax.eval_shape(run.beside, x_0, jax.random.key(0))
+    conditioning: Any = beside._replace(labels=labels)
     carry = jax.eval_shape(program._first_carry, seed, indices, None)
     row = jax.tree.map(lambda leaf: leaf[:1], program.rows)
     some_steps = program._some_steps

@@ -79,7 +79,7 @@ def test_an_unknown_row_or_option_is_refused():
         make_timestep_sampler("unifrom", T)
     with pytest.raises(ValueError, match="timestep sampler 'uniform' takes no 'width'"):
         make_timestep_sampler("uniform", T, width=3)
-    with pytest.raises(ValueError, match="history is 0; it must be at least 1"):
+    with pytest.raises(ValueError, match="history is 0; it must be in 1"):
         make_timestep_sampler("importance", T, history=0)
     with pytest.raises(ValueError, match="uniform is 0; it must be above 0"):
         make_timestep_sampler("importance", T, uniform=0)
