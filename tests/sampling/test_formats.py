@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_jax.config import ArraysData, PointsData
+from ddpm_jax.config import ArraysData, PointsData, override
 from ddpm_jax.data.pixels import to_pixels
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import distributed
@@ -59,7 +59,8 @@ def run_of(shape=(5, 6, 3), data=None, classes=10, shown=None) -> Any:
         class_names=NAMES if classes else (),
         labels=lambda chosen: None if chosen is None else np.asarray(chosen),
         sample=sample,
-        prepare=lambda **settings: None,
+        prepare=lambda **settings: "a line",
+        options=lambda **settings: override(config.sample, settings),
         first=asked,
     )
 
