@@ -39,7 +39,10 @@ class DrawingRun(Run):
     def __init__(self, folder, config, draw, class_names=()):
         classes = config.model.num_classes
         self.experiment: Any = SimpleNamespace(
-            config=config, num_classes=classes, class_names=class_names
+            config=config,
+            num_classes=classes,
+            class_names=class_names,
+            schedule=SimpleNamespace(T=config.diffusion.timesteps),
         )
         self.folder, self.step, self.name, self.params = folder, 7, "ema", {"w": np.ones(3)}
         self.draw, self.calls = draw, []

@@ -339,7 +339,7 @@ def remembering(schedule):
         return Remembering(x, jnp.zeros_like(x), twice, jnp.ones(8), jnp.zeros((), jnp.int32))
 
     def step(denoiser, carry, row, keys):
-        x_0, eps, _ = denoiser(carry.x, row.t)
+        x_0, eps, *_ = denoiser(carry.x, row.t)
         history = jnp.where(carry.steps == 0, x_0, jnp.stack([x_0, carry.history[0]]))
         c = row.coefficients
         x_s = c.data_scale * history.mean(0) * carry.weights[3] + c.eps_scale * eps
