@@ -82,7 +82,7 @@ CONFIGS = {
         [DIGITS, "--diffusion.schedule", "linear", "--diffusion.timesteps", "10000"],
         "lower beta_T",
     ),
-    "an eta for ddpm": ([DIGITS, "--sample.eta", "0.5"], "left out for ddpm, which has none"),
+    "an eta for auto": ([DIGITS, "--sample.eta", "0.5"], "left out for auto, which has none"),
     "no limit spelt inf": ([DIGITS, "--optimizer.clip", "inf"], "optimizer.clip is inf"),
     "a seed below 0": ([DIGITS, "--seed=-1"], "seed is -1"),
     "a stray word": ([DIGITS, "fast"], "fast"),
