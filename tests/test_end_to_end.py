@@ -24,6 +24,9 @@ pytestmark = pytest.mark.usefixtures("one_device")
 
 # One level of the network's two: half as much to compile.
 SMALL = ("configs/digits.py", "--smoke", "--model.multipliers", 1, "--model.attention", 8)
+# Two averages and snapshots: a figure needs them, and kills must not change them either.
+POWERS = ("short=power --sigma_rel 0.05", "long=power --sigma_rel 0.1")
+SMALL += ("--train.averages", "ema", *POWERS, "--train.snapshot_every", 4)
 
 
 def command(*words, devices=1, quick=True):
@@ -222,9 +225,13 @@ def test_evaluate_judges_every_class(unbroken, here):
     assert 0 <= values["values"]["accuracy"] <= 1
 
 
+# By itself it trains a classifier, and draws as many samples as its metric wants.
+CHEAP = {"ema_length": ("--num", 16, "--lengths", 0.05, 0.1, "--features", "pixels")}
+
+
 @pytest.mark.parametrize("figure", FIGURES)
 def test_every_figure_is_drawn(unbroken, tmp_path, figure, here):
     path = tmp_path / (f"it{suffix_of(figure)}")
-    here("plot", unbroken, figure, "--output", path)
+    here("plot", unbroken, figure, *CHEAP.get(figure, ()), "--output", path)
     with Image.open(path) as picture:
         assert min(picture.size) > 50

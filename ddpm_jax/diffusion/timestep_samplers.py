@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ddpm_jax.errors import shown
 from ddpm_jax.tables import row_with
 from ddpm_jax.typing import PerExample, Timesteps
 
@@ -66,7 +67,7 @@ def importance(
     Raises ValueError unless history is in 1 … 10,000 and `uniform` is in (0, 1].
     """
     if not 1 <= history <= 10_000:
-        raise ValueError(f"history is {history!r}; it must be in 1 … 10,000")
+        raise ValueError(f"history is {shown(history)}; it must be in 1 … 10,000")
     if not 0 < uniform <= 1:
         raise ValueError(f"uniform is {uniform!r}; it must be above 0 and at most 1")
 

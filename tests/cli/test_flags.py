@@ -1,5 +1,6 @@
 """Words, and what is made of them."""
 
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -102,7 +103,8 @@ def test_a_row_added_from_outside_has_its_flags_and_its_help(
     said = capsys.readouterr().out
     assert f"--{setting}.steepness" in said
     assert "Of added." in said
-    assert "added}" in said
+    # The help breaks a long list of rows anywhere.
+    assert re.search("[{,]added[,}]", "".join(said.replace("│", " ").split()))
 
 
 def test_sample_shortens_only_the_names_that_nothing_else_has(monkeypatch):
@@ -121,7 +123,7 @@ def test_sample_shortens_only_the_names_that_nothing_else_has(monkeypatch):
     assert given == {"clipping.low": -0.5, "guidance_method.low": 0.2, "steps": 4, "eta": 0.5}
     given |= {"sampler": "ddim", "guidance_method": "interval", "clipping": "clip"}
     section = configs.override(TINY.sample, given)
-    assert section.clipping == Choice("clip", low=-0.5, high=1.0)
+    assert section.clipping == Choice("clip", low=-0.5, high=1.0, eps="recomputed")
     assert section.guidance_method == Choice("interval", low=0.2, steps=3)
     with pytest.raises(UserError, match=r"it could be --clipping\.low or --guidance_method\.low"):
         read("ddpm sample", ["--low", "0.1"], sample.flags())

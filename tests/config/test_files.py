@@ -43,7 +43,9 @@ def test_an_unknown_name_is_answered_with_the_nearest_or_all(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"config digit \(did you mean digits\?\)"):
         find_file("digit")
-    with pytest.raises(UserError, match=r"the shipped ones are arrays, celebahq256, cifar10, d"):
+    with pytest.raises(
+        UserError, match=r"the shipped ones are arrays, celebahq256, cifar10, cifar10_upscale, d"
+    ):
         find_file("zzz")
     with pytest.raises(UserError, match=r"no config file configs/digits\.py"):
         find_file("configs/digits.py")

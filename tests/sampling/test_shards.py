@@ -8,9 +8,11 @@ import jax
 import numpy as np
 import pytest
 
+from ddpm_jax.config import override
 from ddpm_jax.files import storage_path
 from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.sampling.chain import SampleProgram
+from ddpm_jax.sampling.guides import NO_GUIDES
 from ddpm_jax.sampling.run import Run
 from ddpm_jax.sampling.samples import Samples
 from ddpm_jax.sampling.shards import ShardSource, sample_shards
@@ -35,9 +37,12 @@ def run() -> Any:
         step=4,
         name="ema",
         class_names=(),
+        num_classes=10,
         params={},
         labels=lambda chosen: None if chosen is None else np.asarray(chosen),
         sample=sample,
+        options=lambda **settings: override(TINY.sample, settings),
+        guides=NO_GUIDES,
         prepare=lambda **settings: None,
         first=asked,
     )
