@@ -16,9 +16,10 @@ from ddpm_jax.diffusion import (
     NoiseSchedule,
     Parameterization,
     output_channels,
+    predict,
     q_sample,
 )
-from ddpm_jax.diffusion.conditioners import NOTHING, Conditioner, make_conditioner
+from ddpm_jax.diffusion.conditioners import NOTHING, Conditioner, as_shown, make_conditioner
 from ddpm_jax.diffusion.timestep_samplers import TimestepSampler, make_timestep_sampler
 from ddpm_jax.models import make_network
 from ddpm_jax.models.conditioning import NO_CONDITIONING
@@ -152,8 +153,23 @@ class Experiment:
     def losses(self, params: Any, drawn: DiffusionInputs, *, train: bool) -> PerExample:
         """Returns the objective's loss of each example, float32 `[B]`."""
         rngs = {"dropout": drawn.dropout} if train else None
-        output = self.apply(params, drawn.x_t, drawn.t, drawn.conditioning, train=train, rngs=rngs)
+        seen = self._recalled(params, drawn) if self.conditioner.recalls else drawn.conditioning
+        output = self.apply(params, drawn.x_t, drawn.t, seen, train=train, rngs=rngs)
         return self.objective(output, drawn)
+
+    def _recalled(self, params: Any, drawn: DiffusionInputs) -> Conditioning:
+        """Returns the conditioning whose image is x̂_0 of a first call where drawn, else zeros."""
+        shown, params = drawn.conditioning.image, jax.lax.stop_gradient(params)
+        assert shown is not None
+        blank = drawn.conditioning._replace(image=jnp.zeros_like(shown))
+
+        def estimate() -> Examples:
+            output = self.apply(params, drawn.x_t, drawn.t, blank, train=False)
+            found = predict(self.parameterization, self.schedule, output, x_t=drawn.x_t, t=drawn.t)
+            return shown * as_shown(found.x_0)
+
+        image = jax.lax.cond(jnp.any(shown > 0), estimate, lambda: jnp.zeros_like(shown))
+        return blank._replace(image=image)
 
 
 def learning_rate_of(config: Config) -> LearningRate:

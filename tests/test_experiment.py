@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.config import Choice, Config, MlpConfig, PointsData, SampleConfig, override
-from ddpm_jax.diffusion import OBJECTIVES
+from ddpm_jax.diffusion import OBJECTIVES, predict
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
 from ddpm_jax.runtime.random import STREAMS
@@ -255,3 +255,57 @@ def test_the_gradient_is_that_of_the_weighted_mean_and_losses_keep_their_order(p
     np.testing.assert_allclose(losses, each, rtol=1e-5)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(grads["scale"], slope["scale"], rtol=1e-5)
+
+
+def self_conditioned(probability):
+    """An experiment on the network's own last x̂_0, with parameters that answer to it."""
+    condition = Choice("self_conditioning", probability=probability)
+    experiment = build(override(TINY, {"diffusion.condition": condition}))
+    params = experiment.init_params(jax.random.key(0))
+    return experiment, jax.tree.map(lambda leaf: leaf + 0.05, params)
+
+
+@pytest.mark.parametrize("shows", [0.0, 1.0])
+def test_a_step_shows_the_network_its_first_prediction_or_zeros(shows):
+    """The loss and its gradient are those of a network given that picture as data."""
+    experiment, params = self_conditioned(shows)
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), np.uint8)
+    drawn = experiment.draw(Batch(images, np.arange(4, dtype=np.int32)), 3)
+    x_t, t, zeros = drawn.x_t, drawn.t, jnp.zeros_like(drawn.x_t)
+
+    def output(params, image):
+        seen = drawn.conditioning._replace(image=image)
+        rngs = {"dropout": drawn.dropout}
+        return experiment.apply(params, x_t, t, seen, train=True, rngs=rngs)
+
+    blank = drawn.conditioning._replace(image=zeros)
+    first = experiment.apply(params, x_t, t, blank, train=False)
+    first = predict(experiment.parameterization, experiment.schedule, first, x_t=x_t, t=t).x_0
+    assert np.abs(first).max() > 1
+    image = shows * jnp.clip(first, -1, 1)
+
+    def loss(params):
+        return experiment.objective(output(params, image), drawn).mean()
+
+    expected = jax.value_and_grad(loss)(params)
+    found = jax.value_and_grad(lambda p: experiment.losses(p, drawn, train=True).mean())(params)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    assert np.abs(output(params, zeros) - output(params, jnp.clip(first, -1, 1))).max() > 1e-3
+
+
+def test_half_of_the_steps_show_it():
+    experiment, _ = self_conditioned(0.5)
+    image = jnp.zeros((4, 8, 8, 1))
+    keys = jax.random.split(jax.random.key(0), 400)
+    shown = jax.vmap(lambda key: experiment.beside(image, key).image)(keys)
+    each = np.asarray(shown).reshape(400, -1)
+    assert set(np.unique(each)) == {0.0, 1.0}
+    assert (each.min(1) == each.max(1)).all()
+    assert 160 < each[:, 0].sum() < 240
+
+
+def test_a_classifier_sees_nothing_beside_x_t():
+    settings = {"diffusion.condition": "self_conditioning", "diffusion.objective": "classification"}
+    with pytest.raises(UserError, match=r"is .self_conditioning.; it must be nothing for"):
+        override(TINY, settings)

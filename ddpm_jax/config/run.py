@@ -366,9 +366,12 @@ class Config:
             with naming("diffusion.condition", self.diffusion.condition):
                 chosen, shape = self.diffusion.condition, self.data.example_shape
                 takes = make_conditioner(chosen.name, shape, **chosen.options).takes
+            classifies = self.diffusion.trained_objective.classifies
+            need = "nothing for diffusion.objective classification"
+            require(not (takes and classifies), "diffusion.condition", chosen.name, need)
             need = f"nothing for model.kind {self.model.kind}, which takes nothing else"
             fits = set(takes) <= set(self.model.may_take)
-            require(fits, "diffusion.condition", self.diffusion.condition.name, need)
+            require(fits, "diffusion.condition", chosen.name, need)
         clips = self.sample.clipping.name != "none" and self.data.kind == "points"
         need = "none for points, which lie outside [-1, 1]"
         require(not clips, "sample.clipping", self.sample.clipping.name, need)

@@ -5,6 +5,7 @@ options. `low_resolution` makes a stage of a cascade (Ho et al. 2021, "Cascaded 
 high fidelity image generation"): the network enlarges a picture. At sampling that picture comes
 from another network, and has its faults. So in training it gets noise of a random level, and the
 network is told the level: conditioning augmentation (their section 4.2, not truncated).
+`self_conditioning` shows a network its own last x̂_0 (Chen et al. 2022, "Analog bits").
 """
 
 from collections.abc import Callable
@@ -17,7 +18,16 @@ from ddpm_jax.diffusion.gaussian import q_sample
 from ddpm_jax.diffusion.operators import downsample
 from ddpm_jax.diffusion.schedules import NoiseSchedule
 from ddpm_jax.tables import row_with
-from ddpm_jax.typing import Conditioning, Examples, Timesteps
+from ddpm_jax.typing import (
+    Conditioning,
+    Denoiser,
+    Examples,
+    FractionalTimesteps,
+    Prediction,
+    RecallingDenoiser,
+    Timesteps,
+    is_image,
+)
 
 
 class Conditioner(NamedTuple):
@@ -31,6 +41,8 @@ class Conditioner(NamedTuple):
     """How many times smaller the sides of the picture are that the network enlarges."""
     noise: float = 0.0
     """The level of its noise at sampling, as a share of T."""
+    recalls: bool = False
+    """Whether the image is the network's own last x̂_0; `draw` says where it is shown, as 0 or 1."""
 
 
 NOTHING = Conditioner(lambda schedule, x_0, key: Conditioning())
@@ -70,6 +82,56 @@ def low_resolution(
     return Conditioner(draw, ("image", "image_noise"), factor, noise)
 
 
+def self_conditioning(shape: tuple[int, ...], *, probability: float = 0.5) -> Conditioner:
+    """Returns the conditioner of a network that sees its own last x̂_0; zeros at first.
+
+    With this probability a training step shows x̂_0 of a first call; else zeros. Raises ValueError
+    unless it is in 0 … 1. Source: Chen et al. 2022, section 2.2.
+    """
+    if not 0 <= probability <= 1:
+        raise ValueError(f"probability is {probability:g}: it must lie between 0 and 1")
+    if not is_image(shape):
+        need = f"it is for pictures, and these examples are {shape}"
+        raise ValueError(f"probability is {probability:g}: {need}")
+
+    def draw(schedule: NoiseSchedule, x_0: Examples, key: jax.Array) -> Conditioning:
+        # One draw for the batch: a step that shows nothing need not call the network twice.
+        shown = jax.random.bernoulli(key, probability)
+        return Conditioning(image=jnp.full(x_0.shape, shown, jnp.float32))
+
+    return Conditioner(draw, ("image",), recalls=True)
+
+
+def as_shown(x_0: Examples) -> Examples:
+    """Returns a prediction as a network sees it: in the range of pictures, without a gradient."""
+    # At large t an error of eps makes x̂_0 a hundred times too large.
+    return jax.lax.stop_gradient(jnp.clip(x_0, -1, 1))
+
+
+def self_conditioned(
+    told: Callable[[Examples | None], Denoiser | RecallingDenoiser],
+) -> RecallingDenoiser:
+    """Returns the denoiser whose memory is its last x̂_0; `told(x̂_0)` is one that sees it."""
+    first: Any = told(None)
+    recalls = isinstance(first, RecallingDenoiser)
+
+    def init(x: Examples) -> Any:
+        return jnp.zeros_like(x), first.init(x) if recalls else None
+
+    def given(memory: Any) -> Denoiser:
+        last, own = memory
+        inner: Any = told(last)
+        inner = inner.given(own) if recalls else inner
+
+        def denoiser(x_t: Examples, t: Timesteps | FractionalTimesteps) -> Prediction:
+            found = inner(x_t, t)
+            return found._replace(memory=(as_shown(found.x_0), found.memory))
+
+        return denoiser
+
+    return RecallingDenoiser(init, given)
+
+
 def noised(
     schedule: NoiseSchedule, image: Examples, level: Timesteps, eps: Examples
 ) -> Conditioning:
@@ -81,6 +143,7 @@ def noised(
 CONDITIONERS: dict[str, Callable[..., Conditioner]] = {
     "nothing": nothing,
     "low_resolution": low_resolution,
+    "self_conditioning": self_conditioning,
 }
 
 

@@ -74,6 +74,9 @@ def plan_measuring(
     if tuple(source.shape) != tuple(facts.shape):
         have, need = tuple(source.shape), tuple(facts.shape)
         raise UserError(f"{name}: the real examples are {have}, and the run's {need}")
+    if experiment.conditioner.recalls:
+        why = "what such a network predicts follows from its whole chain, not from x_t alone"
+        raise UserError(f"{name}: it has none for diffusion.condition self_conditioning: {why}")
     if needs:
         raise UserError(f"{name}: the network must be given {', '.join(needs)} with each example")
     if experiment.num_classes and not source.class_names and config.train.label_dropout == 0:

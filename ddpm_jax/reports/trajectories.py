@@ -16,7 +16,7 @@ from ddpm_jax.models.conditioning import NO_CONDITIONING
 from ddpm_jax.sampling.denoiser import make_denoiser
 from ddpm_jax.sampling.run import Run
 from ddpm_jax.sampling.samples import Samples
-from ddpm_jax.typing import Conditioning, Examples
+from ddpm_jax.typing import Conditioning, Examples, RecallingDenoiser
 
 
 def noised_directly(
@@ -64,6 +64,8 @@ def predicted_x_0(
     conditioning = run.experiment.condition(labels, beside=beside)
     options = dataclasses.replace(run.config.sample, guidance=0.0)
     denoiser = make_denoiser(run.experiment, run.params, conditioning, options)
+    if isinstance(denoiser, RecallingDenoiser):  # As at the start of a chain.
+        denoiser = denoiser.given(denoiser.init(jnp.asarray(x_t[0])))
     predict = jax.jit(lambda x, t: denoiser(x, t).x_0)
     pairs = zip(jnp.asarray(x_t), jnp.asarray(times), strict=True)
     return np.stack([np.asarray(predict(x, t) if t else x) for x, t in pairs])

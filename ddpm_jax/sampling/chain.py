@@ -369,7 +369,10 @@ class SampleProgram:
         """Returns the parts besides labels as float32 and int32 arrays, one row a sample."""
         if given.labels is not None:
             raise UserError("conditioning.labels: give the classes of the samples as labels")
-        require_taken(self.experiment.model, given)
+        if not self.experiment.conditioner.recalls:
+            require_taken(self.experiment.model, given)
+        elif given != NO_CONDITIONING:
+            raise UserError("conditioning: leave it out: this network sees its own last x̂_0")
 
         def part(name: str, dtype: Any) -> Any:
             found = getattr(given, name)

@@ -14,6 +14,7 @@ from ddpm_jax.diffusion import (
     make_guidance,
     predict,
 )
+from ddpm_jax.diffusion.conditioners import self_conditioned
 from ddpm_jax.diffusion.guidance import GuidanceWeight
 from ddpm_jax.diffusion.losses import class_log_probabilities
 from ddpm_jax.experiment import Experiment
@@ -31,7 +32,7 @@ from ddpm_jax.typing import (
     Timesteps,
 )
 
-# A Denoiser, or a RecallingDenoiser where the guidance has a memory.
+# A Denoiser, or a RecallingDenoiser where the network or its guidance has a memory.
 AnyDenoiser = Any
 
 
@@ -49,7 +50,27 @@ def make_denoiser(
 
     Transforms come in this order: guidance, clipping, and then the operators of editing, the first
     of them innermost. `guides` are the experiments that guide it, `guide_params` their parameters.
+    A network that sees its own last x̂_0 sees what all of them made of it.
     """
+
+    def told(image: Examples | None) -> AnyDenoiser:
+        seen = conditioning._replace(image=image)
+        return _transformed(experiment, params, seen, options, guides, guide_params, operators)
+
+    if experiment.conditioner.recalls:
+        return self_conditioned(told)
+    return told(conditioning.image)
+
+
+def _transformed(
+    experiment: Experiment,
+    params: Any,
+    conditioning: Conditioning,
+    options: SampleConfig,
+    guides: Guides,
+    guide_params: Guides,
+    operators: Sequence[Operator],
+) -> AnyDenoiser:
     schedule = experiment.schedule
     denoiser: AnyDenoiser = network_denoiser(experiment, params, conditioning)
     if is_guided(options):

@@ -1,13 +1,19 @@
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from ddpm_jax.config import Choice
-from ddpm_jax.diffusion import GUIDANCE
+from ddpm_jax.config import Choice, override
+from ddpm_jax.diffusion import GUIDANCE, make_sampler, plan_chain, sample
+from ddpm_jax.errors import UserError
+from ddpm_jax.experiment import build
+from ddpm_jax.runtime.mesh import make_mesh
+from ddpm_jax.sampling.chain import SampleProgram
 from ddpm_jax.sampling.denoiser import make_denoiser
-from ddpm_jax.typing import Conditioning, Operator, Prediction
+from ddpm_jax.typing import Conditioning, Operator, Prediction, RecallingDenoiser
 from tests.tiny import TINY
 
 
@@ -112,3 +118,61 @@ def test_a_network_with_a_variance_reaches_the_prediction(trained):
     assert plain.variance_fraction is None
     np.testing.assert_array_equal(twice.variance_fraction, 0.5)
     np.testing.assert_allclose(twice.x_0, plain.x_0, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["classifier_free", "adaptive_projected --momentum -0.5"])
+def test_a_chain_shows_the_network_what_all_transforms_made_of_its_last_x_0(method):
+    """Of DDIM with guidance, clipping and an operator, against the same steps by hand."""
+    settings = {
+        "diffusion.condition": "self_conditioning",
+        "sample.sampler": "ddim",
+        "sample.steps": 4,
+        "sample.guidance": 2.0,
+        "sample.guidance_method": method,
+    }
+    config = override(TINY, settings)
+    experiment, plain = build(config), build(override(TINY, {"diffusion.condition": "nothing"}))
+    params = experiment.init_params(jax.random.key(0))
+    params = jax.tree.map(lambda leaf: leaf + 0.05, params)
+    labels = jnp.array([1, 2])
+    x = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
+
+    def halved(denoiser, data):
+        def half(x_t, t):
+            found = denoiser(x_t, t)
+            return found._replace(x_0=0.5 * found.x_0)
+
+        return half
+
+    options = config.sample.settled(experiment.schedule.T)
+    operators = (Operator(halved, ()),)
+    denoiser = make_denoiser(experiment, params, Conditioning(labels), options, operators=operators)
+    assert isinstance(denoiser, RecallingDenoiser)
+    sampler = make_sampler("ddim", experiment.schedule)
+    times = np.array([20, 15, 10, 5, 0])
+    rows = plan_chain(sampler, experiment.schedule, times)
+    keys = jax.random.split(jax.random.key(2), 2)
+    found, _ = sample(sampler, denoiser, x, rows=rows, keys=keys)
+
+    # By hand: the same transforms around a network that is given the picture as data.
+    shown, state = jnp.zeros_like(x), None
+    told = dataclasses.replace(experiment, conditioner=plain.conditioner)
+    tables = experiment.schedule
+    for t, s in itertools.pairwise(times):
+        conditioning = Conditioning(labels, image=shown)
+        inner = make_denoiser(told, params, conditioning, options, operators=operators)
+        if isinstance(inner, RecallingDenoiser):
+            inner = inner.given(inner.init(x) if state is None else state)
+        seen = inner(x, jnp.asarray(t))
+        shown, state = jnp.clip(seen.x_0, -1, 1), seen.memory
+        data, noise = tables.sqrt_alpha_bar[s], tables.sqrt_one_minus_alpha_bar[s]
+        x = jnp.asarray(data * seen.x_0 + noise * seen.eps)
+    assert np.abs(shown).max() > 0.01
+    np.testing.assert_allclose(found, x, atol=1e-4)
+
+
+def test_what_a_network_that_sees_its_own_prediction_refuses():
+    experiment = build(override(TINY, {"diffusion.condition": "self_conditioning"}))
+    program = SampleProgram(experiment, make_mesh(1, jax.devices()[:1]), TINY.sample)
+    with pytest.raises(UserError, match="leave it out: this network sees its own last x̂_0"):
+        program(None, 2, seed=0, conditioning=Conditioning(image=jnp.zeros((2, 8, 8, 1))))

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from scipy.integrate import quad
-from scipy.interpolate import lagrange
+from scipy.interpolate import BarycentricInterpolator
 
 from ddpm_jax.diffusion import (
     PARAMETERIZATIONS,
@@ -76,7 +76,7 @@ def test_the_parameterization_makes_no_difference(name):
 def polynomials(places, at):
     """The Lagrange polynomials through `at` and the places, but for the one that is 1 at `at`."""
     nodes = [at, *places]
-    return [lagrange(nodes, np.eye(len(nodes))[k + 1]) for k in range(len(places))]
+    return [BarycentricInterpolator(nodes, np.eye(len(nodes))[k + 1]) for k in range(len(places))]
 
 
 @pytest.mark.parametrize("name", ["dpmpp", "dpmpp-sde"])
