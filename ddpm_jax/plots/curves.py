@@ -146,7 +146,10 @@ def sweep(
 
 
 def bound(path: PathLike, terms: Mapping[str, np.ndarray]) -> None:
-    """Draws the terms of a variational bound over t as a PNG, with what they sum to.
+    """Draws the terms of a variational bound over t as a PNG, and the lossy code that they make.
+
+    Who knows x_t got the terms above t, the rate, and can show x̂_0, whose error is the distortion:
+    the last panel (Ho et al. 2020, section 4.3).
 
     `terms` has `vb` `[T]`, the term of each t = 1…T in bits per dimension, `mse` and `x_0_mse`, the
     mean squared errors of eps and x_0, and may have `vb_error`, the standard errors of `vb`. The
@@ -160,8 +163,8 @@ def bound(path: PathLike, terms: Mapping[str, np.ndarray]) -> None:
     vb, t = np.asarray(terms["vb"], np.float64), np.arange(1, lengths.pop() + 1)
     few: Any = {"marker": "o", "markersize": 3} if len(t) <= 30 else {}
     with styled():
-        figure = new_figure(11, 3.2, layout="constrained")
-        panels = figure.subplots(1, 4)
+        figure = new_figure(13.5, 3.2, layout="constrained")
+        *panels, coding = figure.subplots(1, 5)
         drawn = [vb, np.cumsum(vb[::-1])[::-1], terms["mse"], terms["x_0_mse"]]
         for k, (axes, title, values) in enumerate(zip(panels, _BOUND_TITLES, drawn, strict=True)):
             axes.plot(t, values, color=COLOURS[k], linewidth=1.4, **few)
@@ -171,6 +174,9 @@ def bound(path: PathLike, terms: Mapping[str, np.ndarray]) -> None:
                 axes.xaxis.set_major_formatter("{x:g}")
             if np.all(np.asarray(values) > 0) and k != 1:
                 _logarithmic(axes, np.asarray(values))
+        rate, distortion = drawn[1][1:], np.sqrt(np.asarray(terms["x_0_mse"], np.float64))[:-1]
+        coding.plot(rate, distortion, color=COLOURS[4], linewidth=1.4, **few)
+        coding.set(title=r"RMSE of $\hat x_0$ over the rate", xlabel="bits per dim")
         if "vb_error" in terms:
             error = 2 * np.asarray(terms["vb_error"])
             low = np.maximum(vb - error, vb.min() / 2) if np.all(vb > 0) else vb - error

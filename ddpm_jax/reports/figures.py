@@ -339,7 +339,7 @@ def _bound(
     num: Num = None,
     split: Split = None,
 ) -> None:
-    """The terms of the variational bound over t, and the errors of eps and x_0.
+    """The variational bound: its terms and errors over t, and distortion over rate.
 
     Those of a file, or of 64 examples.
     """

@@ -402,3 +402,18 @@ def test_the_terms_of_a_bound_need_one_length(tmp_path):
     for terms in ({"vb": np.ones(3)}, {**TERMS, "mse": np.ones(3)}):
         with pytest.raises(UserError, match="a bound has vb, mse, x_0_mse of one length T"):
             plots.bound(tmp_path / "bound.png", terms)
+
+
+def test_who_knows_x_t_got_the_terms_above_t(tmp_path, monkeypatch):
+    """Distortion over rate: the error of x̂_0 of t against the terms of t + 1 … T."""
+    figures = []
+    monkeypatch.setattr(curves, "save", lambda path, figure: figures.append(figure))
+    terms = {
+        "vb": np.array([8.0, 4, 2, 1]),
+        "mse": np.ones(4),
+        "x_0_mse": np.array([1.0, 4, 9, 16]),
+    }
+    plots.bound(tmp_path / "bound.png", terms)
+    coding = figures[0].axes[-1].lines[0]
+    np.testing.assert_allclose(coding.get_xdata(), [7, 3, 1])
+    np.testing.assert_allclose(coding.get_ydata(), [1, 2, 3])
