@@ -174,7 +174,7 @@ def bound(path: PathLike, terms: Mapping[str, np.ndarray]) -> None:
                 axes.xaxis.set_major_formatter("{x:g}")
             if np.all(np.asarray(values) > 0) and k != 1:
                 _logarithmic(axes, np.asarray(values))
-        rate, distortion = drawn[1][1:], np.sqrt(np.asarray(terms["x_0_mse"], np.float64))[:-1]
+        rate, distortion = np.append(drawn[1][1:], 0), np.sqrt(terms["x_0_mse"])
         coding.plot(rate, distortion, color=COLOURS[4], linewidth=1.4, **few)
         coding.set(title=r"RMSE of $\hat x_0$ over the rate", xlabel="bits per dim")
         if "vb_error" in terms:

@@ -415,5 +415,5 @@ def test_who_knows_x_t_got_the_terms_above_t(tmp_path, monkeypatch):
     }
     plots.bound(tmp_path / "bound.png", terms)
     coding = figures[0].axes[-1].lines[0]
-    np.testing.assert_allclose(coding.get_xdata(), [7, 3, 1])
-    np.testing.assert_allclose(coding.get_ydata(), [1, 2, 3])
+    np.testing.assert_allclose(coding.get_xdata(), [7, 3, 1, 0])
+    np.testing.assert_allclose(coding.get_ydata(), [1, 2, 3, 4])
