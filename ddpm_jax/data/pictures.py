@@ -17,7 +17,10 @@ FEWER_BANDS = "read without the bands after the third"
 FEWER_LEVELS = "rounded to 256 levels"
 ON_WHITE = "drawn on white where transparent"
 TO_GREY = "turned from colour to grey"
+NO_PROFILE = "read without their colour profile, which is not sRGB"
 
+# The name of a profile stands in it as ASCII (version 2) or UTF-16 (version 4).
+_SRGB = b"sRGB", "sRGB".encode("utf-16-be")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _TIFF_BITS, _TIFF_POLARITY, _TIFF_SAMPLES = 258, 262, 277
 
@@ -74,6 +77,9 @@ def decode(
             image.seek(page)
         elif page is None and has_pages(image):
             changes.append(FIRST_PAGE)
+        profile = image.info.get("icc_profile")
+        if profile and not any(name in profile for name in _SRGB):
+            changes.append(NO_PROFILE)
         width, height = image.size
         # A JPEG can decode at 1/2, 1/4 or 1/8 in a fraction of the time. Twice the target's size is
         # enough for the antialiased scaling below. Other formats ignore this.

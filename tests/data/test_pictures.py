@@ -11,6 +11,7 @@ from ddpm_jax.data.pictures import (
     FEWER_BANDS,
     FEWER_LEVELS,
     FIRST_PAGE,
+    NO_PROFILE,
     ON_WHITE,
     TO_GREY,
     RangeError,
@@ -363,3 +364,16 @@ def test_pixels_are_fitted_as_pictures_are(channels):
     for shape in ((9, 7, channels), (4, 5, 3), (4, 5, 1)):
         found = fit_pixels(pixels, shape)
         np.testing.assert_array_equal(found, decode_picture(encoded(image), shape))
+
+
+def test_a_colour_profile_other_than_srgb_is_told():
+    colour = Image.new("RGB", (2, 2), (200, 10, 10))
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    # Pillow's own profile is of version 4, whose text is UTF-16.
+    other = srgb.replace("sRGB".encode("utf-16-be"), "wide".encode("utf-16-be"))
+    assert other != srgb
+    cases = (None, ()), (srgb, ()), (other, (NO_PROFILE,)), (other + b"sRGB", ())
+    for profile, changes in cases:
+        for kind in ("PNG", "JPEG", "TIFF"):
+            picture = encoded(colour, kind, icc_profile=profile)
+            assert decode(picture, (2, 2, 3)).changes == changes, kind
