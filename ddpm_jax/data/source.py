@@ -1,5 +1,6 @@
 """Sources: random-access tables of examples and labels, in memory or decoded on demand."""
 
+import errno
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -79,6 +80,14 @@ class Unreadable(Exception):
         self.name = one_line(name)
         self.reason = one_line(text or str(reason)) or type(reason).__name__
         super().__init__(f"{self.name}: {self.reason}")
+
+
+def is_of_system(error: Exception) -> bool:
+    """Whether an error says nothing about an example: the system can't read files at present."""
+    return isinstance(error, OSError) and error.errno in _OF_SYSTEM
+
+
+_OF_SYSTEM = (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE)
 
 
 def one_line(text: str) -> str:

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import logging
 import os
 from pathlib import Path
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddpm_jax import cli
 from ddpm_jax.config import FolderData
 from ddpm_jax.data import count_examples, loading, open_source
 from ddpm_jax.data.folder import find_classes
@@ -215,6 +217,28 @@ def test_a_picture_lost_while_running_is_replaced_unless_strict(
         with caplog.at_level(logging.WARNING):
             assert levels(source) == [10, 20, 40, 40]
         assert "dog/a.png: No such file" in caplog.text
+
+
+@pytest.mark.parametrize("limit", [loading.IN_MEMORY_BYTES, 0])
+@pytest.mark.parametrize("answer", [errno.EMFILE, errno.EIO])
+def test_a_system_that_can_read_no_files_loses_no_pictures(
+    classes, answer, limit, monkeypatch, capsys
+):
+    monkeypatch.setattr(loading, "IN_MEMORY_BYTES", limit)
+    path, opened = classes / "dog" / "a.png", Path.open
+
+    def failing(self, *args, **options):
+        if self == path:
+            raise OSError(answer, os.strerror(answer), str(self))
+        return opened(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", failing)
+    with pytest.raises(OSError, match=os.strerror(answer)):
+        levels(open_source(config(classes)))
+    assert cli.main(["data", "info", str(classes)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"ddpm: {path}: {os.strerror(answer)}; ")
+    assert said.count("\n") == 1
 
 
 CLASSES = {
