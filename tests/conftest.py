@@ -1,6 +1,7 @@
 """What all tests share: the mathematics' annotated shapes and types are checked on each call."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,14 @@ if "DDPM_TEST_PROGRAMS" not in os.environ:
 for name in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):
     os.environ.pop(name, None)
 sys.dont_write_bytecode = False
+
+# `nohup` and `&` have children ignore these signals; the commands that tests start must not.
+for number, handler in {
+    signal.SIGHUP: signal.SIG_DFL,
+    signal.SIGINT: signal.default_int_handler,
+}.items():
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 # What a test decodes is not kept in the user's own cache.
 os.environ.setdefault("DDPM_JAX_CACHE", "")

@@ -159,9 +159,12 @@ def test_a_signal_saves_before_it_ends(tmp_path, number, code):
         stdout=subprocess.DEVNULL,
         text=True,
     )
-    wait_for(lambda: len(read_rows(run / "metrics.jsonl")) > 1, process)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    try:
+        wait_for(lambda: len(read_rows(run / "metrics.jsonl")) > 1, process)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == code
     (step,) = Checkpoints(run).steps()
     assert f"stopped at step {step}; run the same command again to go on" in said

@@ -1,6 +1,6 @@
 """Every config as a user starts it, in its smoke size: trained, and all its pictures drawn.
 
-The tutorials always; the others, whose parts other tests train too, with --long.
+The published notebooks always; the others, whose parts other tests train too, with --long.
 """
 
 import json
@@ -20,8 +20,9 @@ CONFIGS = sorted(path.stem for path in Path("configs").glob("*.py"))
 
 # Real data that stand in for what can't be downloaded here.
 STAND_INS = {"celebahq256": "cifar10", "fashion_mnist": "mnist", "flowers102": "cifar10"}
-OF_TFDS = ("mnist", "mnist_t10", "mnist_t10_conditional", "cifar10", *STAND_INS)
-LONG = ("arrays", "celebahq256", "cifar10", "digits", "folder", "mnist")
+OF_TFDS = ("mnist", "mnist_t10", "mnist_t10_conditional", "cifar10", "cifar10_upscale", *STAND_INS)
+LONG = ("arrays", "celebahq256", "cifar10", "cifar10_upscale", "digits", "digits_classifier")
+LONG += ("digits_upscale", "folder", "mnist", "single_image_deep")
 
 
 @pytest.fixture

@@ -58,6 +58,7 @@ from ddpm_jax.data.settings import (
 )
 from ddpm_jax.models import (
     AnnotatedUNetConfig,
+    LucidrainsUNetConfig,
     MlpConfig,
     ModelConfig,
     SmallUNetConfig,
@@ -77,6 +78,7 @@ __all__ = [
     "DiffusionConfig",
     "DigitsData",
     "FolderData",
+    "LucidrainsUNetConfig",
     "MeshConfig",
     "MlpConfig",
     "ModelConfig",

@@ -32,6 +32,7 @@ FractionalHostTimes = Float[np.ndarray, "chain"]
 
 _First = Annotated[float, "First variance."]
 _Last = Annotated[float, "Last variance."]
+_Temperature = Annotated[float, "The higher, the more alike all steps."]
 _Offset = Annotated[float, "Keeps the first variance from vanishing."]
 
 
@@ -66,6 +67,26 @@ def cosine(T: int, *, s: _Offset = 0.008) -> Betas:
     return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
 
 
+def sigmoid_alpha_bar(
+    T: int, *, start: float = -3.0, end: float = 3.0, tau: _Temperature = 1.0
+) -> Betas:
+    """Returns the β of ᾱ_t = (σ(end/τ) - σ(u/τ)) / (σ(end/τ) - σ(start/τ)), u from start to end.
+
+    σ is the sigmoid; β is kept below 0.999, as ᾱ_T would be 0. Source: Jabri et al. 2022, figure 8.
+    """
+    if not -100 <= start < end <= 100:
+        raise ValueError(f"start is {start:g}: it must be below end, both within ±100")
+    if not 0.01 <= tau <= 100:
+        raise ValueError(f"tau is {tau:g}: it must be in 0.01 … 100")
+
+    def logistic(u: Any) -> Any:
+        return 0.5 + 0.5 * np.tanh(np.asarray(u) / (2 * tau))
+
+    fraction = logistic(end) - logistic(start + (end - start) * np.arange(T + 1) / T)
+    alpha_bar = fraction / fraction[0]
+    return np.clip(1 - alpha_bar[1:] / alpha_bar[:-1], 0, 0.999)
+
+
 def _check_betas(beta_1: float, beta_T: float) -> None:
     for name, value in (("beta_1", beta_1), ("beta_T", beta_T)):
         if not 0 < value < 1:
@@ -79,6 +100,7 @@ SCHEDULES: dict[str, Callable[..., Betas]] = {
     "quadratic": quadratic,
     "sigmoid": sigmoid,
     "cosine": cosine,
+    "sigmoid_alpha_bar": sigmoid_alpha_bar,
 }
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import flax.linen as nn
 
 from ddpm_jax.models.annotated_unet import AnnotatedUNet, AnnotatedUNetConfig
+from ddpm_jax.models.lucidrains_unet import LucidrainsUNet, LucidrainsUNetConfig
 from ddpm_jax.models.mlp import Mlp, MlpConfig
 from ddpm_jax.models.settings import NetworkConfig
 from ddpm_jax.models.small_unet import SmallUNet, SmallUNetConfig
@@ -25,6 +26,7 @@ from ddpm_jax.ops import AUTO, Operations
 
 MODELS: dict[str, type[nn.Module]] = {
     "annotated_unet": AnnotatedUNet,
+    "lucidrains_unet": LucidrainsUNet,
     "mlp": Mlp,
     "small_unet": SmallUNet,
     "step_unet": StepUNet,
@@ -71,6 +73,7 @@ def make_network(
 __all__ = [
     "MODELS",
     "AnnotatedUNetConfig",
+    "LucidrainsUNetConfig",
     "MlpConfig",
     "ModelConfig",
     "NetworkConfig",

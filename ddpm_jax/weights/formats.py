@@ -11,13 +11,14 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
 from ddpm_jax.files import local_path
 from ddpm_jax.tables import defaults_of, row_with, signature_of
-from ddpm_jax.weights import annotated, diffusers, openai, safetensors, stablehlo
+from ddpm_jax.weights import annotated, diffusers, lucidrains, openai, safetensors, stablehlo
 from ddpm_jax.weights.contract import Reader, Writer
 from ddpm_jax.weights.places import to_params
 
 READERS: dict[str, Reader] = {
     "annotated": annotated.read,
     "diffusers": diffusers.read,
+    "lucidrains": lucidrains.read,
     "openai": openai.read,
     "safetensors": safetensors.read,
 }

@@ -5,7 +5,7 @@ import pytest
 
 from ddpm_jax.diffusion.timestep_samplers import TIMESTEP_SAMPLERS, make_timestep_sampler
 
-T, COUNT = 50, 20_000
+T, COUNT = 50, 4_000
 
 
 @pytest.mark.parametrize("name", TIMESTEP_SAMPLERS)
@@ -20,7 +20,7 @@ def test_every_row_draws_times_in_range_with_an_unbiased_mean(name):
         assert int(t.min()) == 1
         assert int(t.max()) == T
         value = np.asarray(t, np.float64) * (1 if weight is None else np.asarray(weight))
-        assert value.mean() == pytest.approx((T + 1) / 2, rel=0.02)
+        assert value.mean() == pytest.approx((T + 1) / 2, rel=0.05)
         after = sampler.update(state, t, t.astype("float32"))
         assert jax.tree.structure(after) == jax.tree.structure(state)
         state = after

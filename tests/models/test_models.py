@@ -21,6 +21,7 @@ from ddpm_jax.typing import Conditioning
 
 TINY = {
     "annotated_unet": {"dim": 8, "multipliers": (1, 2), "block": "resnet"},
+    "lucidrains_unet": {"dim": 8, "multipliers": (1, 2), "heads": 2, "head_channels": 4},
     "mlp": {"width": 8, "layers": 2},
     "small_unet": {"channels": (8, 8), "time_dim": 8},
     "step_unet": {"channels": 8, "multipliers": (1, 2)},
