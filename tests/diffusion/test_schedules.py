@@ -61,8 +61,10 @@ def test_tables_keep_all_digits(name):
     }
     for field, table in schedule._asdict().items():
         # A log SNR may be 0.
-        close = {"rtol": 1e-11, "atol": 1e-14 if field == "log_snr" else 0.0}
-        np.testing.assert_allclose(table, exact[field].astype(np.float64), **close, err_msg=field)
+        atol = 1e-14 if field == "log_snr" else 0.0
+        np.testing.assert_allclose(
+            table, exact[field].astype(np.float64), rtol=1e-11, atol=atol, err_msg=field
+        )
 
 
 @every_schedule

@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 
 from ddpm_jax.config import Choice, override
-from ddpm_jax.diffusion import GUIDANCE, make_sampler, plan_chain, sample
+from ddpm_jax.diffusion import GUIDANCE, make_sampler, plan_chain, predict, sample
 from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation.evaluate import evaluate
 from ddpm_jax.experiment import build
+from ddpm_jax.files import storage_path
+from ddpm_jax.reports.trajectories import predicted_x_0
 from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.sampling.chain import SampleProgram
 from ddpm_jax.sampling.denoiser import make_denoiser
+from ddpm_jax.sampling.run import Run
 from ddpm_jax.typing import Conditioning, Operator, Prediction, RecallingDenoiser
 from tests.tiny import TINY
 
@@ -176,3 +180,29 @@ def test_what_a_network_that_sees_its_own_prediction_refuses():
     program = SampleProgram(experiment, make_mesh(1, jax.devices()[:1]), TINY.sample)
     with pytest.raises(UserError, match="leave it out: this network sees its own last x̂_0"):
         program(None, 2, seed=0, conditioning=Conditioning(image=jnp.zeros((2, 8, 8, 1))))
+
+
+def test_a_run_that_sees_its_own_prediction_draws_on_any_devices_and_has_no_likelihood():
+    config = override(TINY, {"diffusion.condition": "self_conditioning", "sample.steps": 3})
+    experiment = build(config)
+    params = experiment.init_params(jax.random.key(0))
+    params = jax.tree.map(lambda leaf: np.asarray(leaf) + 0.05, params)
+
+    def run(devices):
+        mesh = make_mesh(devices=jax.devices()[:devices])
+        return Run(storage_path("runs/own"), 4, experiment, params, name="ema", mesh=mesh)
+
+    one, two = (run(devices).sample(4).samples for devices in (1, 2))
+    np.testing.assert_allclose(one, two, atol=1e-5)
+    # At the start of a chain it sees zeros.
+    x_t, times = np.asarray(one)[None], np.array([7])
+    x = jnp.asarray(one)
+    labels, blank = jnp.arange(4), Conditioning(image=jnp.zeros_like(x))
+    found = predicted_x_0(run(1), x_t, times, labels, experiment.beside(x, jax.random.key(0)))
+    seen = experiment.condition(labels, beside=blank)
+    output = experiment.apply(params, x, jnp.asarray(7), seen, train=False)
+    schedule = experiment.schedule
+    want = predict(experiment.parameterization, schedule, output, x_t=x, t=jnp.asarray(7))
+    np.testing.assert_allclose(found[0], np.clip(want.x_0, -1, 1), atol=1e-4)
+    with pytest.raises(UserError, match=r"has none for diffusion\.condition self"):
+        evaluate(run(1), ["bits_per_dim"])

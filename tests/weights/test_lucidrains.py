@@ -57,7 +57,7 @@ def trainer(case: str, tables: str, changed: dict | None = None) -> dict[str, np
 def test_outputs_are_the_originals_and_every_tensor_comes_back(case, tmp_path):
     found = imported(tmp_path, tensors(case), timesteps=T)
     experiment = build(found.config)
-    channels = found.config.data.channels
+    channels = found.config.data.example_shape[-1]
     x, image = (np.moveaxis(wave((2, channels, 8, 8), at), 1, -1) for at in (1.0, 2.0))
     conditioning = Conditioning(image=jnp.asarray(image) if case == "recalling" else None)
     y = jax.jit(lambda x, t: experiment.apply(found.params, x, t, conditioning, train=False))(
