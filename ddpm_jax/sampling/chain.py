@@ -47,6 +47,22 @@ _CHUNKS = 50
 Progress = Callable[[int, int], None]
 
 
+class Seen(NamedTuple):
+    """Chains at their start, or at the end of an interval."""
+
+    done: int
+    """Intervals made."""
+    total: int
+    t: float
+    x: np.ndarray
+    """x_t, float32 `[B, …]`."""
+    x_0: np.ndarray
+    """The last x̂_0 `[B, …]`; zeros at the start."""
+
+
+Watch = Callable[[Seen], None]
+
+
 class Start(NamedTuple):
     """Where a chain starts if not from noise: at x `[N, …]`, taken as x_t at the time t in 1…T."""
 
@@ -249,6 +265,7 @@ class SampleProgram:
         num_trajectories: int = 0,
         guide_params: Guides = NO_GUIDES,
         progress: Progress = lambda done, total: None,
+        watch: Watch | None = None,
     ) -> Samples:
         """Draws samples first … first+num-1 of a seed.
 
@@ -257,10 +274,11 @@ class SampleProgram:
         the network takes, an array `[num, …]` for each part. `operands` has the data of each
         operator, a tree of arrays `[num, …]`. A chain with a `start` takes the times of the grid
         below it. The first `num_trajectories` samples (within one batch) leave their trajectory, at
-        about 50 times. `progress` gets the intervals done and their total. Raises UserError, before
-        anything is drawn, for numbers and labels out of range, and for arrays that are not `num`
-        long or that the network does not take or lacks; OutOfMemory for more samples than memory
-        holds.
+        about 50 times. `progress` gets the intervals done and their total. `watch` sees each batch
+        after each interval, which changes no sample; what it raises ends the draw. Raises
+        UserError, before anything is drawn, for numbers and labels out of range, and for arrays
+        that are not `num` long or that the network does not take or lacks; OutOfMemory for more
+        samples than memory holds.
         """
         require_samples("this run", self.experiment)
         check_seed(seed)
@@ -272,26 +290,31 @@ class SampleProgram:
         size, steps = self._batch_size(num, num_trajectories), len(times) - 1
         batches, shape = math.ceil(num / size), self.experiment.config.data.example_shape
         samples, frames = np.empty((num, *shape), np.float32), []
+        chunk = _chunk(steps)
         for batch in range(batches):
             indices = np.arange(batch * size, (batch + 1) * size)
             places = np.minimum(indices, num - 1)  # One compiled shape serves the last batch too.
             chain = self._run(
                 params,
                 rows,
+                chunk=chunk if watch is None else 1,
                 key=np.uint32(seed),
                 indices=shard_rows((first + indices).astype(np.uint32), self.mesh),
                 x=None if start is None else self._shard(start.x.astype(np.float32), places),
                 given=(*self._shard(given, places), guide_params),
             )
             for done, carry in chain:
-                if batch == 0 and num_trajectories:
+                if batch == 0 and num_trajectories and (done % chunk == 0 or done == steps):
                     frames.append(fetch(carry.x)[:num_trajectories])
                 if done == steps:
                     samples[indices[indices < num]] = fetch(carry.x)[: num - batch * size]
                 if done:
                     progress(batch * steps + done, batches * steps)
+                if watch is not None:
+                    x, x_0 = (fetch(each)[: num - batch * size] for each in (carry.x, carry.x_0))
+                    watch(Seen(batch * steps + done, batches * steps, float(times[done]), x, x_0))
         shown = shown_channels(self.experiment.config.data)
-        kept = times[[*range(0, steps, _chunk(steps)), steps]] if frames else None
+        kept = times[[*range(0, steps, chunk), steps]] if frames else None
         stack = np.stack(frames)[:, :num] if frames else None
         names = () if drawn_labels is None else labelled(self.experiment, self.guides).class_names
         return Samples(samples, drawn_labels, stack, kept, names, shown)
@@ -313,6 +336,7 @@ class SampleProgram:
         params: Any,
         rows: Row,
         *,
+        chunk: int,
         key: np.uint32,
         indices: jax.Array,
         x: jax.Array | None,
@@ -320,7 +344,6 @@ class SampleProgram:
     ) -> Iterator[tuple[int, Any]]:
         """Yields the intervals done and the carry, before the first and after each chunk."""
         steps, fix = len(rows.t), "lower sample.batch_size"
-        chunk = _chunk(steps)
         with memory_errors(fix):
             carry = jax.block_until_ready(self._start(key, indices, x))
         yield 0, carry
