@@ -209,7 +209,7 @@ def _progress(folder: StoragePath, config: Config, *, rows: int) -> dict[str, An
     if live and losses:
         speed = np.median([row["images_per_s"] for row in losses[-5:]])
         left = float((steps - step) * config.train.batch_size / speed) if speed > 0 else None
-    thin = losses[:: max(1, -(-len(losses) // rows))] + losses[-1:]
+    thin = losses[:: -max(1, -(-len(losses) // rows))][::-1]
     finite = [[row["step"], row["loss"]] for row in thin if np.isfinite(row["loss"])]
     names = (folder / "samples").glob("*.png") if rows > 1 else ()
     previews = sorted(int(each.stem) for each in names if each.stem.isdecimal())

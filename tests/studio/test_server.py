@@ -6,6 +6,7 @@ import json
 import shlex
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -83,6 +84,24 @@ def test_a_stream_shows_every_step_and_ends_at_the_samples_of_the_run(server, pi
     }
     np.testing.assert_array_equal(np.load(io.BytesIO(saved["npz"]))["samples"], drawn.samples)
     assert Image.open(io.BytesIO(saved["gif"])).n_frames == 6  # type: ignore
+
+
+def test_three_pages_at_once_get_their_own_samples_and_runs_are_only_read(server, pictures, runs):
+    def state():
+        files = [it for it in (runs / "pictures").rglob("*") if it.is_file()]
+        return {it: (it.stat().st_mtime_ns, it.stat().st_size) for it in files}
+
+    before = state()
+    requests = [{"run": pictures, "num": 4, "seed": seed} for seed in (11, 12, 13)]
+    with ThreadPoolExecutor(3) as pool:
+        found = [*pool.map(lambda request: events(server, "draw", request), requests)]
+    run = sampling.load(pictures)
+    for request, told in zip(requests, found, strict=True):
+        query = {"result": told[-1][1]["result"], "kind": "npz"}
+        file = server.client.get("save", params=query).content
+        expected = run.sample(4, seed=request["seed"]).samples
+        np.testing.assert_array_equal(np.load(io.BytesIO(file))["samples"], expected)
+    assert state() == before
 
 
 def test_the_command_line_draws_the_same(server, pictures, tmp_path, monkeypatch):
