@@ -11,7 +11,8 @@ from ddpm_jax.sampling.samples import visible
 
 MOST_BYTES = 48_000
 """Bytes of each of a frame's two pictures as the event has them, which is in base64."""
-_QUALITIES = (92, 75, 50, 25)
+_QUALITIES = ((92, 0), (75, 0), (50, 0), (50, 2), (25, 2), (10, 2))
+"""Qualities of a JPEG, and whether colours are stored at each pixel (0) or at each fourth (2)."""
 
 
 def columns_of(num: int) -> int:
@@ -43,10 +44,10 @@ def png(pixels: np.ndarray) -> bytes:
 def data_url(pixels: np.ndarray) -> str:
     """Returns a picture as a data URL: a PNG, or a JPEG where that has too many bytes."""
     found, kind = png(pixels), "png"
-    for quality in _QUALITIES:
+    for quality, subsampling in _QUALITIES:
         if len(found) * 4 / 3 < MOST_BYTES:
             break
-        found, kind = _encoded(pixels, "JPEG", quality=quality, subsampling=0), "jpeg"
+        found, kind = _encoded(pixels, "JPEG", quality=quality, subsampling=subsampling), "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(found).decode()}"
 
 
