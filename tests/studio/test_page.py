@@ -1,6 +1,6 @@
 """The page in a real browser: each thing that it offers, done by clicks and keys (`--long`).
 
-It needs Debian's chromium, and `pip install playwright axe-playwright-python`.
+It needs Debian's chromium, and `pip install -e '.[browser]'`.
 """
 
 import contextlib
@@ -45,7 +45,8 @@ def opened(browser, server, **options):
     page.on("request", lambda request: asked.append(request.url))
     page.goto(f"{server.url}/")
     page.get_by_label("Run").select_option(label=named(page, "pictures"))
-    page.locator("#about").get_by_text("8 × 8 × 1").wait_for()
+    page.get_by_text("8 × 8 × 1 pictures").wait_for()
+    page.locator("#draw:enabled").wait_for()
     yield page
     assert page.locator("#error").text_content() == ""
     context.close()
@@ -102,9 +103,11 @@ def test_samples_are_watched_scrubbed_saved_and_told(browser, server):
                 page.get_by_role("button", name=f"Save {kind}").click()
             path = caught.value.path()
             if kind == "npz":
-                assert np.load(path)["samples"].shape == (4, 8, 8, 1)
+                with np.load(path) as arrays:
+                    assert arrays["samples"].shape == (4, 8, 8, 1)
             else:
-                assert Image.open(path).format == kind
+                with Image.open(path) as found:
+                    assert found.format == kind
 
 
 def test_two_settings_share_their_noise(browser, server):
@@ -191,6 +194,7 @@ def test_points_have_trajectories_score_and_density(browser, server):
     with opened(browser, server) as page:
         page.get_by_label("Run").select_option(label=named(page, "points"))
         page.get_by_text("points, T = 20").wait_for()
+        page.locator("#draw:enabled").wait_for()
         page.locator("[name=num]").fill("200")
         page.get_by_role("button", name="Draw", exact=True).click()
         page.locator("#stop[disabled]").wait_for()

@@ -63,14 +63,20 @@ async function listRuns(chosen) {
 
 async function openRun() {
   const name = $("run").value;
+  state.busy?.abort();
+  state.about = null;
+  $("draw").disabled = true;
   if (!name) return;
-  const about = state.about = { ...(await json("about", { run: name })), name };
+  const about = await json("about", { run: name });
+  // It may be chosen twice in a row, as by the page and then by a person.
+  if (name !== $("run").value || state.about) return;
+  state.about = about;
+  $("draw").disabled = !about.draws;
   $("about").textContent = `${about.points ? "points" : about.shape.join(" × ") + " pictures"}, T = ${about.T}`
     + (about.draws ? "" : "; a classifier, which draws no samples");
   for (const form of document.querySelectorAll("#forms form")) fill(form, about);
   $("point-views").hidden = !about.points;
   $("edits").hidden = about.points;
-  document.body.classList.toggle("points", about.points);
   for (const id of ["t", "vary-t"]) {
     $(id).max = about.T;
     $(id).value = id === "t" ? Math.max(1, Math.round(about.T / 10)) : Math.round(0.4 * about.T);
@@ -221,13 +227,15 @@ async function finish(pane) {
 
 let drawing = 0;
 async function show() {
-  const turn = ++drawing, at = Number($("scrub").value);
+  const turn = ++drawing, part = Number($("scrub").value) / Math.max(1, Number($("scrub").max)), wheres = [];
   for (const pane of state.panes) {
-    const frame = pane.frames[Math.min(at, pane.frames.length - 1)];
+    // Chains of other lengths are shown at the same part of their way.
+    const at = Math.round(part * (pane.frames.length - 1)), frame = pane.frames[at];
     if (!frame) continue;
     const where = `step ${frame.done} of ${frame.of}, t = ${Number(frame.t.toFixed(2))}`;
-    $("where").textContent = where;
-    $("scrub").setAttribute("aria-valuetext", where);
+    wheres.push(where);
+    $("where").textContent = wheres.join("; ");
+    $("scrub").setAttribute("aria-valuetext", wheres.join("; "));
     pane.x.setAttribute("aria-label", `${pane.layout.num} noisy samples at ${where}`);
     pane.x0.setAttribute("aria-label", `what the network predicts at ${where}`);
     if (frame.points) { showPoints(pane, frame, at); continue; }
@@ -513,7 +521,7 @@ makeForms();
 makePanes();
 showShape();
 listRuns().then(openRun).catch(fail);
-// Runs that train write on: look again every other second, while the page is seen.
-setInterval(() => {
-  if (!document.hidden) showTraining().then(() => state.busy || listRuns()).catch(() => {});
-}, 2000);
+// Runs that train write on: look again while the page is seen.
+const seen = (action) => () => { if (!document.hidden) action().catch(() => {}); };
+setInterval(seen(showTraining), 2_000);
+setInterval(seen(async () => state.busy || listRuns()), 10_000);
