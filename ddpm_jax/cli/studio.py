@@ -3,11 +3,12 @@
 import secrets
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 
 from ddpm_jax.cli.arguments import settings_of
 from ddpm_jax.cli.flags import HELP, read
 from ddpm_jax.errors import UserError, require
-from ddpm_jax.files import StoragePath, reason, storage_path
+from ddpm_jax.files import local_path, reason
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,10 @@ def run(words: list[str]) -> int:
     return 0
 
 
-def _folders(words: list[str]) -> list[StoragePath]:
+def _folders(words: list[str]) -> list[Path]:
     """Returns the folders; raises UserError for one that does not exist."""
-    default = "runs" if storage_path("runs").is_dir() else "."
-    found = [storage_path(word) for word in words or [default]]
+    default = "runs" if local_path("runs").is_dir() else "."
+    found = [local_path(word) for word in words or [default]]
     for folder in found:
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder; name a run, or a folder of runs")

@@ -28,9 +28,8 @@ def draw(library: Library, results: Results, asked: Drawing, stream: Stream) -> 
     asked.check(shape)
     watcher = _Watcher(stream, asked, opened, library)
     run = opened.run.watched(watcher)
-    made: Any = _edited(run, asked, results) if asked.how else _sampled(run, asked)
-    edited = made if isinstance(made, Edited) else None
-    samples: Samples = edited.samples if edited is not None else made
+    edited = _edited(run, asked, results) if asked.how else None
+    samples = _sampled(run, asked) if edited is None else edited.samples
     samples = samples._replace(frames=watcher.frames.stack())
     name = results.add(Result(samples, edited))
     labels = None

@@ -42,7 +42,7 @@ _REACH, _MOST_DRAWN = 2.0, 20_000
 CONFIG = Config(
     data=PointsData(size=_POINTS),
     model=MlpConfig(),
-    # It ends in noise, and leaves x_0 to be found from eps at each t: as configs/swiss_roll_noise.py.
+    # It ends in noise, as that of configs/swiss_roll_noise.py.
     diffusion=DiffusionConfig(schedule="sigmoid --beta_T 0.2", timesteps=100),
     optimizer=OptimizerConfig(learning_rate=3e-3, warmup=100, decay="cosine"),
     train=TrainConfig(

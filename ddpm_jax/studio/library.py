@@ -4,6 +4,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,6 @@ from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.config import Config
 from ddpm_jax.diffusion import SAMPLERS, TIME_GRIDS
 from ddpm_jax.errors import UserError
-from ddpm_jax.files import StoragePath
 from ddpm_jax.sampling.denoiser import network_denoiser
 from ddpm_jax.sampling.editing import EDITS
 from ddpm_jax.sampling.run import Run, load
@@ -44,22 +44,22 @@ class Opened(NamedTuple):
 class Library:
     """All runs by name; nothing in it opens any other path."""
 
-    def __init__(self, folders: Sequence[StoragePath]):
+    def __init__(self, folders: Sequence[Path]):
         self.folders = [*folders]
         self._opened: OrderedDict[Any, Opened] = OrderedDict()
         self._drawings: OrderedDict[str, Opened] = OrderedDict()
         self._count, self._lock = 0, threading.Lock()
 
-    def folder(self, name: str) -> StoragePath:
+    def folder(self, name: str) -> Path:
         """Returns the folder of a run; raises UserError for a name that is not listed."""
         found = self._found()
         if name not in found:
             raise UserError(f"there is no run {name!r} in the folders that this studio was given")
         return found[name]
 
-    def _found(self) -> dict[str, StoragePath]:
+    def _found(self) -> dict[str, Path]:
         """Returns the given folders that are runs, and the runs right below the others."""
-        found: dict[str, StoragePath] = {}
+        found: dict[str, Path] = {}
         for folder in self.folders:
             if (folder / "config.json").is_file():
                 found[str(folder)] = folder
@@ -170,7 +170,7 @@ def opened_of(run: Run, said: list[str]) -> Opened:
     return Opened(run, said, call)
 
 
-def _config(folder: StoragePath) -> Config:
+def _config(folder: Path) -> Config:
     path = folder / "config.json"
     return configs.loads(path.read_bytes(), str(path))
 
@@ -198,7 +198,7 @@ def _choices(config: Config) -> dict[str, Any]:
     }
 
 
-def _progress(folder: StoragePath, config: Config, *, rows: int) -> dict[str, Any]:
+def _progress(folder: Path, config: Config, *, rows: int) -> dict[str, Any]:
     path = folder / METRICS
     losses = [row for row in read_rows(path) if "images_per_s" in row]
     step = losses[-1]["step"] if losses else 0

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax.data.formats import open_picture_file
@@ -113,7 +114,7 @@ def decoded(picture: bytes, shape: tuple[int, ...]) -> np.ndarray:
         with open_picture_file(picture) as image:
             if image.width * image.height > _MOST_PIXELS:
                 raise UserError(f"the picture has more than {_MOST_PIXELS:,} pixels; make it less")
-        return np.asarray(to_unit(np.asarray(decode(picture, shape).pixels)))
+        return np.asarray(to_unit(jnp.asarray(decode(picture, shape).pixels)))
     except UserError:
         raise
     except RangeError as error:

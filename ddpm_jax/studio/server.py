@@ -17,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from ddpm_jax.errors import UserError, require, require_whole
 from ddpm_jax.sampling.samples import Samples
@@ -55,7 +55,7 @@ _ARROWS = 21
 class Guard:
     """Lets only the studio's own page through, and takes the token off the path."""
 
-    def __init__(self, app: ASGIApp, *, token: str, port: int):
+    def __init__(self, app: Starlette, *, token: str, port: int):
         self.app, self.token = app, token
         self.hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
 
@@ -236,7 +236,7 @@ async def _refused(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 400)
 
 
-def make_app(library: Library, *, token: str, port: int) -> ASGIApp:
+def make_app(library: Library, *, token: str, port: int) -> Guard:
     """Returns the studio over some runs, for a server that listens at 127.0.0.1:port."""
     studio = Studio(library)
     gets: list[Callable[[Request], Awaitable[Response]]] = [studio.runs, studio.about]
@@ -245,6 +245,7 @@ def make_app(library: Library, *, token: str, port: int) -> ASGIApp:
     routes = [Route(f"/{each.__name__}", each, methods=["GET"]) for each in gets]
     routes += [Route(f"/{each.__name__}", each, methods=["POST"]) for each in posts]
     routes += [Route("/", studio.page), Route("/{name}", studio.page)]
-    app = Starlette(routes=routes, exception_handlers={UserError: _refused})
+    handlers: Any = {UserError: _refused}
+    app = Starlette(routes=routes, exception_handlers=handlers)
     app.state.studio = studio
     return Guard(app, token=token, port=port)

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import TimeoutError as NotYet
 from typing import Any
 
@@ -74,7 +74,7 @@ class Stream:
         except (Stopped, RuntimeError):  # RuntimeError: the server itself has ended.
             pass
 
-    async def events(self) -> AsyncIterator[tuple[str, Any]]:
+    async def events(self) -> AsyncGenerator[tuple[str, Any]]:
         """Yields the events; the work stops when the reader does."""
         try:
             while (item := await self._queue.get()) is not None:

@@ -45,7 +45,8 @@ def server(runs):
     config = uvicorn.Config(None, port=0, log_level="error", lifespan="off", ws="none")  # type: ignore
     socket = config.bind_socket()
     port = socket.getsockname()[1]
-    config.app = app = make_app(Library([runs]), token=TOKEN, port=port)
+    app = make_app(Library([runs]), token=TOKEN, port=port)
+    config.app = app
     config.load()
     serving = uvicorn.Server(config)
     thread = threading.Thread(target=serving.run, kwargs={"sockets": [socket]}, daemon=True)

@@ -11,6 +11,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlencode
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -293,9 +294,8 @@ def test_the_score_of_points_is_that_of_the_network(server, runs):
         np.frombuffer(base64.b64decode(found.json()[name]), "<f4").reshape(-1, 2)
         for name in ("points", "score")
     )
-    eps = run.experiment.apply(
-        run.params, points, np.full(len(points), 5), run.experiment.condition(), train=False
-    )
+    x_t, t = jnp.asarray(points), jnp.full((len(points),), 5)
+    eps = run.experiment.apply(run.params, x_t, t, run.experiment.condition(), train=False)
     sigma = run.experiment.schedule.sqrt_one_minus_alpha_bar[5]
     np.testing.assert_allclose(score, -np.asarray(eps) / sigma, rtol=1e-4, atol=1e-5)
     for change in ({"t": 21}, {"t": "x"}, {"reach": "nan"}, {"reach": -1}):
