@@ -228,7 +228,7 @@ def _number(request: Request, name: str) -> float:
         value = float(text)
     except ValueError:
         value = float("nan")
-    require(0 < value <= 1e3, name, text, "a number above 0 and at most 1,000")
+    require(0 < value <= 1e9, name, text, "a number above 0 and at most 1e9")
     return value
 
 
