@@ -27,9 +27,10 @@ from ddpm_jax.models.conditioning import NO_CONDITIONING
 from ddpm_jax.runtime.distributed import broadcast_from_first, is_first
 from ddpm_jax.runtime.mesh import all_devices, fitting_mesh, with_shardings
 from ddpm_jax.runtime.switches import pinned
-from ddpm_jax.sampling.chain import Progress, SampleProgram, Start, Watch
+from ddpm_jax.sampling.chain import Progress, SampleProgram, Start
 from ddpm_jax.sampling.guides import NO_GUIDES, Guides, check_guides, labelled, require_samples
 from ddpm_jax.sampling.samples import Samples
+from ddpm_jax.sampling.watching import Watch
 from ddpm_jax.typing import Conditioning, Denoiser, DenoiserTransform, Operator
 
 _MOST_PROGRAMS = 32

@@ -7,11 +7,11 @@ import numpy as np
 
 from ddpm_jax.config import shown_channels
 from ddpm_jax.errors import UserError
-from ddpm_jax.sampling.chain import Seen
 from ddpm_jax.sampling.edited import Edited
 from ddpm_jax.sampling.editing import edit
 from ddpm_jax.sampling.run import Run
 from ddpm_jax.sampling.samples import Samples
+from ddpm_jax.sampling.watching import Seen
 from ddpm_jax.studio.frames import columns_of, shown_frame
 from ddpm_jax.studio.library import Library, Opened
 from ddpm_jax.studio.requests import Drawing
@@ -80,6 +80,8 @@ class _Watcher:
     def __call__(self, seen: Seen) -> None:
         self.stream.check()
         config = self.opened.run.config
+        # A batch is a multiple of the devices; the page sees the samples that it asked for.
+        seen = seen._replace(x=seen.x[: self.asked.num], x_0=seen.x_0[: self.asked.num])
         if seen.done == 0:  # An edit may follow several chains; the last one is the animation.
             self.frames = Frames(seen.total, config.data.example_shape)
         self.frames.see(seen.done, seen.x)

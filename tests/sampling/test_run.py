@@ -44,8 +44,8 @@ def test_a_watched_run_shows_every_interval_and_draws_the_same(run):
         np.testing.assert_array_equal(found, right)
     assert [each.done for each in seen] == [*range(11), *range(10, 21)]  # Two batches.
     assert {each.total for each in seen} == {20}
-    assert [each.t for each in seen[:11]] == run.times(**options).tolist()
-    np.testing.assert_array_equal(np.concatenate([seen[10].x, seen[-1].x]), drawn.samples)
+    assert [each.t for each in seen[:11]] == run.times(sampler="ddim", steps=10).tolist()
+    np.testing.assert_array_equal(np.concatenate([seen[10].x, seen[-1].x])[:6], drawn.samples)
     np.testing.assert_allclose(seen[-1].x_0, seen[-1].x, atol=1e-6)  # DDIM ends at its x̂_0.
 
 
