@@ -48,6 +48,7 @@ def run(words: list[str]) -> int:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", options.port))
+            listener.listen()  # Whoever opens the address early waits, and is not refused.
         except OSError as error:
             why = f"127.0.0.1:{options.port} can't be used ({reason(error)})"
             raise UserError(f"{why}; choose another --port, or 0 for a free one") from None

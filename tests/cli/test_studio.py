@@ -19,13 +19,16 @@ def refused(capsys, *words):
 def test_it_serves_its_page_until_it_is_stopped(tmp_path):
     words = [sys.executable, "-m", "ddpm_jax.cli", "studio", str(tmp_path)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as serving:
-        assert serving.stdout is not None
-        address = re.search(r"http://127\.0\.0\.1:\d+/[\w-]{20,}/", serving.stdout.readline())
-        assert address
-        with urllib.request.urlopen(address[0]) as page:
-            assert b"<title>ddpm studio</title>" in page.read()
-        serving.send_signal(signal.SIGINT)
-        assert serving.wait(20) in (0, 130)
+        try:
+            assert serving.stdout is not None
+            address = re.search(r"http://127\.0\.0\.1:\d+/[\w-]{20,}/", serving.stdout.readline())
+            assert address
+            with urllib.request.urlopen(address[0]) as page:
+                assert b"<title>ddpm studio</title>" in page.read()
+            serving.send_signal(signal.SIGINT)
+            assert serving.wait(60) in (0, 130)
+        finally:
+            serving.kill()
 
 
 def test_what_can_not_be_served_is_refused(capsys, tmp_path, monkeypatch):
