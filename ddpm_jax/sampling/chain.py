@@ -297,10 +297,17 @@ class SampleProgram:
         stack = np.stack(frames)[:, :num] if frames else None
         return self._described(samples, drawn_labels, stack, kept)
 
-    def _described(self, samples: np.ndarray, labels: np.ndarray | None, *frames: Any) -> Samples:
+    def _described(
+        self,
+        samples: np.ndarray,
+        labels: np.ndarray | None,
+        frames: np.ndarray | None,
+        times: np.ndarray | None,
+    ) -> Samples:
         """Returns samples and frames with the names of their classes, and what they show."""
         names = () if labels is None else labelled(self.experiment, self.guides).class_names
-        return Samples(samples, labels, *frames, names, shown_channels(self.experiment.config.data))
+        channels = shown_channels(self.experiment.config.data)
+        return Samples(samples, labels, frames, times, names, channels)
 
     def _check_numbers(self, seed: int, first: int, num: int) -> None:
         require_samples("this run", self.experiment)
