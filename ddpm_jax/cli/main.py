@@ -49,6 +49,7 @@ COMMANDS = {
     "bench": Command(_module("bench"), "CONFIG|RUN", "how fast it runs on this machine"),
     "import": Command(_module("import_"), "SOURCE", "make a run of another project's weights"),
     "export": Command(_module("export"), "RUN DIR", "write a run's weights for another program"),
+    "studio": Command(_module("studio"), "[RUNS…]", "watch runs train and draw, in a browser"),
     "data": Command(_module("data"), "prepare NAME|info SOURCE", "prepare data, or look at any"),
 }
 

@@ -39,6 +39,7 @@ from ddpm_jax.sampling.denoiser import is_guided, make_denoiser, weight_of
 from ddpm_jax.sampling.given import check_label_count, check_range, require_floats, rows_for
 from ddpm_jax.sampling.guides import NO_GUIDES, Guides, check_options, labelled, require_samples
 from ddpm_jax.sampling.samples import Samples
+from ddpm_jax.sampling.watching import Watch, shown
 from ddpm_jax.typing import Conditioning, Denoiser, Examples, Operator, RecallingDenoiser
 
 # A chain is about this many calls of the compiled program: the frames of a trajectory.
@@ -249,6 +250,7 @@ class SampleProgram:
         num_trajectories: int = 0,
         guide_params: Guides = NO_GUIDES,
         progress: Progress = lambda done, total: None,
+        watch: Watch | None = None,
     ) -> Samples:
         """Draws samples first … first+num-1 of a seed.
 
@@ -257,44 +259,60 @@ class SampleProgram:
         the network takes, an array `[num, …]` for each part. `operands` has the data of each
         operator, a tree of arrays `[num, …]`. A chain with a `start` takes the times of the grid
         below it. The first `num_trajectories` samples (within one batch) leave their trajectory, at
-        about 50 times. `progress` gets the intervals done and their total. Raises UserError, before
-        anything is drawn, for numbers and labels out of range, and for arrays that are not `num`
-        long or that the network does not take or lacks; OutOfMemory for more samples than memory
-        holds.
+        about 50 times. `progress` gets the intervals done and their total, `watch` each batch after
+        each interval, padded as it is computed. Raises UserError, before anything is drawn, for
+        numbers and labels out of range, and for arrays that are not `num` long or that the network
+        does not take or lacks; OutOfMemory for more samples than memory holds.
         """
-        require_samples("this run", self.experiment)
-        check_seed(seed)
-        check_range(first, num)
+        self._check_numbers(seed, first, num)
         self.require_memory(num, num_trajectories)
         drawn_labels = self._check_labels(first, num, labels)
         given = self._check_given(num, conditioning, operands, drawn_labels)
         times, rows = self._from(start, num)
         size, steps = self._batch_size(num, num_trajectories), len(times) - 1
         batches, shape = math.ceil(num / size), self.experiment.config.data.example_shape
-        samples, frames = np.empty((num, *shape), np.float32), []
+        samples, frames, chunk = np.empty((num, *shape), np.float32), [], _chunk(steps)
         for batch in range(batches):
             indices = np.arange(batch * size, (batch + 1) * size)
             places = np.minimum(indices, num - 1)  # One compiled shape serves the last batch too.
             chain = self._run(
                 params,
                 rows,
+                chunk=chunk if watch is None else 1,
                 key=np.uint32(seed),
                 indices=shard_rows((first + indices).astype(np.uint32), self.mesh),
                 x=None if start is None else self._shard(start.x.astype(np.float32), places),
                 given=(*self._shard(given, places), guide_params),
             )
+            if watch is not None:
+                chain = shown(watch, chain, times, batch=(batch, batches))
             for done, carry in chain:
-                if batch == 0 and num_trajectories:
+                if batch == 0 and num_trajectories and (done % chunk == 0 or done == steps):
                     frames.append(fetch(carry.x)[:num_trajectories])
                 if done == steps:
                     samples[indices[indices < num]] = fetch(carry.x)[: num - batch * size]
                 if done:
                     progress(batch * steps + done, batches * steps)
-        shown = shown_channels(self.experiment.config.data)
-        kept = times[[*range(0, steps, _chunk(steps)), steps]] if frames else None
+        kept = times[[*range(0, steps, chunk), steps]] if frames else None
         stack = np.stack(frames)[:, :num] if frames else None
-        names = () if drawn_labels is None else labelled(self.experiment, self.guides).class_names
-        return Samples(samples, drawn_labels, stack, kept, names, shown)
+        return self._described(samples, drawn_labels, stack, kept)
+
+    def _described(
+        self,
+        samples: np.ndarray,
+        labels: np.ndarray | None,
+        frames: np.ndarray | None,
+        times: np.ndarray | None,
+    ) -> Samples:
+        """Returns samples and frames with the names of their classes, and what they show."""
+        names = () if labels is None else labelled(self.experiment, self.guides).class_names
+        channels = shown_channels(self.experiment.config.data)
+        return Samples(samples, labels, frames, times, names, channels)
+
+    def _check_numbers(self, seed: int, first: int, num: int) -> None:
+        require_samples("this run", self.experiment)
+        check_seed(seed)
+        check_range(first, num)
 
     def require_memory(self, num: int, num_trajectories: int = 0) -> None:
         """Raises OutOfMemory if the host can't hold `num` samples and so many trajectories."""
@@ -313,6 +331,7 @@ class SampleProgram:
         params: Any,
         rows: Row,
         *,
+        chunk: int,
         key: np.uint32,
         indices: jax.Array,
         x: jax.Array | None,
@@ -320,7 +339,6 @@ class SampleProgram:
     ) -> Iterator[tuple[int, Any]]:
         """Yields the intervals done and the carry, before the first and after each chunk."""
         steps, fix = len(rows.t), "lower sample.batch_size"
-        chunk = _chunk(steps)
         with memory_errors(fix):
             carry = jax.block_until_ready(self._start(key, indices, x))
         yield 0, carry

@@ -30,7 +30,11 @@ from ddpm_jax.runtime.switches import pinned
 from ddpm_jax.sampling.chain import Progress, SampleProgram, Start
 from ddpm_jax.sampling.guides import NO_GUIDES, Guides, check_guides, labelled, require_samples
 from ddpm_jax.sampling.samples import Samples
+from ddpm_jax.sampling.watching import Watch
 from ddpm_jax.typing import Conditioning, Denoiser, DenoiserTransform, Operator
+
+_MOST_PROGRAMS = 32
+"""Compiled programs that a run keeps, of different settings."""
 
 
 class Run:
@@ -39,6 +43,7 @@ class Run:
     guides: Guides = NO_GUIDES
     """The runs that guide this one's chains."""
     _guide_params: Guides = NO_GUIDES
+    _watch: Watch | None = None
 
     def __init__(
         self,
@@ -108,6 +113,16 @@ class Run:
         found._guide_params = Guides(*(self._laid_out(guide) for guide in guides))
         return found
 
+    def watched(self, watch: Watch) -> Self:
+        """Returns this run, whose chains show `watch` each of their intervals.
+
+        It sees the chains of `sample` and those of every edit; what it raises ends them. No sample
+        changes.
+        """
+        found = copy.copy(self)
+        found._watch = watch
+        return found
+
     def _laid_out(self, guide: "Run | None") -> Any:
         """Returns the parameters of a guide over this run's mesh."""
         if guide is None:
@@ -167,6 +182,7 @@ class Run:
             num_trajectories=num_trajectories,
             guide_params=self._guide_params,
             progress=progress,
+            watch=self._watch,
         )
 
     def times(self, **settings: Any) -> np.ndarray:
@@ -198,14 +214,15 @@ class Run:
         functions = tuple(getattr(it, "apply", it) for it in transforms)
         # With the rows themselves: a notebook may put another one under the same name.
         key = options, rows_of(options), None if chain is None else tuple(chain.tolist()), functions
-        if key not in self._programs:
+        program = self._programs.get(key)
+        if program is None:
             operators = [
                 it
                 if isinstance(it, Operator | SamplerOperator)
                 else Operator(_ignoring_data(it), None)
                 for it in transforms
             ]
-            self._programs[key] = SampleProgram(
+            program = SampleProgram(
                 self.experiment,
                 self.mesh,
                 options,
@@ -213,7 +230,10 @@ class Run:
                 operators=operators,
                 guides=self.guides.experiments,
             )
-        return self._programs[key]
+            if len(self._programs) >= _MOST_PROGRAMS:
+                self._programs.pop(next(iter(self._programs)), None)
+            self._programs[key] = program
+        return program
 
     def _report_once(self, lines: Sequence[str]) -> None:
         for line in lines:

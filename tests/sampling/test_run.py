@@ -34,6 +34,33 @@ def test_a_run_samples_as_its_program_does_and_from_a_start(run, sixteen):
     assert len(run._programs) == 1
 
 
+def test_a_watched_run_shows_every_interval_and_draws_the_same(run):
+    seen = []
+    watched = run.watched(seen.append)
+    options: dict[str, Any] = {"seed": 4, "batch_size": 4, "sampler": "ddim", "steps": 10}
+    drawn = watched.sample(6, num_trajectories=2, **options)
+    plain = run.sample(6, num_trajectories=2, **options)
+    for found, right in zip(drawn[:4], plain[:4], strict=True):
+        np.testing.assert_array_equal(found, right)
+    assert [each.done for each in seen] == [*range(11), *range(10, 21)]  # Two batches.
+    assert {each.total for each in seen} == {20}
+    assert [each.t for each in seen[:11]] == run.times(sampler="ddim", steps=10).tolist()
+    np.testing.assert_array_equal(np.concatenate([seen[10].x, seen[-1].x])[:6], drawn.samples)
+    np.testing.assert_allclose(seen[-1].x_0, seen[-1].x, atol=1e-6)  # DDIM ends at its x̂_0.
+
+
+def test_what_a_watch_raises_ends_the_draw(run):
+    class Enough(Exception):
+        pass
+
+    def watch(seen):
+        if seen.done == 2:
+            raise Enough
+
+    with pytest.raises(Enough):
+        run.watched(watch).sample(4, seed=4, batch_size=4, sampler="ddim", steps=10)
+
+
 def test_a_run_passes_on_all_that_it_is_asked_for(run, trained):
     told: list[list[Any]] = [[], []]
     options: dict[str, Any] = {"seed": 4, "first": 9, "labels": [(3 * i) % 10 for i in range(16)]}

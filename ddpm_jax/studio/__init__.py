@@ -1,0 +1,1 @@
+"""A web page on this machine, on which people watch their runs train and draw."""
