@@ -14,7 +14,7 @@ from ddpm_jax.data.listing import Listing, list_pictures
 from ddpm_jax.data.pictures import RangeError
 from ddpm_jax.data.pictures import decode as decode_picture
 from ddpm_jax.data.settings import FolderData
-from ddpm_jax.data.source import StreamSource, Tolerance, Unreadable, is_of_system
+from ddpm_jax.data.source import StreamSource, Tolerance, unreadable
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import as_text, local_path
 
@@ -58,9 +58,7 @@ def open_folder(config: FolderData) -> StreamSource:
             raise range_error(f"{root / name}", config.range, error) from None
         # A damaged file can make a decoder raise any error.
         except Exception as error:
-            if is_of_system(error):
-                raise
-            raise Unreadable(str(pages[index]), error) from error
+            raise unreadable(str(pages[index]), error) from error
         findings.add(index, decoded)
         return decoded.pixels
 

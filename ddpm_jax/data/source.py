@@ -82,9 +82,11 @@ class Unreadable(Exception):
         super().__init__(f"{self.name}: {self.reason}")
 
 
-def is_of_system(error: Exception) -> bool:
-    """Whether an error says nothing about an example: the system can't read files at present."""
-    return isinstance(error, OSError) and error.errno in _OF_SYSTEM
+def unreadable(name: str, error: Exception) -> Unreadable:
+    """Returns the fault of an example; raises the error if the system can't read files just now."""
+    if isinstance(error, OSError) and error.errno in _OF_SYSTEM:
+        raise error
+    return Unreadable(name, error)
 
 
 _OF_SYSTEM = (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE)

@@ -27,7 +27,7 @@ from ddpm_jax.data.formats import count_pages, open_picture_file, upright
 from ddpm_jax.data.listing import list_pictures
 from ddpm_jax.data.picture import read_picture
 from ddpm_jax.data.pictures import RangeError, decode, fit_pixels
-from ddpm_jax.data.source import StreamSource, Unreadable, is_of_system
+from ddpm_jax.data.source import StreamSource, Unreadable, unreadable
 from ddpm_jax.data.tfds import open_records
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import local_path
@@ -203,9 +203,7 @@ def _read(stored: _StoredExamples, part: range) -> list[_ExampleFacts | Unreadab
             found.append(_example_facts(item, label, stored.page(index)))
         # A damaged file can make a decoder raise any exception.
         except Exception as error:
-            if is_of_system(error):
-                raise
-            found.append(Unreadable(stored.name(index), error))
+            found.append(unreadable(stored.name(index), error))
     return found
 
 
