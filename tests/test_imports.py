@@ -26,6 +26,7 @@ LAYERS = (
     ("training",),
     ("reports",),
     ("api",),
+    ("tutorial",),
     ("cli",),
 )
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -49,6 +49,7 @@ COMMANDS = {
     "bench": Command(_module("bench"), "CONFIG|RUN", "how fast it runs on this machine"),
     "import": Command(_module("import_"), "SOURCE", "make a run of another project's weights"),
     "export": Command(_module("export"), "RUN DIR", "write a run's weights for another program"),
+    "tutorial": Command(_module("tutorial"), "[NUMBER]", "read, run and draw its chapters"),
     "data": Command(_module("data"), "prepare NAME|info SOURCE", "prepare data, or look at any"),
 }
 

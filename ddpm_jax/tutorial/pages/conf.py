@@ -1,0 +1,58 @@
+"""Sphinx's settings: the chapters, executed, and the reference from the docstrings.
+
+sphinx-build -W -c ddpm_jax/tutorial/pages ddpm_jax/tutorial OUTPUT
+"""
+
+import re
+from typing import Any
+
+project = "ddpm_jax"
+extensions = ["sphinx.ext.autodoc", "myst_nb"]
+root_doc = "pages/index"
+include_patterns = ["pages/*.md", "[0-9]*.py"]
+html_theme = "alabaster"
+html_theme_options = {"page_width": "1080px"}
+
+nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
+nb_execution_mode = "cache"
+nb_execution_timeout = 1_800
+nb_execution_raise_on_error = True
+# Chapters share their runs, so all are executed in one folder: $DDPM_TUTORIAL_FOLDER, or their own.
+nb_merge_streams = True
+myst_enable_extensions = ["dollarmath"]
+
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_typehints = "none"
+default_role = "code"
+
+
+def plain(lines: list[str]) -> list[str]:
+    """Returns a docstring as reStructuredText: indented text and tables stay as they are typed."""
+    found: list[str] = []
+    literal = False
+    for line in lines:
+        indented = line.startswith(("  ", "("))
+        if line.strip() and indented and not literal:
+            found += ["", "::", ""]
+        if line.strip():
+            if literal and not indented:
+                found.append("")
+            literal = indented
+        found.append(f"    {line}" if literal else _escaped(line))
+    return found
+
+
+def _escaped(line: str) -> str:
+    """Escapes what reStructuredText would take for its own, outside of code."""
+    parts = re.split(r"(`[^`]*`)", line)
+    parts[::2] = [re.sub(r"([*|]|_(?!\w)|\\)", r"\\\1", part) for part in parts[::2]]
+    return "".join(parts)
+
+
+def setup(app: Any) -> None:
+    """Registers what turns our docstrings into reStructuredText."""
+
+    def process(app: Any, what: str, name: str, of: Any, options: Any, lines: list[str]) -> None:
+        lines[:] = plain(lines)
+
+    app.connect("autodoc-process-docstring", process)

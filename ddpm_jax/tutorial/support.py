@@ -1,0 +1,51 @@
+"""What the chapters share: how pictures are shown, and the two runs that they train."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ddpm_jax.api import Picture
+from ddpm_jax.config import Config, load_file, override
+
+SHARE = "DDPM_TUTORIAL_SHARE"
+"""An environment variable: which share of the training steps the chapters make, 1 by default."""
+
+
+def steps(full: int, *, multiple: int) -> int:
+    """Returns how many training steps to make: `full`, or the share of them that is asked for.
+
+    It is a `multiple`, because training makes several steps in one call of its program.
+    """
+    share = float(os.environ.get(SHARE, 1))
+    return multiple * max(1, round(full * share / multiple))
+
+
+def show(draw: Callable[..., None], name: str, *arrays: Any, **options: Any) -> Picture:
+    """Draws a picture into the file `name` here; a notebook shows it below the cell.
+
+    `draw` is a function of `ddpm_jax.plots`, or another that takes the file first.
+    """
+    draw(name, *arrays, **options)
+    return Picture(Path(name))
+
+
+def swiss_roll_config() -> Config:
+    """Returns configs/swiss_roll_noise.py made short, with four checkpoints on the way."""
+    count = steps(4_000, multiple=400)
+    more = {"data.size": 10_000, "optimizer.learning_rate": 3e-3, "train.batch_size": 256}
+    more |= {"sample.num": 2_000, "sample.batch_size": 2_000}
+    return override(load_file("swiss_roll_noise"), more | _course(count, log=100, save=count // 4))
+
+
+def digits_config() -> Config:
+    """Returns configs/digits.py made short: a small network, and fewer examples a step."""
+    count = steps(600, multiple=10)
+    more = {"model.channels": 16, "train.batch_size": 64}
+    return override(load_file("digits"), more | _course(count, log=10, save=count))
+
+
+def _course(count: int, *, log: int, save: int) -> dict[str, Any]:
+    course = {"steps": count, "log_every": log, "preview_every": None}
+    course |= {"save_every": save, "keep_every": save}
+    return {f"train.{name}": value for name, value in course.items()}
