@@ -13,6 +13,8 @@
 # down the gradient of the error.
 
 # %%
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,7 +86,7 @@ optimizer = optax.chain(
 
 def loss(params, x_0, step):
     x_t, t, eps = draw(x_0, step)
-    output = network.apply({"params": params}, x_t, t, train=True)
+    output: Any = network.apply({"params": params}, x_t, t, train=True)
     return ((eps - output) ** 2).mean()
 
 

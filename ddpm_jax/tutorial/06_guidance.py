@@ -14,15 +14,13 @@
 # %%
 import jax
 import numpy as np
-from sklearn.datasets import load_digits
-from sklearn.svm import SVC
 
 import ddpm_jax
 from ddpm_jax import diffusion as d
 from ddpm_jax import plots
 from ddpm_jax.runtime.random import sample_keys
 from ddpm_jax.sampling.denoiser import network_denoiser
-from ddpm_jax.tutorial.support import digits_config, show
+from ddpm_jax.tutorial.support import digits_config, recognized, show
 
 run = ddpm_jax.train(digits_config(), "digits").run
 experiment, schedule = run.experiment, run.experiment.schedule
@@ -80,19 +78,15 @@ show(plots.trajectory, "6-weights.png", first, columns=[str(k) for k in range(10
 # Guidance makes samples clearer and more alike. A classifier of real digits finds the class asked
 # for more often, and the spread within a class, its mean standard deviation, shrinks:
 
+
 # %%
-real = load_digits()
-classifier = SVC(gamma=0.001).fit(real.data, real.target)
+def spread(samples):
+    return float(np.mean([samples[labels == k].std(axis=0).mean() for k in range(10)]))
 
 
-def measured(samples):
-    flat = (np.clip(samples, -1, 1) * 8 + 8).reshape(len(samples), 64)
-    spread = np.mean([flat[labels == k].std(axis=0).mean() for k in range(10)])
-    return float(classifier.score(flat, labels)), float(spread)
-
-
-agreement, spread = zip(*map(measured, drawn.values()), strict=True)
-for w, share, width in zip(weights, agreement, spread, strict=True):
+agreements = [recognized(samples, labels) for samples in drawn.values()]
+spreads = [spread(samples) for samples in drawn.values()]
+for w, share, width in zip(weights, agreements, spreads, strict=True):
     print(f"w = {w:g}: {share:.0%} have their class, spread {width:.2f}")
 
 # %% [markdown]

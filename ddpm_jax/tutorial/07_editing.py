@@ -22,7 +22,8 @@ from ddpm_jax.tutorial.support import digits_config, show
 
 run = ddpm_jax.train(digits_config(), "digits").run
 schedule = run.experiment.schedule
-digits = np.asarray(to_unit(open_source(DigitsData()).gather(np.arange(10)).examples))
+examples = open_source(DigitsData()).gather(np.arange(10)).examples
+digits = np.asarray(to_unit(jnp.asarray(examples)))
 three, seven = digits[3], digits[7]
 
 # %% [markdown]

@@ -20,6 +20,8 @@
 # | weights of diffusers | `ddpm import FOLDER --from diffusers --workdir RUN` |
 
 # %%
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,7 +78,7 @@ assert traced == [(4,), (6,)]
 # %%
 network = make_network(MlpConfig(width=16), out_channels=2, timesteps=100)
 x, t = jnp.zeros((1, 2)), jnp.ones((1,), jnp.int32)
-params = network.init(key, x, t, train=False)["params"]
+params: Any = network.init(key, x, t, train=False)["params"]
 halved = jax.tree.map(lambda leaf: leaf / 2, params)
 shapes = jax.tree.map(lambda leaf: leaf.shape, params)
 print(shapes["layer_0"])

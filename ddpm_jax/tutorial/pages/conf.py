@@ -4,6 +4,7 @@ sphinx-build -W -c ddpm_jax/tutorial/pages ddpm_jax/tutorial OUTPUT
 """
 
 import re
+import tempfile
 from typing import Any
 
 project = "ddpm_jax"
@@ -13,11 +14,10 @@ include_patterns = ["pages/*.md", "[0-9]*.py"]
 html_theme = "alabaster"
 html_theme_options = {"page_width": "1080px"}
 
-nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
-nb_execution_mode = "cache"
-nb_execution_timeout = 1_800
-nb_execution_raise_on_error = True
-# Chapters share their runs, so all are executed in one folder: $DDPM_TUTORIAL_FOLDER, or their own.
+# Reading a chapter executes it. They are read in their order, and share their runs.
+runs = tempfile.TemporaryDirectory()
+nb_custom_formats = {".py": ["ddpm_jax.tutorial.notebooks.executed", {"folder": runs.name}]}
+nb_execution_mode = "off"
 nb_merge_streams = True
 myst_enable_extensions = ["dollarmath"]
 
