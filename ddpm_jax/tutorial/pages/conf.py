@@ -49,10 +49,20 @@ def _escaped(line: str) -> str:
     return "".join(parts)
 
 
-def setup(app: Any) -> None:
-    """Registers what turns our docstrings into reStructuredText."""
+def with_modules(text: str) -> str:
+    """Returns a page in which each heading that names a module is followed by its docstrings."""
+    heading = re.compile(r"^(### (ddpm_jax[\w.]+))$", re.MULTILINE)
+    return heading.sub(r"\1\n\n```{eval-rst}\n.. automodule:: \2\n```\n", text)
 
-    def process(app: Any, what: str, name: str, of: Any, options: Any, lines: list[str]) -> None:
+
+def setup(app: Any) -> None:
+    """Registers what turns our docstrings into pages."""
+
+    def docstring(app: Any, what: str, name: str, of: Any, options: Any, lines: list[str]) -> None:
         lines[:] = plain(lines)
 
-    app.connect("autodoc-process-docstring", process)
+    def source(app: Any, name: str, content: list[str]) -> None:
+        content[0] = with_modules(content[0])
+
+    app.connect("autodoc-process-docstring", docstring)
+    app.connect("source-read", source)
