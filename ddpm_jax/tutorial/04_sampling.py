@@ -55,13 +55,13 @@ def draw(keys):
     return x_T, jax.lax.scan(step, x_T, jnp.arange(T, 0, -1))[1]
 
 
-keys = jax.random.split(jax.random.key(0), 2_000)
+keys = jax.random.split(jax.random.key(0), run.config.sample.num)
 x_T, later = draw(keys)
 samples = later[-1]
 
 # %% [markdown]
 # The last step adds no noise: at $t = 1$ the sample is the mean. Here is the way back, at every
-# tenth time, and as an animation:
+# fifth time, and as an animation:
 
 # %%
 frames = np.concatenate([x_T[None], later])
@@ -108,7 +108,7 @@ assert abs(between_data - 0.03) < 0.005
 # %%
 config = swiss_roll_config().train
 saved = range(config.save_every, config.steps + 1, config.save_every)
-learned = [ddpm_jax.load("swiss_roll", checkpoint=step).sample(2_000).samples for step in saved]
+learned = [ddpm_jax.load("swiss_roll", checkpoint=step).sample().samples for step in saved]
 columns = [f"{step:,} steps" for step in saved]
 show(plots.trajectory, "4-learning.png", np.stack(learned), columns=columns)
 
@@ -128,7 +128,7 @@ show(plots.trajectory, "4-learning.png", np.stack(learned), columns=columns)
 
 # %%
 names = ("ddpm", "ddim", "dpmpp")
-few = {name: run.sample(2_000, sampler=name, steps=10).samples for name in names}
+few = {name: run.sample(sampler=name, steps=10).samples for name in names}
 in_ten = {name: distance(points) for name, points in few.items()}
 print(", ".join(f"{name} {value:.3f}" for name, value in in_ten.items()))
 show(plots.trajectory, "4-ten-steps.png", np.stack([*few.values()]), columns=[*few])

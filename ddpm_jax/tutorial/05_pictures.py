@@ -56,15 +56,18 @@ def note(call, args, options, context):
     return out
 
 
+shapes = experiment.param_shapes
+
+
 def call(params):
     x, t = jnp.zeros((1, 8, 8, 1)), jnp.ones((1,), jnp.int32)
     return experiment.apply(params, x, t, experiment.condition(), train=False)
 
 
 with nn.intercept_methods(note):
-    jax.eval_shape(call, experiment.param_shapes)
+    jax.eval_shape(call, shapes)
 for name, shape in seen:
-    print(f"{name:16}", " × ".join(map(str, shape)))
+    print(f"{name:18}", " × ".join(map(str, shape)))
 
 # %% [markdown]
 # The paper's network for CIFAR-10 is the same function with more channels and levels. It has 35.7
@@ -88,7 +91,7 @@ assert papers == 35_746_307
 
 # %%
 run = ddpm_jax.train(config, "digits").run
-show(plots.loss, "5-loss.png", read_rows(run.folder))
+show(plots.loss, "5-loss.png", read_rows(run.folder / "metrics.jsonl"))
 
 # %% [markdown]
 # ## Samples
@@ -97,8 +100,8 @@ show(plots.loss, "5-loss.png", read_rows(run.folder))
 # suits their number.
 
 # %%
-labels = np.tile(np.arange(10), 10)
-drawn = run.sample(100, labels=labels, num_trajectories=10)
+labels = np.tile(np.arange(10), run.config.sample.num // 10)
+drawn = run.sample(labels=labels, num_trajectories=10)
 assert drawn.frames is not None
 assert drawn.times is not None
 show(plots.grid, "5-samples.png", drawn.samples[:50], labels=labels[:50])
@@ -130,8 +133,7 @@ show(plots.grid, "5-one.png", drawn.samples[3:4])
 # %% [markdown]
 # ## Are they the digits that we asked for?
 #
-# A classifier of real digits says how many of the 100 samples have the class that they were drawn
-# for.
+# A classifier of real digits says which share of the samples has the class that it was drawn for.
 
 # %%
 agreement = recognized(drawn.samples, labels)

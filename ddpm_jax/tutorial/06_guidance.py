@@ -32,12 +32,12 @@ experiment, schedule = run.experiment, run.experiment.schedule
 # noise is affine in $x_0$, and gets the same formula.
 
 # %%
-labels = np.tile(np.arange(10), 10)
+labels = np.tile(np.arange(10), run.config.sample.num // 10)
 told = network_denoiser(experiment, run.params, experiment.condition(labels))
 untold = network_denoiser(experiment, run.params, experiment.condition(labels, dropped=True))
 sampler = d.make_sampler("ddim", schedule)
 rows = d.plan_chain(sampler, schedule, d.make_time_grid("strided", schedule, 20))
-keys = sample_keys(0, np.arange(100))
+keys = sample_keys(0, np.arange(len(labels)))
 
 
 @jax.jit
@@ -57,7 +57,7 @@ def draw(w):
 
 # %%
 plain = {"sampler": "ddim", "grid": "strided", "steps": 20}
-same = run.sample(100, labels=labels, guidance=2.0, seed=0, **plain).samples
+same = run.sample(labels=labels, guidance=2.0, seed=0, **plain).samples
 difference = float(np.abs(same - draw(2.0)).mean())
 print(f"mean difference: {difference:.1e}")
 assert difference < 0.01
@@ -76,7 +76,8 @@ show(plots.trajectory, "6-weights.png", first, columns=[str(k) for k in range(10
 
 # %% [markdown]
 # Guidance makes samples clearer and more alike. A classifier of real digits finds the class asked
-# for more often, and the spread within a class, its mean standard deviation, shrinks:
+# for more often, and the spread within a class, its mean standard deviation, shrinks at first. Too
+# much of it drives pixels to black and white:
 
 
 # %%

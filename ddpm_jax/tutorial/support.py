@@ -12,13 +12,13 @@ from ddpm_jax.api import Picture
 from ddpm_jax.config import Config, load_file, override
 
 SHARE = "DDPM_TUTORIAL_SHARE"
-"""An environment variable: which share of the training steps the chapters make, 1 by default."""
+"""An environment variable: the share of the training steps and samples to make, 1 by default."""
 
 
-def steps(full: int, *, multiple: int) -> int:
-    """Returns how many training steps to make: `full`, or the share of them that is asked for.
+def scaled(full: int, *, multiple: int) -> int:
+    """Returns a number of steps or samples: `full`, or the share of it that is asked for.
 
-    It is a `multiple`, because training makes several steps in one call of its program.
+    It is a `multiple`: training makes several steps in one call, and classes have equal parts.
     """
     share = float(os.environ.get(SHARE, 1))
     return multiple * max(1, round(full * share / multiple))
@@ -49,17 +49,22 @@ def recognized(samples: np.ndarray, labels: np.ndarray) -> float:
 
 
 def swiss_roll_config() -> Config:
-    """Returns configs/swiss_roll_noise.py made short, with four checkpoints on the way."""
-    count = steps(4_000, multiple=400)
-    more = {"data.size": 10_000, "optimizer.learning_rate": 3e-3, "train.batch_size": 256}
-    more |= {"sample.num": 2_000, "sample.batch_size": 2_000}
+    """Returns configs/swiss_roll_noise.py made short, with four checkpoints on the way.
+
+    The network has a row for each time. With fewer times each row learns from more examples.
+    """
+    count, num = scaled(10_000, multiple=400), scaled(2_000, multiple=100)
+    more = {"diffusion.schedule": "cosine", "diffusion.timesteps": 50, "data.size": 10_000}
+    more |= {"optimizer.learning_rate": 3e-2, "train.batch_size": 256}
+    more |= {"sample.num": num, "sample.batch_size": num}
     return override(load_file("swiss_roll_noise"), more | _course(count, log=100, save=count // 4))
 
 
 def digits_config() -> Config:
     """Returns configs/digits.py made short: a small network, and fewer examples a step."""
-    count = steps(600, multiple=10)
+    count = scaled(600, multiple=10)
     more = {"model.channels": 16, "train.batch_size": 64}
+    more |= {"sample.num": scaled(100, multiple=10)}
     return override(load_file("digits"), more | _course(count, log=10, save=count))
 
 

@@ -23,7 +23,7 @@ def is_long(request):
 
 @pytest.fixture(scope="module")
 def share(is_long):
-    """All training steps in the long form; else as few as there can be."""
+    """All training steps and samples in the long form; else as few as there can be."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(SHARE, "1" if is_long else "0")
         yield
@@ -38,15 +38,15 @@ def folder(tmp_path_factory):
 def learned(chapter, names):
     """Asserts what a chapter says or shows of networks that are trained to the end."""
     if chapter.number == 3:
-        assert abs(names["ours"][-10:].mean() - 0.35) < 0.01
+        assert abs(names["ours"][-10:].mean() - 0.33) < 0.01
     if chapter.number == 4:
-        assert names["from_samples"] < 0.06 < names["from_noise"]
+        assert names["from_samples"] < 0.05 < names["from_noise"]
         assert names["in_ten"]["dpmpp"] < names["in_ten"]["ddpm"]
     if chapter.number == 5:
         assert names["agreement"] > 0.9
     if chapter.number == 6:
-        assert names["agreements"][2] >= names["agreements"][0]
-        assert names["spreads"] == sorted(names["spreads"], reverse=True)
+        assert names["agreements"][1] >= names["agreements"][0]
+        assert names["spreads"][1] < names["spreads"][0]
     if chapter.number == 7:
         assert names["error"] < 0.001
     if chapter.number == 8:
@@ -62,8 +62,8 @@ def test_a_chapter_runs(chapter, folder, is_long):
     assert len(set(named)) == len(named)
     for name in named:
         assert name.startswith(f"{chapter.number}-")
-        picture = np.asarray(Image.open(folder / name).convert("L"), float)
-        assert picture.std() > 1  # It shows something.
+        with Image.open(folder / name) as picture:
+            assert np.asarray(picture.convert("L"), float).std() > 1  # It shows something.
     if is_long:
         learned(chapter, names)
 
