@@ -81,7 +81,7 @@ assert count == 52_866
 
 # %%
 optimizer = optax.chain(
-    optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(3e-2, STEPS))
+    optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(1e-2, STEPS))
 )
 
 
@@ -116,8 +116,8 @@ logged = read_rows(result.run.folder / "metrics.jsonl")
 show(plots.loss, "3-loss.png", logged)
 
 # %% [markdown]
-# The two saw the same batches, times and noise. So their losses agree; what differs later comes from
-# rounding, which grows from step to step:
+# The two saw the same batches, times and noise. So their losses agree; what differs later comes
+# from rounding, which grows from step to step:
 
 # %%
 ours = np.mean(np.reshape(losses, (len(logged), -1)), axis=1)

@@ -55,7 +55,7 @@ def swiss_roll_config() -> Config:
     """
     count, num = scaled(10_000, multiple=400), scaled(2_000, multiple=100)
     more = {"diffusion.schedule": "cosine", "diffusion.timesteps": 50, "data.size": 10_000}
-    more |= {"optimizer.learning_rate": 3e-2, "train.batch_size": 256}
+    more |= {"optimizer.learning_rate": 1e-2, "train.batch_size": 256}
     more |= {"sample.num": num, "sample.batch_size": num}
     return override(load_file("swiss_roll_noise"), more | _course(count, log=100, save=count // 4))
 
