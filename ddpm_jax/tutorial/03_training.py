@@ -139,7 +139,7 @@ np.testing.assert_allclose(same, loss(params, batch.examples, 5), rtol=1e-4)
 
 # %% [markdown]
 # The loss does not go to 0: what is left is the noise that nobody can know from $x_t$. Here it ends
-# near 0.33.
+# near 0.32.
 #
 # ## In the package
 #
