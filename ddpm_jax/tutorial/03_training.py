@@ -122,8 +122,8 @@ show(plots.loss, "3-loss.png", logged)
 # %%
 ours = np.mean(np.reshape(losses, (len(logged), -1)), axis=1)
 theirs = np.array([row["loss"] for row in logged])
-print(f"first 100 steps: ours {ours[0]:.4f}, the package's {theirs[0]:.4f}")
-print(f"last 100 steps:  ours {ours[-1]:.4f}, the package's {theirs[-1]:.4f}")
+print(f"first steps: ours {ours[0]:.4f}, the package's {theirs[0]:.4f}")
+print(f"last steps:  ours {ours[-1]:.4f}, the package's {theirs[-1]:.4f}")
 np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-3)
 np.testing.assert_allclose(ours, theirs, rtol=0.05)
 

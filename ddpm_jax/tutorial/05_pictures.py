@@ -32,7 +32,8 @@ from ddpm_jax.tutorial.support import digits_config, recognized, show
 embedding = timestep_embedding(jnp.arange(1, 201), 64)
 assert embedding.shape == (200, 64)
 np.testing.assert_allclose(embedding[9, :2], np.sin([10, 10 * 10_000 ** (-1 / 31)]), atol=1e-5)
-show(plots.grid, "5-time.png", np.asarray(embedding.T)[None, :, :, None])
+large = np.kron(embedding.T, np.ones((3, 3)))  # Nine pixels a number.
+show(plots.grid, "5-time.png", large[None, :, :, None])
 
 # %% [markdown]
 # A small MLP turns it into a vector. Each block adds this to all its pixels, after a linear layer
@@ -120,6 +121,7 @@ show(plots.animation, "5-denoising.gif", drawn.frames)
 # %% [markdown]
 # What the network guesses of a real digit, $x_t$ above $\hat x_0$, as the best denoiser did in
 # chapter 2. A run has this figure, and the others above, by name: `ddpm plot RUN x0`.
+# At $t = T$ nothing of the digit is left, and the guess says nothing of it.
 
 # %%
 run.plot("x0", output="5-guess.png")

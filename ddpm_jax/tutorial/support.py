@@ -53,11 +53,11 @@ def swiss_roll_config() -> Config:
 
     The network has a row for each time. With fewer times each row learns from more examples.
     """
-    count, num = scaled(10_000, multiple=400), scaled(2_000, multiple=100)
+    count, num = scaled(10_000, multiple=80), scaled(2_000, multiple=100)
     more = {"diffusion.schedule": "cosine", "diffusion.timesteps": 50, "data.size": 10_000}
     more |= {"optimizer.learning_rate": 1e-2, "train.batch_size": 256}
     more |= {"sample.num": num, "sample.batch_size": num}
-    return override(load_file("swiss_roll_noise"), more | _course(count, log=100, save=count // 4))
+    return override(load_file("swiss_roll_noise"), more | _course(count, each=20, save=count // 4))
 
 
 def digits_config() -> Config:
@@ -65,10 +65,10 @@ def digits_config() -> Config:
     count = scaled(600, multiple=10)
     more = {"model.channels": 16, "train.batch_size": 64}
     more |= {"sample.num": scaled(100, multiple=10)}
-    return override(load_file("digits"), more | _course(count, log=10, save=count))
+    return override(load_file("digits"), more | _course(count, each=10, save=count))
 
 
-def _course(count: int, *, log: int, save: int) -> dict[str, Any]:
-    course = {"steps": count, "log_every": log, "preview_every": None}
+def _course(count: int, *, each: int, save: int) -> dict[str, Any]:
+    course = {"steps": count, "steps_per_dispatch": each, "log_every": each, "preview_every": None}
     course |= {"save_every": save, "keep_every": save}
     return {f"train.{name}": value for name, value in course.items()}
