@@ -125,7 +125,8 @@ theirs = np.array([row["loss"] for row in logged])
 print(f"first steps: ours {ours[0]:.4f}, the package's {theirs[0]:.4f}")
 print(f"last steps:  ours {ours[-1]:.4f}, the package's {theirs[-1]:.4f}")
 np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-3)
-np.testing.assert_allclose(ours, theirs, rtol=0.05)
+quarters = [each.reshape(4, -1).mean(axis=1) for each in (ours, theirs)]
+np.testing.assert_allclose(*quarters, rtol=0.02)
 
 # %% [markdown]
 # It is the same function, too. An `Experiment` is what a config describes, built: `draw` is ours
