@@ -26,7 +26,7 @@ LAYERS = (
     ("training",),
     ("reports",),
     ("api",),
-    ("studio",),
+    ("studio", "tutorial"),
     ("cli",),
 )
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -50,6 +50,7 @@ COMMANDS = {
     "import": Command(_module("import_"), "SOURCE", "make a run of another project's weights"),
     "export": Command(_module("export"), "RUN DIR", "write a run's weights for another program"),
     "studio": Command(_module("studio"), "[RUNS…]", "watch runs train and draw, in a browser"),
+    "tutorial": Command(_module("tutorial"), "[NUMBER]", "read, run and draw its chapters"),
     "data": Command(_module("data"), "prepare NAME|info SOURCE", "prepare data, or look at any"),
 }
 
