@@ -41,6 +41,7 @@ def test_a_notebook_has_the_outputs_of_its_chapter(tmp_path, is_long):
 def test_the_pages_build_without_a_warning(tmp_path, is_long):
     if not is_long:
         pytest.skip("--long builds the pages")
+    pytest.importorskip("sphinx", reason="pip install -e '.[docs]'")
     source = CHAPTERS[0].path.parent
     words = ["-W", "-q", "-c", str(source / "pages"), str(source), str(tmp_path)]
     subprocess.run([sys.executable, "-m", "sphinx", *words], check=True)
