@@ -41,9 +41,7 @@ COMMANDS = {
     "train": Command(_module("train"), "CONFIG", "train a config, or go on where it stopped", True),
     "sample": Command(_module("sample"), "RUN", "draw samples from a run", True),
     "edit": Command(_module("edit"), "RUN PICTURE --how HOW", "edit a picture with a run"),
-    "evaluate": Command(
-        _module("evaluate"), "RUN|SAMPLES", "compare samples with real examples", True
-    ),
+    "evaluate": Command(_module("evaluate"), "RUN|SAMPLES", "compare with real examples", True),
     "plot": Command(_module("plot"), "CONFIG|RUN [FIGURE]", "draw a figure, or the config's own"),
     "info": Command(_module("info"), "CONFIG|RUN", "parameters, FLOPs, memory, data"),
     "bench": Command(_module("bench"), "CONFIG|RUN", "how fast it runs on this machine"),
