@@ -94,7 +94,7 @@ def computed(monkeypatch):
     """The size of each batch that a chain computes; the chain itself is its first noise."""
     sizes = []
 
-    def chain(self, params, rows, *, key, indices, x, given):
+    def chain(self, params, rows, *, chunk, key, indices, x, given):
         sizes.append(len(indices))
         yield len(rows.t), self._start(key, indices, x)
 
