@@ -127,6 +127,8 @@ def wait_for(condition, process, seconds=120):
 
 
 def test_killed_twice_and_run_again_it_ends_bit_for_bit_the_same(unbroken, tmp_path, quick):
+    if quick:
+        pytest.skip("--long: the short form is in test_faults.py")
     run = tmp_path / "broken"
     words = ("train", *SMALL, "--workdir", run, "--train.steps", 20)
     for step in (4, 12):

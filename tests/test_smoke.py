@@ -1,6 +1,6 @@
 """Every config as a user starts it, in its smoke size: trained, and all its pictures drawn.
 
-The published notebooks always; the others, whose parts other tests train too, with --long.
+Four of the published notebooks always; the others, whose parts other tests train too, with --long.
 """
 
 import json
@@ -22,7 +22,8 @@ CONFIGS = sorted(path.stem for path in Path("configs").glob("*.py"))
 STAND_INS = {"celebahq256": "cifar10", "fashion_mnist": "mnist", "flowers102": "cifar10"}
 OF_TFDS = ("mnist", "mnist_t10", "mnist_t10_conditional", "cifar10", "cifar10_upscale", *STAND_INS)
 LONG = ("arrays", "celebahq256", "cifar10", "cifar10_upscale", "digits", "digits_classifier")
-LONG += ("digits_upscale", "folder", "mnist", "single_image_deep")
+LONG += ("digits_upscale", "fashion_mnist", "flowers102", "folder", "mnist", "single_image")
+LONG += ("single_image_deep",)
 
 
 @pytest.fixture

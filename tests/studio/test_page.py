@@ -19,7 +19,8 @@ SLOW = 120_000
 """Milliseconds for a program to be compiled, on a busy machine."""
 
 
-@pytest.fixture(scope="module")
+# Before the server, and the runs that it trains: without --long no test needs them.
+@pytest.fixture(scope="session", autouse=True)
 def browser(pytestconfig):
     if not pytestconfig.getoption("--long"):
         pytest.skip("--long opens the page in a browser")

@@ -238,16 +238,18 @@ def samples_in(folder) -> np.ndarray:
 
 
 def test_neither_the_number_of_processes_nor_a_kill_changes_the_samples_of_a_folder(folder, long):
+    if not long:
+        pytest.skip("--long: a minute; tests/sampling/test_shards.py has the files themselves")
     alone = train(folder, "--train.steps", "4", "--train.preview_every", "1000")
     assert Processes(folder, 1, *alone).codes() == [0]
-    num, size = (2000, 20) if long else (100, 8)
+    num, size = 2000, 20
 
     def sample(count, name, also=None):
         words = ("-m", "ddpm_jax.cli", "sample", folder / "run", "--num", num)
         words += ("--batch_size", size, "--output", folder / name)
         return Processes(folder, count, *words, also=also)
 
-    for count in (1, 2, 3) if long else (1, 2):
+    for count in (1, 2, 3):
         together = sample(count, f"by{count}")
         if count > 1:  # One process is killed after some files were written.
             together.until(lambda n=count: any((folder / f"by{n}").glob("samples-*.npz")))
