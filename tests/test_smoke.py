@@ -1,6 +1,6 @@
 """Every config as a user starts it, in its smoke size: trained, and all its pictures drawn.
 
-Four of the published notebooks always; the others, whose parts other tests train too, with --long.
+Four quick ones always; the others, whose parts other tests train too, with --long.
 """
 
 import json

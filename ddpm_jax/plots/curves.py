@@ -148,8 +148,8 @@ def sweep(
 def bound(path: PathLike, terms: Mapping[str, np.ndarray]) -> None:
     """Draws the terms of a variational bound over t as a PNG, and the lossy code that they make.
 
-    Who knows x_t got the terms above t, the rate, and can show x̂_0, whose error is the distortion:
-    the last panel (Ho et al. 2020, section 4.3).
+    The last panel is distortion over rate (Ho et al. 2020, section 4.3): to send x_t costs the sum
+    of the terms above t, and the receiver shows x̂_0, which has an error.
 
     `terms` has `vb` `[T]`, the term of each t = 1…T in bits per dimension, `mse` and `x_0_mse`, the
     mean squared errors of eps and x_0, and may have `vb_error`, the standard errors of `vb`. The

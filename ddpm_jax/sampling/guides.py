@@ -38,6 +38,12 @@ def check_guides(experiment: Experiment, guides: Guides) -> None:
         weaker: Experiment = guides.weaker
         require_samples("guide", weaker)
         _require_alike("guide", experiment, weaker)
+        theirs, own = (it.config.diffusion.condition.name for it in (weaker, experiment))
+        if theirs != own:
+            raise UserError(
+                f"guide: its diffusion.condition is {theirs}, and that of this run is {own}; give "
+                "a run with the same"
+            )
         if weaker.num_classes not in (0, experiment.num_classes):
             _refuse_classes("guide", experiment, weaker)
         if weaker.num_classes:

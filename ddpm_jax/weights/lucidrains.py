@@ -134,7 +134,7 @@ def _network(source: Path, tensors: Tensors) -> tuple[LucidrainsUNetConfig, int,
     last = levels - 1
     names = [f"downs.{level}.3{'' if level == last else '.1'}.weight" for level in range(levels)]
     widths = [first, *(shape(name, 4)[0] for name in names)]
-    if levels == 0 or first != dim or any(width % dim for width in widths):
+    if levels == 0 or dim == 0 or first != dim or any(width % dim for width in widths):
         raise UserError(
             f"{source} has widths of {widths} channels; they must be multiples of {dim}, the width "
             "of the time embedding, and the first must be that"
@@ -173,11 +173,12 @@ def _schedules(T: int) -> dict[str, Choice]:
 
 def _told(source: Path, tables: Tensors) -> dict[str, Any]:
     """Returns what the tables of a GaussianDiffusion say; UserError for those we don't have."""
-    alpha_bar = np.asarray(tables["alphas_cumprod"], np.float64)
-    T, weight = len(alpha_bar), np.asarray(tables["loss_weight"], np.float64)
+    T, weight = len(tables["alphas_cumprod"]), np.asarray(tables["loss_weight"], np.float64)
+    if T == 0 or weight.shape != (T,):
+        raise UserError(f"{source}: its tables must have one length, the T of the training")
     for schedule in _schedules(T).values():
-        ours = make_schedule(schedule.name, T, **schedule.options).alpha_bar[1:]
-        if np.allclose(ours, alpha_bar, rtol=1e-3, atol=1e-6):
+        alpha_bar = make_schedule(schedule.name, T, **schedule.options).alpha_bar[1:]
+        if np.allclose(alpha_bar, tables["alphas_cumprod"], rtol=1e-3, atol=1e-6):
             break
     else:
         raise UserError(f"{source} has a noise schedule of its own; ours are those of its package")
@@ -187,7 +188,7 @@ def _told(source: Path, tables: Tensors) -> dict[str, Any]:
         # Without min-SNR the weight is the factor; with it, the factor times min(1, γ/SNR).
         share = weight / factor
         low = snr < 1
-        if weight.shape != (T,) or not np.allclose(share[low], 1, rtol=1e-2):
+        if not np.allclose(share[low], 1, rtol=1e-2):
             continue
         gamma = share[0] * snr[0]
         capped = Choice("min_snr", gamma=float(f"{gamma:.3g}"))

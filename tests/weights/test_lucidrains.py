@@ -137,6 +137,14 @@ BAD = {
         {},
         "widths of [16, 8, 16] channels; they must be multiples of 8",
     ),
+    "no width": (
+        {
+            "time_mlp.1.weight": np.zeros((32, 0), "f"),
+            "init_conv.weight": np.zeros((0, 3, 7, 7), "f"),
+        },
+        {},
+        "they must be multiples of 0",
+    ),
     "heads that differ": (
         {"downs.1.2.mem_kv": np.zeros((2, 4, 4, 4), "f")},
         {},
@@ -164,6 +172,12 @@ TORN = {
         "has a noise schedule of its own",
     ),
     "another loss": ({"loss_weight": np.ones(T, "f") * 3}, {}, "no objective of its package has"),
+    "tables of two lengths": (
+        {"loss_weight": np.ones(T - 1, "f")},
+        {},
+        "its tables must have one length",
+    ),
+    "no steps": (dict.fromkeys(TABLES, np.ones(0, "f")), {}, "its tables must have one length"),
     "said twice": ({}, {"objective": "pred_v"}, "--objective must be left out: the tables in"),
 }
 
