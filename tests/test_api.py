@@ -89,7 +89,7 @@ def run(folder):
 
 
 def test_a_run_says_what_it_is(run, folder):
-    pattern = r"Run\('(.*)', step 2, ema, unet ([\d,]+) parameters, 10 classes\)"
+    pattern = r"Run\('(.*)', step 2, ema, mlp ([\d,]+) parameters, 10 classes\)"
     found = re.fullmatch(pattern, repr(run))
     assert found, repr(run)
     assert found[1] == str(folder)

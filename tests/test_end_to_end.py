@@ -154,9 +154,9 @@ def test_killed_twice_and_run_again_it_ends_bit_for_bit_the_same(unbroken, tmp_p
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGHUP, 0), (signal.SIGINT, 130)])
 def test_a_signal_saves_before_it_ends(tmp_path, number, code):
     run = tmp_path / "stopped"
-    words = ("train", *SMALL, "--workdir", run, "--train.save_every", 10_000)
+    words = ("train", "configs/swiss_roll.py", "--workdir", run, "--train.steps", 10**6)
     process = subprocess.Popen(
-        **command(*words, "--train.steps", 10_000, "--train.preview_every", 10_000),
+        **command(*words, "--train.save_every", 10**6, "--train.log_every", 500),
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -183,7 +183,9 @@ def test_run_again_when_done_it_says_so_and_writes_nothing(unbroken, quick):
     assert tree() == before
 
 
-def test_a_run_of_eight_devices_is_sampled_on_one(tmp_path, here):
+def test_a_run_of_eight_devices_is_sampled_on_one(tmp_path, here, quick):
+    if quick:
+        pytest.skip("--long: tests of the step and of the chain have each half of it")
     run, config = tmp_path / "eight", ("--mesh.fsdp", 4, "--train.preview_every", None)
     train(run, 4, *config, devices=8)
     # The run's own last pictures are those of its seed, drawn on eight.

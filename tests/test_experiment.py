@@ -17,7 +17,7 @@ from ddpm_jax.runtime.random import STREAMS
 from ddpm_jax.training.state import init_state
 from ddpm_jax.training.step import gradient
 from ddpm_jax.typing import Batch, Conditioning, DiffusionInputs
-from tests.tiny import TINY, changed
+from tests.tiny import TINY, UNET, changed
 
 LEARNED = Choice("ddpm", variance="learned")
 
@@ -260,7 +260,7 @@ def test_the_gradient_is_that_of_the_weighted_mean_and_losses_keep_their_order(p
 def self_conditioned(probability):
     """An experiment on the network's own last x̂_0, with parameters that answer to it."""
     condition = Choice("self_conditioning", probability=probability)
-    experiment = build(override(TINY, {"diffusion.condition": condition}))
+    experiment = build(override(UNET, {"diffusion.condition": condition}))
     params = experiment.init_params(jax.random.key(0))
     return experiment, jax.tree.map(lambda leaf: leaf + 0.05, params)
 

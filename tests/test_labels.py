@@ -14,9 +14,9 @@ from ddpm_jax.config import (
     Config,
     DiffusionConfig,
     FolderData,
+    MlpConfig,
     OptimizerConfig,
     SampleConfig,
-    SmallUNetConfig,
     TrainConfig,
 )
 from ddpm_jax.training.pictures import Pictures
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_device")
 COLOURS = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)], np.uint8)
 FLAT = Config(
     data=FolderData(image_size=(2, 2)),
-    model=SmallUNetConfig(channels=(16, 16), num_classes=4),
+    model=MlpConfig(width=32, layers=2, num_classes=4),
     diffusion=DiffusionConfig(schedule="cosine", timesteps=10, prediction="x_0"),
     optimizer=OptimizerConfig(learning_rate=1e-2),
     train=TrainConfig(

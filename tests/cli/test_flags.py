@@ -13,9 +13,9 @@ from ddpm_jax.config import Choice, Config, PointsData
 from ddpm_jax.diffusion import GUIDANCE
 from ddpm_jax.errors import UserError
 from tests.config.test_choices import ADDED
-from tests.tiny import TINY
+from tests.tiny import UNET
 
-SETTINGS = configs.settings(TINY)
+SETTINGS = configs.settings(UNET)
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def test_sample_shortens_only_the_names_that_nothing_else_has(monkeypatch):
     given = read("ddpm sample", [*words, "--eta", "0.5"], sample.flags())
     assert given == {"clipping.low": -0.5, "guidance_method.low": 0.2, "steps": 4, "eta": 0.5}
     given |= {"sampler": "ddim", "guidance_method": "interval", "clipping": "clip"}
-    section = configs.override(TINY.sample, given)
+    section = configs.override(UNET.sample, given)
     assert section.clipping == Choice("clip", low=-0.5, high=1.0, eps="recomputed")
     assert section.guidance_method == Choice("interval", low=0.2, steps=3)
     with pytest.raises(UserError, match=r"it could be --clipping\.low or --guidance_method\.low"):

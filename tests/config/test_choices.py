@@ -31,7 +31,7 @@ from ddpm_jax.diffusion.timestep_samplers import TIMESTEP_SAMPLERS
 from ddpm_jax.errors import UserError
 from ddpm_jax.optimizers import OPTIMIZERS
 from ddpm_jax.tables import signature_of
-from tests.tiny import TINY
+from tests.tiny import UNET
 
 SECTIONS = {"diffusion": DiffusionConfig, "optimizer": OptimizerConfig, "sample": SampleConfig}
 ROWS = [
@@ -65,7 +65,7 @@ def test_a_choice_is_copied_and_pickled(make):
 
 @pytest.mark.parametrize(("section", "name", "row"), ROWS)
 def test_every_row_goes_to_json_and_back(section, name, row):
-    config = dataclasses.replace(TINY, **{section: SECTIONS[section](**{name: row})})
+    config = dataclasses.replace(UNET, **{section: SECTIONS[section](**{name: row})})
     plain = json.loads(configs.dumps(config))[section][name]
     assert plain["name"] == row
     table = choice_fields(SECTIONS[section])[name].table
@@ -104,7 +104,7 @@ def test_json_that_is_no_choice_is_named(plain, words):
 )
 def test_words_name_a_row_and_its_options(words, choice):
     assert SampleConfig(sampler=words).sampler == choice
-    assert configs.override(TINY, {"sample.sampler": words}).sample.sampler == choice
+    assert configs.override(UNET, {"sample.sampler": words}).sample.sampler == choice
     saved = {"model": {"attention": [4]}, "sample": {"sampler": words}}
     assert configs.from_dict(saved).sample.sampler == choice
 
@@ -140,7 +140,7 @@ def test_words_are_read_as_the_types_of_their_options(monkeypatch):
     ],
 )
 def test_words_that_are_no_choice_are_named(words, line):
-    for config, name in ((TINY, "sample.sampler"), (SampleConfig(), "sampler")):
+    for config, name in ((UNET, "sample.sampler"), (SampleConfig(), "sampler")):
         with pytest.raises(UserError) as told:
             configs.override(config, {name: words})
         assert line in str(told.value)
@@ -162,17 +162,17 @@ def test_another_row_keeps_the_options_that_it_takes_too():
 @pytest.mark.parametrize("eta", ["sample.sampler.eta", "sample.eta"])
 def test_a_row_and_its_option_are_set_together_in_any_order(eta):
     for settings in ({eta: 0.5, "sample.sampler": "ddim"}, {"sample.sampler": "ddim", eta: 0.5}):
-        assert configs.override(TINY, settings).sample.sampler == Choice("ddim", eta=0.5)
+        assert configs.override(UNET, settings).sample.sampler == Choice("ddim", eta=0.5)
 
 
 def test_a_section_is_overridden_as_a_config_is():
-    section = configs.override(TINY.sample, {"sampler": "ddim", "eta": 1, "steps": 5})
+    section = configs.override(UNET.sample, {"sampler": "ddim", "eta": 1, "steps": 5})
     assert section.sampler == Choice("ddim", eta=1.0)
     assert section.steps == 5
-    assert section.num == TINY.sample.num
+    assert section.num == UNET.sample.num
     assert configs.override(section, {"steps": None}).steps is None
     with pytest.raises(UserError, match=r"unknown setting stepz \(did you mean steps\?\)"):
-        configs.override(TINY.sample, {"stepz": 5})
+        configs.override(UNET.sample, {"stepz": 5})
 
 
 def test_an_option_that_two_choices_take_needs_its_whole_name(monkeypatch):
@@ -255,11 +255,11 @@ def test_a_row_added_from_outside_is_found_by_the_config_with_no_second_edit(
     from ddpm_jax.experiment import build
 
     monkeypatch.setitem(table, "added", row)
-    config = configs.override(TINY, {setting: "added", f"{setting}.steepness": 3})
+    config = configs.override(UNET, {setting: "added", f"{setting}.steepness": 3})
     assert configs.flatten(config)[f"{setting}.steepness"] == 3.0
     assert configs.loads(configs.dumps(config)) == config
     build(config)
-    found = {each.name: each for each in configs.settings(TINY)}
+    found = {each.name: each for each in configs.settings(UNET)}
     assert "added" in found[setting].rows
     assert found[f"{setting}.steepness"].doc() == "Of added."
     with pytest.raises(UserError) as caught:
@@ -286,7 +286,7 @@ TWO = {"ema": Choice("ema", decay=0.999), "slow": "ema"}
 
 
 def test_several_choices_are_settings_by_their_names():
-    config = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, averages=TWO))
+    config = dataclasses.replace(UNET, train=dataclasses.replace(UNET.train, averages=TWO))
     assert configs.loads(configs.dumps(config)) == config
     assert hash(config.train) == hash(copy.deepcopy(config.train))
     flat = configs.flatten(config)
@@ -300,7 +300,7 @@ def test_several_choices_are_settings_by_their_names():
 
 
 def test_several_choices_are_replaced_by_words():
-    config = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, averages=TWO))
+    config = dataclasses.replace(UNET, train=dataclasses.replace(UNET.train, averages=TWO))
     given = {"train.averages": ("ema", "short=power --sigma_rel 0.05", "mean=power")}
     found = configs.override(config, given).train.averages
     assert list(found) == ["ema", "short", "mean"]
@@ -327,7 +327,7 @@ def test_several_choices_are_replaced_by_words():
 )
 def test_words_that_are_no_averages_are_named(words, line):
     with pytest.raises(UserError) as told:
-        configs.override(TINY, {"train.averages": words})
+        configs.override(UNET, {"train.averages": words})
     assert line in str(told.value)
 
 

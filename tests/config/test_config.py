@@ -18,7 +18,7 @@ from ddpm_jax.config import (
 )
 from ddpm_jax.diffusion import make_sampler, make_schedule, suited_sampler
 from ddpm_jax.errors import UserError
-from tests.tiny import TINY, changed
+from tests.tiny import UNET, changed
 
 ANY = make_schedule("cosine", 20)
 SECTIONS = {cls.kind: cls for cls in (DigitsData, FolderData, PointsData, TfdsData)}
@@ -167,33 +167,33 @@ def test_text_that_is_not_json_is_named_with_its_file():
 )
 def test_what_can_not_be_trained_is_refused_when_built(sections, words):
     with pytest.raises(UserError) as caught:
-        changed(TINY, **sections)
+        changed(UNET, **sections)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_network_for_pictures_refuses_points():
     with pytest.raises(UserError, match="needs images"):
-        dataclasses.replace(TINY, data=PointsData())
+        dataclasses.replace(UNET, data=PointsData())
 
 
 def test_differences_name_what_changed_and_tell_the_breaking_ones():
-    new = changed(TINY, optimizer={"learning_rate": 0.5}, model={"channels": 16, "dropout": 0.5})
-    assert configs.differences(TINY, new) == {
+    new = changed(UNET, optimizer={"learning_rate": 0.5}, model={"channels": 16, "dropout": 0.5})
+    assert configs.differences(UNET, new) == {
         "optimizer.learning_rate": (0.01, 0.5),
         "model.channels": (8, 16),
         "model.dropout": (0.1, 0.5),
     }
-    assert configs.breaking(TINY, new) == {"model.channels": (8, 16)}
-    other = changed(TINY, diffusion={"prediction": "v"})
-    assert list(configs.breaking(TINY, other)) == ["diffusion.prediction"]
-    ddim = changed(TINY, sample={"sampler": Choice("ddim", eta=0.5)})
-    assert configs.differences(TINY, ddim) == {
+    assert configs.breaking(UNET, new) == {"model.channels": (8, 16)}
+    other = changed(UNET, diffusion={"prediction": "v"})
+    assert list(configs.breaking(UNET, other)) == ["diffusion.prediction"]
+    ddim = changed(UNET, sample={"sampler": Choice("ddim", eta=0.5)})
+    assert configs.differences(UNET, ddim) == {
         "sample.sampler": ("ddpm", "ddim"),
         "sample.sampler.variance": ("posterior", None),
         "sample.sampler.eta": (None, 0.5),
     }
-    assert not configs.breaking(TINY, ddim)
+    assert not configs.breaking(UNET, ddim)
 
 
 def test_every_choice_of_a_table_is_taken():
@@ -212,7 +212,7 @@ def test_every_choice_of_a_table_is_taken():
 
 def test_every_setting_is_frozen_and_typed():
     for section in dataclasses.fields(Config):
-        value = getattr(TINY, section.name)
+        value = getattr(UNET, section.name)
         if dataclasses.is_dataclass(value):
             hints = typing.get_type_hints(type(value))
             for item in dataclasses.fields(value):
@@ -256,7 +256,7 @@ def test_auto_settles_on_rows_and_a_named_row_is_kept(settings, sampler, grid):
     assert (settled.sampler.name, settled.grid.name) == (sampler, grid)
     assert settled.settled(20) == settled
     # What is saved is what was asked for.
-    config = dataclasses.replace(TINY, sample=sample)
+    config = dataclasses.replace(UNET, sample=sample)
     assert configs.loads(configs.dumps(config)).sample == sample
 
 
@@ -279,8 +279,8 @@ def test_auto_takes_no_options():
 
 def test_a_run_of_an_older_version_keeps_its_sampler_and_grid():
     """Format 1 before there was auto, and format 0, which knew no grid."""
-    sample = configs.to_dict(TINY)["sample"] | {"sampler": "ddpm-beta", "grid": "strided"}
-    old = configs.to_dict(TINY) | {"sample": sample}
+    sample = configs.to_dict(UNET)["sample"] | {"sampler": "ddpm-beta", "grid": "strided"}
+    old = configs.to_dict(UNET) | {"sample": sample}
     loaded = configs.loads(json.dumps(old | {"format": 1})).sample
     assert (loaded.sampler.name, loaded.grid.name) == ("ddpm-beta", "strided")
     loaded = configs.loads(json.dumps({"sample": {"sampler": "ddpm", "steps": 5}})).sample

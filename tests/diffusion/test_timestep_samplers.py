@@ -5,7 +5,7 @@ import pytest
 
 from ddpm_jax.diffusion.timestep_samplers import TIMESTEP_SAMPLERS, make_timestep_sampler
 
-T, COUNT = 50, 4_000
+T, COUNT = 50, 1_500
 
 
 @pytest.mark.parametrize("name", TIMESTEP_SAMPLERS)

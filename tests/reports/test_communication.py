@@ -11,7 +11,7 @@ from ddpm_jax.reports.program import read_program
 from ddpm_jax.runtime import mesh as meshes
 from ddpm_jax.runtime.mesh import bytes_per_device, make_mesh
 from ddpm_jax.training.step import jit_train_step, step_layouts
-from tests.tiny import TINY, changed
+from tests.tiny import UNET, changed
 
 # Wide enough that some of its kernels are split, and narrow enough that its biases are not.
 POINTS = Config(
@@ -39,7 +39,7 @@ def size(params):
 
 def test_data_parallel_sums_the_gradient_once_and_sends_nothing_else():
     # A U-Net with attention, dropout and labels: neither noise nor activations cross the mesh.
-    program, state, _ = compiled(TINY)
+    program, state, _ = compiled(UNET)
     whole = size(state.params)
     assert collectives(read_program(program.as_text())) == [
         Collective("all-reduce", whole + SCALAR, 8)
@@ -57,7 +57,7 @@ def test_the_gradient_is_summed_once_a_part_and_once_a_step(several):
 def test_fsdp_gathers_each_parameter_once_and_sums_each_gradient_once(fsdp, monkeypatch):
     # Everything that can be split is, small as it is here.
     monkeypatch.setattr(meshes, "_SMALLEST_SPLIT", 1)
-    config = changed(TINY if fsdp == 4 else POINTS, mesh={"fsdp": fsdp})
+    config = changed(UNET if fsdp == 4 else POINTS, mesh={"fsdp": fsdp})
     program, state, _ = compiled(config)
     leaves = jax.tree.leaves(state.params)
     split = [leaf for leaf in leaves if not leaf.sharding.is_fully_replicated]

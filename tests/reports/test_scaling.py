@@ -25,7 +25,7 @@ from ddpm_jax.runtime.memory import planned_bytes
 from ddpm_jax.runtime.mesh import abstract_mesh, bytes_per_device
 from ddpm_jax.training.step import state_layout
 from tests.reports.test_communication import POINTS, SCALAR, compiled
-from tests.tiny import TINY, changed
+from tests.tiny import UNET, changed
 
 
 def test_the_papers_256_model_takes_sixteen_bytes_a_parameter():
@@ -133,7 +133,7 @@ def test_memory_is_within_a_tenth_of_the_compilers(name, images, planned, cifar1
 
 def test_remat_keeps_less():
     plain, remat = (
-        kept_bytes(build(changed(TINY, model={"remat": remat}))) for remat in (False, True)
+        kept_bytes(build(changed(UNET, model={"remat": remat}))) for remat in (False, True)
     )
     assert remat < 0.5 * plain
 

@@ -16,7 +16,7 @@ from ddpm_jax.sampling.cascade import Cascade, enlarge
 from ddpm_jax.sampling.editing import edit
 from ddpm_jax.sampling.run import Run
 from ddpm_jax.sampling.shards import describe_samples
-from tests.tiny import TINY, changed
+from tests.tiny import UNET, changed
 
 FEW: dict[str, Any] = {"steps": 3, "batch_size": 4}
 SMALL = np.random.default_rng(0).uniform(-1, 1, (6, 8, 8, 1)).astype(np.float32)
@@ -24,7 +24,7 @@ SMALL = np.random.default_rng(0).uniform(-1, 1, (6, 8, 8, 1)).astype(np.float32)
 
 def stage_of(**sections):
     config = changed(
-        TINY,
+        UNET,
         diffusion={"condition": Choice("low_resolution", factor=2, noise=0.2)},
         **sections,
     )
@@ -107,9 +107,9 @@ def test_what_does_not_fit_is_one_line(base, stage):
     with pytest.raises(UserError, match="has 3 classes, and runs/tiny 10; give runs of the same"):
         Cascade(base, fewer)
     with pytest.raises(UserError, match=r"diffusion.condition.factor is 3: it must be at least 2"):
-        changed(TINY, diffusion={"condition": Choice("low_resolution", factor=3)})
+        changed(UNET, diffusion={"condition": Choice("low_resolution", factor=3)})
     with pytest.raises(UserError, match=r"is .low_resolution.; it must be nothing"):
         dataclasses.replace(
-            changed(TINY, diffusion={"condition": Choice("low_resolution")}),
+            changed(UNET, diffusion={"condition": Choice("low_resolution")}),
             model=SmallUNetConfig(num_classes=10),
         )

@@ -19,7 +19,7 @@ from ddpm_jax.sampling.chain import Start, _chunk
 from ddpm_jax.typing import Conditioning, Operator
 from tests.models.beside import Beside, BesideConfig
 from tests.sampling.programs import program
-from tests.tiny import TINY, StepLoop, changed
+from tests.tiny import TINY, UNET, StepLoop, changed
 
 
 @pytest.mark.parametrize("num", [1, 5, 16])
@@ -187,16 +187,18 @@ def test_the_options_of_a_sampler_reach_its_plan(trained):
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.5])
-def test_a_grid_may_be_fractional_where_the_network_takes_such_times(trained, monkeypatch, shift):
+def test_a_grid_may_be_fractional_where_the_network_takes_such_times(monkeypatch, shift):
     def grid(schedule, steps, *, shift: float = 0.0):
         times = schedule.T * np.arange(steps, -1, -1) / steps
         return np.append(times[:-1] - shift, 0.0)
 
     monkeypatch.setitem(TIME_GRIDS, "shifted", grid)
-    run = program(trained[0], grid=Choice("shifted", shift=shift), steps=4)
+    experiment = build(UNET)
+    params = experiment.init_params(jax.random.key(0))
+    run = program(experiment, grid=Choice("shifted", shift=shift), steps=4)
     np.testing.assert_array_equal(run.times, [20 - shift, 15 - shift, 10 - shift, 5 - shift, 0])
     np.testing.assert_array_equal(run.rows.t, run.times[:-1])
-    assert np.isfinite(run(trained[1], 8, seed=0).samples).all()
+    assert np.isfinite(run(params, 8, seed=0).samples).all()
 
 
 # --- where a chain starts, and where it goes -----------------------------------------------------

@@ -18,7 +18,7 @@ from ddpm_jax.sampling.chain import SampleProgram
 from ddpm_jax.sampling.denoiser import make_denoiser
 from ddpm_jax.sampling.run import Run
 from ddpm_jax.typing import Conditioning, Operator, Prediction, RecallingDenoiser
-from tests.tiny import TINY
+from tests.tiny import TINY, UNET
 
 
 def test_guidance_leads_away_from_the_unlabelled_prediction(trained):
@@ -134,8 +134,11 @@ def test_a_chain_shows_the_network_what_all_transforms_made_of_its_last_x_0(meth
         "sample.guidance": 2.0,
         "sample.guidance_method": method,
     }
-    config = override(TINY, settings)
-    experiment, plain = build(config), build(override(TINY, {"diffusion.condition": "nothing"}))
+    config = override(UNET, settings)
+    experiment, plain = (
+        build(config),
+        build(override(UNET, {"diffusion.condition": "nothing"})),
+    )
     params = experiment.init_params(jax.random.key(0))
     params = jax.tree.map(lambda leaf: leaf + 0.05, params)
     labels = jnp.array([1, 2])
@@ -176,14 +179,14 @@ def test_a_chain_shows_the_network_what_all_transforms_made_of_its_last_x_0(meth
 
 
 def test_what_a_network_that_sees_its_own_prediction_refuses():
-    experiment = build(override(TINY, {"diffusion.condition": "self_conditioning"}))
-    program = SampleProgram(experiment, make_mesh(1, jax.devices()[:1]), TINY.sample)
+    experiment = build(override(UNET, {"diffusion.condition": "self_conditioning"}))
+    program = SampleProgram(experiment, make_mesh(1, jax.devices()[:1]), UNET.sample)
     with pytest.raises(UserError, match="leave it out: this network sees its own last x̂_0"):
         program(None, 2, seed=0, conditioning=Conditioning(image=jnp.zeros((2, 8, 8, 1))))
 
 
 def test_a_run_that_sees_its_own_prediction_draws_on_any_devices_and_has_no_likelihood():
-    config = override(TINY, {"diffusion.condition": "self_conditioning", "sample.steps": 3})
+    config = override(UNET, {"diffusion.condition": "self_conditioning", "sample.steps": 3})
     experiment = build(config)
     params = experiment.init_params(jax.random.key(0))
     params = jax.tree.map(lambda leaf: np.asarray(leaf) + 0.05, params)

@@ -22,7 +22,7 @@ from ddpm_jax.sampling.guides import Guides
 from ddpm_jax.sampling.run import Run
 from ddpm_jax.sampling.shards import sample_shards
 from ddpm_jax.typing import Conditioning
-from tests.tiny import TINY, changed
+from tests.tiny import UNET, changed
 
 # Small and without pictures, so that its programs compile fast.
 PLAIN = Config(
@@ -166,15 +166,20 @@ def test_an_interval_counts_the_calls_where_guidance_acts():
 
 OTHER_T = changed(PLAIN, diffusion={"timesteps": 21})
 SEVEN = changed(PLAIN, model={"num_classes": 7})
-RECALLING = changed(TINY, diffusion={"condition": "self_conditioning"})
+RECALLING = changed(UNET, diffusion={"condition": "self_conditioning"})
 
 
 @pytest.mark.parametrize(
     ("own", "guide", "classifier", "message"),
     [
         (PLAIN, OTHER_T, None, "guide: its noise schedule, of T = 21, is not that of this run, of"),
-        (PLAIN, TINY, None, "guide: its examples are 8×8×1, and those of this run are 2"),
-        (TINY, RECALLING, None, "guide: its diffusion.condition is self_conditioning, and that of"),
+        (PLAIN, UNET, None, "guide: its examples are 8×8×1, and those of this run are 2"),
+        (
+            UNET,
+            RECALLING,
+            None,
+            "guide: its diffusion.condition is self_conditioning, and that of",
+        ),
         (PLAIN, SEVEN, None, "guide: it has 7 classes, and this run 10; give a run of the same"),
         (UNLABELLED, PLAIN, None, "guide: it has 10 classes, and this run none; give a run of the"),
         (PLAIN, CLASSIFIER, None, "guide is a classifier (diffusion.objective classification), "),

@@ -14,12 +14,12 @@ from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.sampling.run import load
 from ddpm_jax.training.starting import first_weights, start_state, write_first
 from ddpm_jax.training.train import train
-from tests.tiny import TINY, assert_same, changed
+from tests.tiny import UNET, assert_same, changed
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
 SHORT = changed(
-    TINY,
+    UNET,
     train={"steps": 2, "log_every": 1, "save_every": 1, "preview_every": None},
     sample={"num": 4, "steps": 2},
 )

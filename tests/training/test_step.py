@@ -18,12 +18,12 @@ from ddpm_jax.training.step import (
     step_inputs,
     step_layouts,
 )
-from tests.tiny import TINY, StepLoop, assert_same, changed
+from tests.tiny import TINY, UNET, StepLoop, assert_same, changed
 
 
 @pytest.fixture(scope="module")
 def trainer():
-    return StepLoop()
+    return StepLoop(UNET)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_losses_fall(unbroken):
 def test_any_mesh_gives_the_losses_of_one_device(unbroken, monkeypatch, devices, fsdp):
     # Split everything that can be, small as it is here.
     monkeypatch.setattr(meshes, "_SMALLEST_SPLIT", 1)
-    other = StepLoop(changed(TINY, mesh={"fsdp": fsdp}), devices)
+    other = StepLoop(changed(UNET, mesh={"fsdp": fsdp}), devices)
     state, losses = other.run(other.init(), 20)
     np.testing.assert_allclose(losses, unbroken[1], rtol=1e-5)
     if fsdp > 1:
@@ -57,7 +57,7 @@ def test_a_run_goes_on_from_eight_devices_to_one_and_to_four(
     checkpoints = Checkpoints(tmp_path)
     losses, step = [], 0
     for devices, fsdp, count in ((8, 1, 6), (1, 1, 6), (4, 2, 8)):
-        it = StepLoop(changed(TINY, mesh={"fsdp": fsdp}), devices)
+        it = StepLoop(changed(UNET, mesh={"fsdp": fsdp}), devices)
         if step:
             state = checkpoints.restore(step, state_layout(it.experiment, it.mesh))
         else:
@@ -79,7 +79,7 @@ def test_a_run_goes_on_from_eight_devices_to_one_and_to_four(
 
 @pytest.mark.parametrize(("devices", "fsdp"), [(8, 1), (8, 4)])
 def test_any_mesh_draws_exactly_the_noise_of_one_device(trainer, devices, fsdp):
-    other = StepLoop(changed(TINY, mesh={"fsdp": fsdp}), devices)
+    other = StepLoop(changed(UNET, mesh={"fsdp": fsdp}), devices)
     for step in (0, 7):
         alone, shared = (
             jax.jit(it.experiment.draw)(shard_batch(it.batch(step), it.mesh), step)
@@ -95,16 +95,16 @@ def test_each_step_and_seed_draws_anew(trainer):
     first, second = draw(batch, 0), draw(batch, 1)
     assert not np.array_equal(first.eps, second.eps)
     assert not np.array_equal(first.t, second.t)
-    other = build(dataclasses.replace(TINY, seed=1)).draw(batch, 0)
+    other = build(dataclasses.replace(UNET, seed=1)).draw(batch, 0)
     assert not np.array_equal(first.eps, other.eps)
 
 
 def test_draws_are_what_they_are_called(trainer):
-    config = changed(TINY, train={"batch_size": 4096})
+    config = changed(UNET, train={"batch_size": 4096})
     big = StepLoop.batch.__get__(_Like(trainer, config))(0)
     drawn = build(config).draw(big, 3)
     assert drawn.t.min() == 1
-    assert drawn.t.max() == TINY.diffusion.timesteps
+    assert drawn.t.max() == UNET.diffusion.timesteps
     assert abs(float(drawn.eps.mean())) < 0.01
     assert abs(float(drawn.eps.std()) - 1) < 0.01
     dropped = np.asarray(drawn.conditioning.labels) == 10
@@ -125,14 +125,14 @@ class _Like:
 
 
 def test_without_flips_and_drops_the_data_goes_in_as_it_is(trainer):
-    config = changed(TINY, data={"flip": False}, train={"label_dropout": 0.0})
+    config = changed(UNET, data={"flip": False}, train={"label_dropout": 0.0})
     drawn = build(config).draw(trainer.batch(0), 0)
     np.testing.assert_allclose(drawn.x_0, trainer.batch(0).examples / 127.5 - 1, atol=1e-6)
     np.testing.assert_array_equal(drawn.conditioning.labels, trainer.batch(0).labels)
 
 
 def test_several_steps_a_dispatch_are_the_single_steps(trainer, unbroken):
-    config = changed(TINY, train={"steps_per_dispatch": 4})
+    config = changed(UNET, train={"steps_per_dispatch": 4})
     several, state = jit_train_step(build(config), trainer.mesh), trainer.init()
     for first in (0, 4):
         batches = [trainer.batch(n) for n in range(first, first + 4)]
@@ -154,7 +154,7 @@ def test_no_array_of_the_state_is_copied(trainer):
 
 
 def test_accumulation_gives_the_gradient_of_the_whole_batch():
-    plain = changed(TINY, model={"dropout": 0.0})
+    plain = changed(UNET, model={"dropout": 0.0})
     whole, parts = (
         StepLoop(changed(plain, train={"gradient_accumulation_steps": n})) for n in (1, 4)
     )
@@ -166,7 +166,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch():
 
 
 def test_the_gradient_that_is_logged_is_not_clipped(trainer):
-    clipped = StepLoop(changed(TINY, optimizer={"clip": 1e-3}))
+    clipped = StepLoop(changed(UNET, optimizer={"clip": 1e-3}))
     norms = [
         float(it._step(it.init(), shard_batch(it.batch(0), it.mesh))[1]["grad_norm"])
         for it in (trainer, clipped)
@@ -201,7 +201,7 @@ def test_the_average_of_a_run_is_its_recurrence(trainer):
     expected = [np.asarray(leaf) for leaf in jax.tree.leaves(state.params)]
     for step in range(1, 5):
         state, _ = trainer.run(state, 1)
-        decay = min(TINY.train.averages["ema"].options["decay"], (1 + step) / (10 + step))
+        decay = min(UNET.train.averages["ema"].options["decay"], (1 + step) / (10 + step))
         params = jax.tree.leaves(state.params)
         expected = [
             decay * e + (1 - decay) * np.asarray(p) for e, p in zip(expected, params, strict=True)
@@ -227,7 +227,7 @@ def test_the_layouts_are_what_the_step_takes_and_the_state_is_consumed(trainer):
 
 
 # What changes from one run to the next of the same network. `optimizer.warmup` and `decay` are the
-# course of the rate; TINY's own are 1e-2, 2 and constant.
+# course of the rate; UNET's own are 1e-2, 2 and constant.
 OTHER_RUNS = [
     {"optimizer": {"learning_rate": 1e-4}},
     {"optimizer": {"warmup": 5, "decay": "cosine"}},
@@ -258,7 +258,7 @@ def _programs(config):
 
 
 def test_another_seed_trains_another_run(trainer, unbroken):
-    other = StepLoop(dataclasses.replace(TINY, seed=7))
+    other = StepLoop(dataclasses.replace(UNET, seed=7))
     _, losses = other.run(other.init(), 2)
     assert not np.array_equal(losses, unbroken[1][:2])
     # The step draws for the seed that it is told, not for one that was compiled.
@@ -274,7 +274,7 @@ def test_another_seed_trains_another_run(trainer, unbroken):
 @pytest.mark.parametrize("several", [1, 4])
 def test_each_step_learns_at_its_own_rate(trainer, several):
     course = {"learning_rate": 1e-2, "warmup": 2, "decay": "cosine"}
-    config = changed(TINY, optimizer=course, train={"steps_per_dispatch": several})
+    config = changed(UNET, optimizer=course, train={"steps_per_dispatch": several})
     experiment = build(config)
     rates = np.concatenate(
         [np.ravel(step_inputs(experiment, n).learning_rate) for n in range(0, 12, several)]

@@ -64,6 +64,15 @@ BAD = {
         {},
         "levels of [16, 24] channels; they must be multiples of 16",
     ),
+    "groups of one channel": (
+        {
+            "time_mlp.1.weight": np.zeros((48, 12), "f"),
+            "downs.0.0.block2.proj.weight": np.zeros((12, 12, 3, 3), "f"),
+            "downs.1.0.block2.proj.weight": np.zeros((24, 24, 3, 3), "f"),
+        },
+        {},
+        "levels of [12, 24] channels, which don't make 8 groups of two or more",
+    ),
     "a tensor too many": ({"extra": np.zeros(1, "f")}, {}, "has extra, for which"),
 }
 

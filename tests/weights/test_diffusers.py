@@ -12,8 +12,10 @@ from ddpm_jax import config as configs
 from ddpm_jax.config import Choice, Config
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
+from ddpm_jax.weights.fields import Fields
 from ddpm_jax.weights.formats import Imported, export_weights, import_weights
 from ddpm_jax.weights.tensors import read_metadata, read_tensors
+from tests.tiny import TINY
 from tests.weights.formula import wave
 from tests.weights.pipelines import CASES, KEPT, pipeline, tensors
 
@@ -127,6 +129,10 @@ def export_of(**changed) -> Config:
         ),
         ({"diffusion.condition": "low_resolution"}, "diffusion.condition is low_resolution"),
         ({"diffusion.objective": "hybrid"}, "diffusion.objective is hybrid"),
+        (
+            {"sample.clipping": "dynamic"},
+            "sample.clipping is .*; for diffusers it must be none",
+        ),
         ({"model.heads": 2, "model.multipliers": (1, 2), "model.attention": (8,)}, "model.heads"),
     ],
 )
@@ -136,3 +142,14 @@ def test_what_diffusers_can_not_compute_is_not_written(changed, says, tmp_path):
     with pytest.raises(UserError, match=says):
         export_weights("diffusers", config, params, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_another_network_is_not_written(tmp_path):
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, "f"), build(TINY).param_shapes)
+    with pytest.raises(UserError, match=r"model\.kind is mlp; for diffusers it must be unet"):
+        export_weights("diffusers", TINY, params, tmp_path / "out")
+
+
+def test_a_file_of_fields_that_can_not_be_read_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path} can't be read"):
+        Fields(tmp_path)

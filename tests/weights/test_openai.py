@@ -1,6 +1,7 @@
 """OpenAI's networks: what the originals computed is kept in openai.npz, made by make_openai.py."""
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 
@@ -108,6 +109,11 @@ def test_a_learned_variance_is_taken(tmp_path):
 
 
 QKV = "middle_block.1.qkv.weight"
+NARROW = {
+    name: np.zeros((16, 16, 3, 3), "f")
+    for name in tensors("guided")
+    if re.fullmatch(r"output_blocks\.\d+\.0\.out_layers\.3\.weight", name)
+}
 BAD = {
     "no steps' scale": ({}, {"diffusion_steps": 4000}, "needs --rescale_timesteps"),
     "a schedule unheard of": ({}, {"noise_schedule": "sqrt"}, "must be linear or cosine"),
@@ -119,6 +125,16 @@ BAD = {
         "has 3 output_blocks, as no UNetModel has",
     ),
     "heads that do not fit": ({}, {"num_head_channels": 48}, "model.head_channels is 48"),
+    "a first level of another width": (
+        {"time_embed.0.weight": np.zeros((96, 24), "f")},
+        {},
+        "they must be multiples of 24, the width of the time embedding, and the first must be that",
+    ),
+    "groups of one channel": (
+        {**NARROW, "time_embed.0.weight": np.zeros((64, 16), "f")},
+        {},
+        "channels, which don't make 32 groups of two or more",
+    ),
     "a flat qkv": ({QKV: np.zeros((384, 128), "f")}, {}, "float32 [384, 128]; it must be a float"),
     "a tensor too many": ({"extra": np.zeros(1, "f")}, {}, "has extra, for which"),
 }

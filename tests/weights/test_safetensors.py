@@ -12,24 +12,24 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
 from ddpm_jax.training.starting import first_weights
 from ddpm_jax.weights.formats import export_weights, import_weights
-from tests.tiny import TINY, assert_same
+from tests.tiny import UNET, assert_same
 
 BASE = configs.load_file("folder")
 
 
 def test_what_is_written_comes_back(tmp_path):
     rng = np.random.default_rng(0)
-    shapes = build(TINY).param_shapes
+    shapes = build(UNET).param_shapes
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype("f"), shapes)
-    assert export_weights("safetensors", TINY, params, tmp_path / "out") == ()
+    assert export_weights("safetensors", UNET, params, tmp_path / "out") == ()
     found = import_weights("safetensors", tmp_path / "out", BASE)
     assert_same(found.params, params)
-    assert found.config.model == TINY.model
-    assert found.config.diffusion == TINY.diffusion
-    assert found.config.sample == TINY.sample
+    assert found.config.model == UNET.model
+    assert found.config.diffusion == UNET.diffusion
+    assert found.config.sample == UNET.sample
     assert found.config.data.example_shape == (8, 8, 1)
     started = first_weights(
-        build(dataclasses.replace(TINY, init=f"safetensors:{tmp_path / 'out'}"))
+        build(dataclasses.replace(UNET, init=f"safetensors:{tmp_path / 'out'}"))
     )
     assert started is not None
     assert_same(dict(sorted(started.arrays.items())), jax.tree.leaves(params))
@@ -41,4 +41,8 @@ def test_a_file_of_others_is_refused(tmp_path):
         import_weights("safetensors", tmp_path / "x.safetensors", BASE)
     save_file({"a": np.zeros(2, "f")}, tmp_path / "x.safetensors", {"config": '{"format": 1'})
     with pytest.raises(UserError, match=r"the header of .*x.safetensors is not valid JSON"):
+        import_weights("safetensors", tmp_path / "x.safetensors", BASE)
+    points = configs.dumps(configs.load_file("swiss_roll"))
+    save_file({"a": np.zeros(2, "f")}, tmp_path / "x.safetensors", {"config": points})
+    with pytest.raises(UserError, match=r"for examples of shape \(2,\), not for images"):
         import_weights("safetensors", tmp_path / "x.safetensors", BASE)

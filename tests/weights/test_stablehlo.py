@@ -15,7 +15,7 @@ from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.sampling.run import Run
 from ddpm_jax.weights.formats import export_weights
 from ddpm_jax.weights.stablehlo import FILE, PLATFORMS
-from tests.tiny import TINY, changed
+from tests.tiny import UNET, changed
 
 pytest.importorskip("flatbuffers")
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -32,7 +32,7 @@ jnp.save("samples.npy", samples)
 
 
 def test_jax_alone_draws_the_runs_samples(tmp_path, monkeypatch):
-    config = changed(TINY, model={"attention": (8,)}, sample={"steps": 3, "guidance": 1.0})
+    config = changed(UNET, model={"attention": (8,)}, sample={"steps": 3, "guidance": 1.0})
     experiment = build(config)
     rng = np.random.default_rng(0)
     params = jax.tree.map(

@@ -15,9 +15,10 @@ from ddpm_jax.reports.targets import compiling, topology, worker
 from ddpm_jax.reports.targets.compiling import compile_for
 from ddpm_jax.reports.targets.printing import lines
 from ddpm_jax.reports.targets.topology import read_target
-from tests.tiny import TINY
+from tests.tiny import TINY, UNET
 
-SMALL = override(TINY, {"model.dtype": "bfloat16"})
+HALF = {"model.dtype": "bfloat16"}
+SMALL = override(TINY, HALF)
 
 
 @pytest.fixture
@@ -79,7 +80,8 @@ def test_the_answer_is_printed_with_what_fits(found, compilers, monkeypatch, cap
     assert "no: 100.00 GB of 80.00 GB" in text
     assert "--train.gradient_accumulation_steps 2" in text
     assert "time                unknown: this compiler estimates none" in text
-    words = ["info", "configs/digits.py", "--target", "h100:2"]
+    small = ["--model.channels", "8", "--model.multipliers", "1", "--model.attention", "8"]
+    words = ["info", "configs/digits.py", "--target", "h100:2", *small]
     assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["target"] == "h100:2"
     assert main(words) == 0
@@ -149,7 +151,8 @@ def test_a_small_step_by_the_real_compilers(name, request, monkeypatch):
     platform = read_target_platform(name)
     monkeypatch.delenv("XLA_FLAGS")  # Those of the tests leave optimizations out.
     # A batch that is no network's number of channels.
-    said = compile_for(override(SMALL, {"train.batch_size": 20, "model.attention": (8,)}), name)
+    other = {"train.batch_size": 20, "model.attention": (8,)}
+    said = compile_for(override(UNET, HALF | other), name)
     for program in (said["training_step"], said["chain_step"]):
         assert program["fits"]
         assert program["transposed_activations"] == 0

@@ -10,7 +10,7 @@ from ddpm_jax.reports.program import read_program
 from ddpm_jax.reports.targets.cycles import cycles_by_part, estimate, part_of
 from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.training.step import jit_train_step, step_layouts
-from tests.tiny import TINY, changed
+from tests.tiny import UNET, changed
 
 V5E = HARDWARE["TPU v5e"]
 STEP = "jit(train_step)/transpose(jvp(UNet))"
@@ -77,7 +77,7 @@ def test_the_estimate_is_that_of_a_device():
 
 
 def test_our_own_step_has_names_for_its_parts():
-    config = changed(TINY, model={"attention": (8,)})
+    config = changed(UNET, model={"attention": (8,)})
     mesh = make_mesh(1, jax.devices()[:1])
     experiment = build(config)
     lowered = jit_train_step(experiment, mesh).lower(*step_layouts(experiment, mesh))
