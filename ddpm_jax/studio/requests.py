@@ -8,9 +8,9 @@ from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 
-from ddpm_jax.config import SampleConfig
+from ddpm_jax.config import Config, SampleConfig
 from ddpm_jax.config.values import typed
-from ddpm_jax.errors import UserError, nearest, require_whole
+from ddpm_jax.errors import UserError, nearest, require, require_whole
 from ddpm_jax.typing import is_image
 
 T = TypeVar("T")
@@ -86,6 +86,23 @@ class Drawing(Opening):
                 values = value if isinstance(value, list | tuple) else [value]
                 words += [f"--{name}", *map(str, values)]
         return shlex.join([*words, "--output", "samples.png" if self.how is None else "edited.png"])
+
+
+@dataclass(frozen=True)
+class Arrows(Opening):
+    """The learned score at one time, on a square grid from -reach to reach."""
+
+    t: int = 1
+    reach: float = 1.5
+    label: int | str | None = None
+
+    def check(self, config: Config) -> None:
+        """Raises UserError for a run on pictures, and for a time or reach out of range."""
+        require(config.data.example_shape == (2,), "run", self.run, "one on points")
+        if self.label is not None and not config.model.num_classes:
+            raise UserError(f"label is {self.label}, and this run has no classes")
+        require_whole("t", self.t, most=config.diffusion.timesteps)
+        require(0 < self.reach <= 1e9, "reach", self.reach, "a number above 0 and at most 1e9")
 
 
 def read_request(cls: type[T], text: bytes) -> T:

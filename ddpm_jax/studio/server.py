@@ -19,13 +19,13 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from ddpm_jax.errors import UserError, require, require_whole
+from ddpm_jax.errors import UserError, require
 from ddpm_jax.sampling.samples import Samples
 from ddpm_jax.studio import frames
 from ddpm_jax.studio.chains import draw
 from ddpm_jax.studio.drawing import Shape, learn
 from ddpm_jax.studio.library import Library
-from ddpm_jax.studio.requests import Drawing, Opening, read_request
+from ddpm_jax.studio.requests import Arrows, Drawing, read_request
 from ddpm_jax.studio.results import KINDS, Result, Results, decoded
 from ddpm_jax.studio.streams import Stream, Streams, as_text
 
@@ -192,19 +192,15 @@ class Studio:
 
     async def score(self, request: Request) -> Response:
         """Answers with the learned score at points on a square grid, at one time."""
-        t, label = _whole(request, "t"), request.query_params.get("label")
-        reach = _number(request, "reach")
-        asked = Opening(_text(request, "run"), params=request.query_params.get("params"))
+        asked = read_request(Arrows, _text(request, "asked").encode())
 
         def arrows() -> dict[str, str]:
             opened = self.library.open(asked)
-            config = opened.run.config
-            require_whole("t", t, most=config.diffusion.timesteps)
-            require(config.data.example_shape == (2,), "run", asked.run, "one on points")
-            chosen = None if label is None else int(opened.run.labels([label])[0])
-            side = np.linspace(-reach, reach, _ARROWS)
+            asked.check(opened.run.config)
+            label = None if asked.label is None else int(opened.run.labels([asked.label])[0])
+            side = np.linspace(-asked.reach, asked.reach, _ARROWS)
             grid = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
-            found = opened.score(grid, t, chosen)
+            found = opened.score(grid, asked.t, label)
             return {"points": frames.numbers(grid), "score": frames.numbers(found)}
 
         return JSONResponse(await run_in_threadpool(arrows))
@@ -220,16 +216,6 @@ def _whole(request: Request, name: str) -> int:
     text = _text(request, name)
     require(text.isascii() and text.isdecimal() and len(text) < 10, name, text, "a whole number")
     return int(text)
-
-
-def _number(request: Request, name: str) -> float:
-    text = _text(request, name)
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    require(0 < value <= 1e9, name, text, "a number above 0 and at most 1e9")
-    return value
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -5,6 +5,7 @@ import contextlib
 import http.client
 import io
 import json
+import math
 import shlex
 import time
 import zipfile
@@ -288,16 +289,24 @@ def test_too_many_chains_are_refused_and_frames_keep_their_pace(server, pictures
 
 
 def test_the_score_of_points_is_that_of_the_network(server, runs):
-    run = sampling.load(runs / "points")
-    found = server.client.get("score", params={"run": str(runs / "points"), "t": 5, "reach": 2})
-    points, score = (
-        np.frombuffer(base64.b64decode(found.json()[name]), "<f4").reshape(-1, 2)
-        for name in ("points", "score")
-    )
-    x_t, t = jnp.asarray(points), jnp.full((len(points),), 5)
-    eps = run.experiment.apply(run.params, x_t, t, run.experiment.condition(), train=False)
-    sigma = run.experiment.schedule.sqrt_one_minus_alpha_bar[5]
-    np.testing.assert_allclose(score, -np.asarray(eps) / sigma, rtol=1e-4, atol=1e-5)
-    for change in ({"t": 21}, {"t": "x"}, {"reach": "nan"}, {"reach": -1}):
-        query = {"run": str(runs / "points"), "t": 5, "reach": 2, **change}
-        assert server.client.get("score", params=query).status_code == 400
+    asked = {"run": str(runs / "points"), "t": 5, "reach": 2}
+
+    def score_of(**changed):
+        query = {"asked": json.dumps({**asked, **changed})}
+        return server.client.get("score", params=query)
+
+    for params in ("ema", "raw"):
+        run = sampling.load(runs / "points", params=params)
+        found = score_of(params=params, checkpoint=run.step).json()
+        points, score = (
+            np.frombuffer(base64.b64decode(found[name]), "<f4").reshape(-1, 2)
+            for name in ("points", "score")
+        )
+        x_t, t = jnp.asarray(points), jnp.full((len(points),), 5)
+        eps = run.experiment.apply(run.params, x_t, t, run.experiment.condition(), train=False)
+        sigma = run.experiment.schedule.sqrt_one_minus_alpha_bar[5]
+        np.testing.assert_allclose(score, -np.asarray(eps) / sigma, rtol=1e-4, atol=1e-5)
+    for change in ({"t": 21}, {"t": 0}, {"t": "x"}, {"reach": math.nan}, {"reach": -1}):
+        assert score_of(**change).status_code == 400
+    for change in ({"checkpoint": 99}, {"params": "best"}, {"run": "x"}, {"label": "cat"}):
+        assert score_of(**change).status_code == 400

@@ -257,10 +257,11 @@ function showPoints(pane, frame, at) {
 
 async function fetchScore() {
   if (!$("arrows").checked) return show();
-  const values = { run: $("run").value, t: $("t").value, reach: state.panes[0]?.reach ?? 1.5 };
-  const params = forms()[0].elements.params.value;
-  const found = await json("score", params ? { ...values, params } : values);
-  if (found && values.t === $("t").value) state.score = { points: floats(found.points), score: floats(found.score) };
+  const { run, checkpoint, params, ema_length, labels } = asked(forms()[0]);
+  const values = { run, checkpoint, params, ema_length, label: labels?.[0], t: Number($("t").value) };
+  values.reach = state.panes[0]?.reach ?? 1.5;
+  const found = await json("score", { asked: JSON.stringify(values) });
+  if (found && values.t === Number($("t").value)) state.score = { points: floats(found.points), score: floats(found.score) };
   if (!state.panes[0].frames.length) {
     drawPoints(state.panes[0].x, new Float32Array(), values.reach, { score: state.score });
   }
@@ -468,6 +469,9 @@ $("stop").addEventListener("click", () => state.busy?.abort());
 $("scrub").addEventListener("input", show);
 for (const id of ["lines", "density"]) $(id).addEventListener("change", show);
 for (const id of ["t", "arrows"]) $(id).addEventListener("change", safely(fetchScore));
+$("forms").addEventListener("change", safely(async ({ target }) => {
+  if (["checkpoint", "params", "ema_length", "labels"].includes(target.name)) await fetchScore();
+}));
 for (const [id, output] of [["t", "t-shown"], ["vary-t", "vary-shown"]]) {
   $(id).addEventListener("input", () => { $(output).textContent = $(id).value; });
 }
