@@ -9,6 +9,7 @@ import pytest
 
 from ddpm_jax.diffusion import (
     PARAMETERIZATIONS,
+    SAMPLERS,
     Sampler,
     SamplerState,
     advance,
@@ -346,8 +347,9 @@ def test_a_method_may_go_up_by_steps_of_its_own():
     assert chain_calls(sampler, times) == 2 * 400 - 1
 
 
-@pytest.mark.parametrize("parameterization", ["v", "x_0"])
-@pytest.mark.parametrize("name", ["ddpm", "ddpm-beta", "ddim"])
+@pytest.mark.parametrize(
+    ("name", "parameterization"), [("ddpm", "x_0"), *((name, "v") for name in SAMPLERS)]
+)
 def test_a_chain_from_a_zero_terminal_snr_gives_the_data(name, parameterization):
     """x_T says nothing there, so the first x̂_0 is the data's mean; N(0.4, 0.5²) comes out."""
     schedule = make_schedule("cosine", 100, zero_terminal_snr=True)
