@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from ddpm_jax.config import Choice
 from ddpm_jax.diffusion import (
     PARAMETERIZATIONS,
     make_clipping,
@@ -52,6 +53,13 @@ EPS = PARAMETERIZATIONS["eps"]
 def test_a_slip_is_named_and_mended(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_choice_can_not_be_changed():
+    choice = Choice("cosine", s=0.008)
+    for change in (lambda: setattr(choice, "name", "linear"), lambda: choice.options.update(s=1)):
+        with pytest.raises(AttributeError):
+            change()
 
 
 def test_a_row_takes_its_own_options_and_refuses_those_of_others():

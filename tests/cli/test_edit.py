@@ -29,6 +29,7 @@ def folder(tmp_path, monkeypatch):
     alpha = np.full((8, 8), 255, np.uint8)
     alpha[4:] = 0
     Image.fromarray(255 - alpha).save("mask.png")
+    Image.new("RGB", (8, 8), "red").save("red.png")
     Image.merge("LA", [Image.fromarray(PIXELS), Image.fromarray(alpha)]).save("hole.png")
     return tmp_path
 
@@ -68,6 +69,7 @@ WRONG = {
     "a second picture": (["cat.png", "mask.png", "--how", "vary"], "takes one picture"),
     "a hole": (["hole.png", "--how", "vary"], "hole.png has transparent pixels; make it opaque"),
     "two masks": (["hole.png", "mask.png", "--how", "inpaint"], "and mask.png is a mask; give one"),
+    "a mask in colours": (["cat.png", "red.png", "--how", "inpaint"], "mask red.png has colours"),
     "another ending": (["cat.png", "--how", "vary", "--output", "a.jpg"], "a.jpg"),
     "an option of another": (["cat.png", "--how", "vary", "--sigma", "2"], "sigma"),
 }

@@ -56,5 +56,6 @@ def test_nothing_is_nothing():
 def test_wrong_options_are_refused(options, says):
     with pytest.raises(ValueError, match=says):
         make_conditioner("low_resolution", SHAPE, **options)
-    with pytest.raises(ValueError, match="it is for pictures"):
-        make_conditioner("low_resolution", (2,))
+    for name in ("low_resolution", "self_conditioning"):
+        with pytest.raises(ValueError, match="it is for pictures"):
+            make_conditioner(name, (2,))

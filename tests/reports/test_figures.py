@@ -154,6 +154,11 @@ def test_every_figure_is_drawn_of_pictures_and_of_points(name, kind, folders, tm
         assert np.asarray(picture.convert("L")).std() > 1
 
 
+def test_a_loss_that_was_never_logged_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"metrics\.jsonl has no rows yet; train a little first"):
+        draw("loss", PICTURES, tmp_path, str(tmp_path / "it.png"))
+
+
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [

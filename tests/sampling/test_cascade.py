@@ -92,7 +92,7 @@ def test_a_cascade_enlarges_the_samples_of_its_base(base, stage):
     }
 
 
-def test_what_does_not_fit_is_one_line(base, stage):
+def test_what_does_not_fit_is_one_line(base, stage, monkeypatch):
     with pytest.raises(UserError, match="runs/tiny does not enlarge pictures; train a stage"):
         enlarge(base, SMALL)
     with pytest.raises(UserError, match="the pictures are 4×4×1; this stage enlarges 8×8×1"):
@@ -106,6 +106,11 @@ def test_what_does_not_fit_is_one_line(base, stage):
     fewer = stage_of(model={"num_classes": 3})
     with pytest.raises(UserError, match="has 3 classes, and runs/tiny 10; give runs of the same"):
         Cascade(base, fewer)
+    named = {base: [*"abcdefghij"], stage: [*"klmnopqrst"]}
+    monkeypatch.setattr(Run, "class_names", property(lambda self: named[self]))
+    with pytest.raises(UserError, match="its classes have other names than"):
+        Cascade(base, stage)
+    monkeypatch.undo()
     with pytest.raises(UserError, match=r"diffusion.condition.factor is 3: it must be at least 2"):
         changed(UNET, diffusion={"condition": Choice("low_resolution", factor=3)})
     with pytest.raises(UserError, match=r"is .low_resolution.; it must be nothing"):

@@ -291,6 +291,8 @@ def test_an_image_beside_x_t_goes_with_its_sample(monkeypatch):
         with pytest.raises(UserError) as caught:
             one(params, 11, seed=3, conditioning=given._replace(image=part))
         assert words in str(caught.value)
+    with pytest.raises(UserError, match="give the classes of the samples as labels"):
+        one(params, 11, seed=3, conditioning=given._replace(labels=np.zeros(11, int)))
     for levels in (np.arange(11) + 0.5, np.arange(11) - 1, np.arange(11) + 20):
         with pytest.raises(UserError, match="image_noise must be whole numbers in 0 … 20"):
             one(params, 11, seed=3, conditioning=given._replace(image_noise=levels))

@@ -1,17 +1,21 @@
 """Edits by a tiny network: what each promises whatever the network knows."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
+from ddpm_jax.config import ArraysData, PointsData
 from ddpm_jax.data.pixels import to_pixels
 from ddpm_jax.errors import UserError
+from ddpm_jax.experiment import build
 from ddpm_jax.files import storage_path
 from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.sampling.editing import EDITS, edit
 from ddpm_jax.sampling.run import Run
+from tests.tiny import TINY, changed
 
 FEW: dict[str, Any] = {"steps": 4, "batch_size": 4}
 PICTURES = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
@@ -140,6 +144,32 @@ WRONG = {
     "another number": ("vary", PICTURES, None, {"num": 3}, "it must be one picture, or 3"),
     "an option of another": ("vary", PICTURES, None, {"jump_length": 3}, "jump_length"),
 }
+
+
+def run_of(config):
+    """A run of that config as its network begins."""
+    experiment, mesh = build(config), make_mesh(devices=jax.devices()[:1])
+    params = experiment.init_params(jax.random.key(0))
+    return Run(storage_path("runs/other"), 0, experiment, params, name="ema", mesh=mesh)
+
+
+COLOURS = dataclasses.replace(TINY, data=ArraysData(image_size=(8, 8), channels=3))
+POINTS = dataclasses.replace(changed(TINY, sample={"clipping": "none"}), data=PointsData())
+CLASSES = changed(TINY, train={"label_dropout": 0.0})
+WRONG_RUNS = {
+    "in colour already": (COLOURS, "colourise", PICTURES.repeat(3, -1), "in colour already"),
+    "another size": (COLOURS, "colourise", PICTURES[:, :4], "the picture is 4×8; this run's"),
+    "points": (POINTS, "vary", PICTURES, "edit is for runs on pictures, and this one makes points"),
+    "a class is needed": (CLASSES, "vary", PICTURES, "this network always takes a class"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_RUNS)
+def test_what_a_run_can_not_edit_is_one_line(name):
+    config, how, pictures, says = WRONG_RUNS[name]
+    with pytest.raises(UserError, match=says) as found:
+        edit(run_of(config), how, pictures)
+    assert len(str(found.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -23,7 +23,7 @@ def run(trained):
 
 
 def test_a_run_says_what_it_is(run):
-    assert repr(run) == "Run('runs/tiny', step 6, ema: unet for 8×8×1)"
+    assert repr(run) == "Run('runs/tiny', step 6, ema: mlp for 8×8×1)"
 
 
 def test_a_run_samples_as_its_program_does_and_from_a_start(run, sixteen):

@@ -134,6 +134,13 @@ def test_a_damaged_config_json_costs_a_line_and_is_written_anew(damage, tmp_path
     assert ddpm_jax.config.loads(path.read_bytes()) == longer
 
 
+def test_dispatches_that_do_not_meet_the_step_are_refused(tmp_path):
+    train(SHORT, tmp_path)
+    uneven = {"steps": 12, "steps_per_dispatch": 3, "save_every": 6, "log_every": 6}
+    with pytest.raises(UserError, match="steps_per_dispatch is 3; it must divide step 4, where"):
+        train(changed(SHORT, train=uneven), tmp_path)
+
+
 def test_a_config_json_of_a_newer_version_is_refused_with_both(tmp_path):
     train(SHORT, tmp_path)
     path = tmp_path / "config.json"

@@ -15,10 +15,10 @@ from ddpm_jax.reports.targets import compiling, topology, worker
 from ddpm_jax.reports.targets.compiling import compile_for
 from ddpm_jax.reports.targets.printing import lines
 from ddpm_jax.reports.targets.topology import read_target
-from tests.tiny import TINY, UNET
+from tests.tiny import UNET
 
 HALF = {"model.dtype": "bfloat16"}
-SMALL = override(TINY, HALF)
+SMALL = override(UNET, HALF)
 
 
 @pytest.fixture
