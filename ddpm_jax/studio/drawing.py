@@ -46,15 +46,15 @@ CONFIG = Config(
     diffusion=DiffusionConfig(schedule="sigmoid --beta_T 0.2", timesteps=100),
     optimizer=OptimizerConfig(learning_rate=3e-3, warmup=100, decay="cosine"),
     train=TrainConfig(
-        steps=10_000,
+        steps=6_000,
         batch_size=256,
         steps_per_dispatch=100,
         averages={"ema": Choice("ema", decay=0.995)},
         log_every=100,
-        save_every=10_000,
+        save_every=6_000,
         preview_every=None,
     ),
-    sample=SampleConfig(sampler="ddpm-beta", clipping="none", num=1000, batch_size=1000),
+    sample=SampleConfig(sampler="ddpm-beta", clipping="none", num=1000, batch_size=_SHOWN),
 )
 """What learns a drawn shape."""
 
@@ -119,7 +119,8 @@ def learn(library: Library, shape: Shape, stream: Stream, config: Config = CONFI
                 continue
             asked = time.monotonic()
             params = state.ema[config.train.first_average]
-            samples = program(params, config.sample.num, seed=shape.seed).samples
+            count = config.sample.num if done == steps else min(_SHOWN, config.sample.num)
+            samples = program(params, count, seed=shape.seed).samples
             seen: dict[str, Any] = {"step": done, "losses": losses}
             stream.frame("learned", {**seen, "x": numbers(samples[:_SHOWN])})
             # Showing takes a third of the time at most.
