@@ -249,6 +249,19 @@ EVALUATIONS = {
     "one sample": Row(
         samples_of(1, 2), f"{JUDGE} --metrics coverage", "more than 5 real examples and samples"
     ),
+    "a metric of runs for samples": Row(
+        samples_of(9, 2),
+        f"{JUDGE} --metrics bits_per_dim",
+        "the metric bits_per_dim needs a run, and real",
+    ),
+    "a text as the terms of a bound": Row(
+        put("x.npz", "hello"),
+        "plot {here}/run bound --terms {here}/x.npz --output {here}/new.png",
+        "x.npz can't be read as a .npz",
+    ),
+    "a folder of samples below a file": Row(
+        put("f", "x"), "sample {here}/run --num 2 --output {here}/f/new", "can't be created"
+    ),
     "samples of another shape": Row(samples_of(9, 3), JUDGE, "the samples are (3,), and the real"),
     "samples of numbers that are none": Row(
         arrays(samples=IMAGES), JUDGE, "has no samples, floats [N, …]"

@@ -255,6 +255,28 @@ def test_bad_pictures_are_refused(server, pictures, content, message):
     assert message in found.json()["error"]
 
 
+def test_results_are_asked_for_as_they_are(server, pictures):
+    drawn = events(server, "draw", {"run": pictures, "num": 4})[-1][1]["result"]
+    edit = {"run": pictures, "num": 1, "how": "inpaint"}
+    for picture, mask, says in (
+        ([drawn, 4], [0], "sample 4 does not exist; there are 4"),
+        ([drawn, 0], [64], "mask: there is no pixel 64; they are 0 … 63"),
+        ([drawn, 0], [-1], "mask: there is no pixel -1"),
+    ):
+        assert says in refused(server, "draw", {**edit, "picture": picture, "mask": mask})
+    dropped = server.client.post("picture", params={"run": pictures}, content=bomb(9))
+    for result, kind, says in (
+        (drawn, "exe", "kind is 'exe'; it must be one of"),
+        (dropped.json()["result"], "gif", "a dropped picture has no frames; save it as PNG"),
+        ("gone", "png", "this result is no longer kept"),
+    ):
+        found = server.client.get("save", params={"result": result, "kind": kind})
+        assert found.status_code == 400
+        assert says in found.json()["error"]
+    missing = server.client.get("preview", params={"run": pictures, "step": 7})
+    assert missing.json()["error"] == "step 7 has no preview"
+
+
 def wait_until(condition, seconds=30):
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:

@@ -451,6 +451,13 @@ def test_it_is_refused_before_anything_is_written_or_compiled(name, tmp_path, mo
     assert not (tmp_path / "run").exists()
 
 
+def test_a_metric_that_measures_a_run_is_refused_before_anything_is_written(tmp_path):
+    asked = changed(POINTS, train={"preview_every": 8}, validation={"metrics": ("bits_per_dim",)})
+    with pytest.raises(UserError, match=r"validation\.metrics: .* it measures a run on real"):
+        train(asked, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_held_out_data_without_the_labels_of_the_network_are_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((9, 2), np.float32))
     labelled = ArraySource(np.ones((40, 2), np.float32), np.arange(40) % 2, ("a", "b"))
