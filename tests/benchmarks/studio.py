@@ -34,6 +34,7 @@ def events(address: str, request: dict[str, Any]) -> Iterator[tuple[str, int]]:
     asked = urllib.request.Request(f"{address}draw", json.dumps(request).encode())
     asked.add_header("origin", origin)
     asked.add_header("content-type", "application/json")
+    name = ""
     with urllib.request.urlopen(asked) as answer:
         for line in answer:
             if line.startswith(b"event: "):
@@ -87,7 +88,8 @@ def main(run: str, draws: str = "30") -> None:
                     print(f"after {3 * (k + 1)} draws: {resident_mb(serving):.0f} MB", flush=True)
         # In the middle of a chain.
         drawing = events(address, {**kind, "seed": 7})
-        next(drawing), next(drawing)
+        for _ in range(2):
+            next(drawing)
         serving.send_signal(signal.SIGKILL)
     print("the run after a kill:", "unchanged" if digest(Path(run)) == before else "CHANGED")
 

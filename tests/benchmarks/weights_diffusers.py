@@ -94,17 +94,19 @@ def ours(path: str) -> None:
 
 
 def export(folder: str, out: str) -> None:
+    import jax.numpy as jnp
+
     import ddpm_jax
     from ddpm_jax.weights.formats import export_weights
 
     run = ddpm_jax.load(folder)
     export_weights("diffusers", run.config, run.params, Path(out))
     shape = run.config.data.example_shape
-    x = np.random.default_rng(0).standard_normal((2, *shape)).astype("f")
-    t = np.array([1, run.experiment.schedule.T])
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, *shape)), jnp.float32)
+    t = jnp.array([1, run.experiment.schedule.T])
     y = run.experiment.apply(run.params, x, t, run.experiment.condition(), train=False)
-    arrays = {"x": np.moveaxis(x, -1, 1), "t": t - 1, "y": np.moveaxis(np.asarray(y), -1, 1)}
-    np.savez(Path(out) / "ours.npz", **arrays)
+    channels_first = [np.moveaxis(np.asarray(each), -1, 1) for each in (x, y)]
+    np.savez(Path(out) / "ours.npz", x=channels_first[0], t=t - 1, y=channels_first[1])
 
 
 def opened(folder: str) -> None:

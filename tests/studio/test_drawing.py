@@ -93,8 +93,5 @@ def test_a_shape_is_learned_as_well_as_two_draws_of_it_differ(pytestconfig):
         pytest.skip("--long trains the network in full")
     # The optimised programs that people run; those of the tests take minutes.
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    said = subprocess.run(
-        [sys.executable, "-c", LEARN], env=env, check=True, stdout=subprocess.PIPE
-    )
-    done = json.loads(said)
+    done = json.loads(subprocess.check_output([sys.executable, "-c", LEARN], env=env))
     assert done["distance"] <= 2 * done["between_draws"], done
