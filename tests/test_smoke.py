@@ -1,6 +1,6 @@
 """Every config as a user starts it, in its smoke size: trained, and all its pictures drawn.
 
-Four quick ones always; the others, whose parts other tests train too, with --long.
+Two quick ones always; the others, whose parts other tests train too, with --long.
 """
 
 import json
@@ -23,7 +23,7 @@ STAND_INS = {"celebahq256": "cifar10", "fashion_mnist": "mnist", "flowers102": "
 OF_TFDS = ("mnist", "mnist_t10", "mnist_t10_conditional", "cifar10", "cifar10_upscale", *STAND_INS)
 LONG = ("arrays", "celebahq256", "cifar10", "cifar10_upscale", "digits", "digits_classifier")
 LONG += ("digits_upscale", "fashion_mnist", "flowers102", "folder", "mnist", "single_image")
-LONG += ("single_image_deep",)
+LONG += ("mnist_t10", "single_image_deep", "swiss_roll_noise")
 
 
 @pytest.fixture

@@ -92,6 +92,14 @@ def refusal(name: str):
     assert problem is None or (name in problem and "\n" not in problem and len(problem) < 400)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def references():
+    """Plain operations: they are traced three times faster, and tests/ops compares them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DDPM_JAX_OPS", "reference")
+        yield
+
+
 def is_traced(config: Config) -> None:
     """Traces a training step, and plans a chain."""
     experiment, mesh = build(config), make_mesh(1, jax.devices()[:1])

@@ -36,6 +36,14 @@ KNOWN = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def references():
+    """Plain operations: they are traced three times faster, and tests/ops compares them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DDPM_JAX_OPS", "reference")
+        yield
+
+
 @cache
 def experiment(name: str) -> Experiment:
     return build(resolve(configs.load_file(FILES[name])))
