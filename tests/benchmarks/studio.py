@@ -76,14 +76,12 @@ def main(run: str, draws: str = "30") -> None:
         rate = max(each.frames / each.seconds for each in warm)
         largest = max(each.largest for each in warm) / 1e3
         print(f"frames a second: {rate:.1f} at most; largest frame: {largest:.1f} kB", flush=True)
+        unseen = {**kind, "every": False}
         with ThreadPoolExecutor(3) as pool:
             for k in range(int(draws)):
                 seeds = range(10 * k, 10 * k + 3)
-                [
-                    *pool.map(
-                        lambda seed: draw(address, **{**kind, "every": False}, seed=seed), seeds
-                    )
-                ]
+                for _ in pool.map(lambda seed: draw(address, **unseen, seed=seed), seeds):
+                    pass
                 if k % max(1, int(draws) // 6) == 0:
                     print(f"after {3 * (k + 1)} draws: {resident_mb(serving):.0f} MB", flush=True)
         # In the middle of a chain.
