@@ -74,6 +74,11 @@ def overlapping(found: dict[str, Any]) -> None:
     found["conv_out.bias"]["data_offsets"] = found["conv_in.bias"]["data_offsets"]
 
 
+def of_eight_bits(found: dict[str, Any]) -> None:
+    bias = found["conv_out.bias"]
+    bias |= {"dtype": "F8_E5M2", "shape": [4 * side for side in bias["shape"]]}
+
+
 def poisoned(value: np.ndarray) -> np.ndarray:
     return np.where(np.arange(value.size).reshape(value.shape) == 0, np.nan, value).astype("f")
 
@@ -200,6 +205,9 @@ WEIGHTS = {
     ),
     "weights: a header with tensors in one place": Row(
         header(overlapping), IMPORT, "is not a readable .safetensors file"
+    ),
+    "weights: a type that NumPy lacks": Row(
+        header(of_eight_bits), IMPORT, "is not a readable .safetensors file"
     ),
     "weights: a tensor too few": Row(
         tensor(CONV, lambda value: None), IMPORT, "has no conv_in.weight, which this network needs"
