@@ -55,6 +55,10 @@ def write_safetensors(path: Path, tensors: Tensors, metadata: Mapping[str, str])
     path.parent.mkdir(parents=True, exist_ok=True)
     packed = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     numpy.save_file(packed, path, metadata=dict(metadata))
+    # The library leaves a file that only its owner can read; others may, as with any new file.
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
 
 
 def import_package(path: Path, name: str) -> ModuleType:

@@ -22,6 +22,9 @@ def test_what_is_written_comes_back(tmp_path):
     shapes = build(UNET).param_shapes
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype("f"), shapes)
     assert export_weights("safetensors", UNET, params, tmp_path / "out") == ()
+    (tmp_path / "plain").touch()
+    (written,) = (tmp_path / "out").iterdir()
+    assert written.stat().st_mode == (tmp_path / "plain").stat().st_mode
     found = import_weights("safetensors", tmp_path / "out", BASE)
     assert_same(found.params, params)
     assert found.config.model == UNET.model
