@@ -13,7 +13,7 @@ from ddpm_jax.config import Choice, MlpConfig, OptimizerConfig, PointsData
 from ddpm_jax.studio.library import Library
 from ddpm_jax.studio.server import make_app
 from ddpm_jax.training.train import train
-from tests.tiny import TINY, changed
+from tests.tiny import TINY, UNET, changed
 
 TOKEN = "a-token"
 POINTS = changed(
@@ -29,7 +29,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("studio")
     (folder / "secret").mkdir()
     (folder / "secret" / "config.json").write_text("{}")
-    pictures = changed(TINY, train={"steps": 8, "preview_every": 4}, sample={"num": 4, "steps": 5})
+    pictures = changed(UNET, train={"steps": 8, "preview_every": 4}, sample={"num": 4, "steps": 5})
     plain = {"data": PointsData(size=100), "model": MlpConfig(width=16)}
     points = changed(POINTS, train={"preview_every": None}, sample={"num": 100})
     points = points.__class__(
