@@ -270,28 +270,36 @@ def test_a_step_shows_the_network_its_first_prediction_or_zeros(shows):
     """The loss and its gradient are those of a network given that picture as data."""
     experiment, params = self_conditioned(shows)
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), np.uint8)
-    drawn = experiment.draw(Batch(images, np.arange(4, dtype=np.int32)), 3)
-    x_t, t, zeros = drawn.x_t, drawn.t, jnp.zeros_like(drawn.x_t)
 
-    def output(params, image):
-        seen = drawn.conditioning._replace(image=image)
-        rngs = {"dropout": drawn.dropout}
-        return experiment.apply(params, x_t, t, seen, train=True, rngs=rngs)
+    @jax.jit
+    def compare(params):
+        drawn = experiment.draw(Batch(images, np.arange(4, dtype=np.int32)), 3)
+        x_t, t, zeros = drawn.x_t, drawn.t, jnp.zeros_like(drawn.x_t)
 
-    blank = drawn.conditioning._replace(image=zeros)
-    first = experiment.apply(params, x_t, t, blank, train=False)
-    first = predict(experiment.parameterization, experiment.schedule, first, x_t=x_t, t=t).x_0
+        def output(params, image):
+            seen = drawn.conditioning._replace(image=image)
+            rngs = {"dropout": drawn.dropout}
+            return experiment.apply(params, x_t, t, seen, train=True, rngs=rngs)
+
+        blank = drawn.conditioning._replace(image=zeros)
+        first = experiment.apply(params, x_t, t, blank, train=False)
+        first = predict(experiment.parameterization, experiment.schedule, first, x_t=x_t, t=t).x_0
+        image = shows * jnp.clip(first, -1, 1)
+
+        def loss(params):
+            y = output(params, image)
+            return experiment.objective(y, drawn).mean(), y
+
+        (expected, y), slope = jax.value_and_grad(loss, has_aux=True)(params)
+        found = jax.value_and_grad(lambda p: experiment.losses(p, drawn, train=True).mean())(params)
+        other = output(params, jnp.clip(first, -1, 1) - image)
+        return first, (expected, slope), found, jnp.abs(y - other).max()
+
+    first, expected, found, change = compare(params)
     assert np.abs(first).max() > 1
-    image = shows * jnp.clip(first, -1, 1)
-
-    def loss(params):
-        return experiment.objective(output(params, image), drawn).mean()
-
-    expected = jax.value_and_grad(loss)(params)
-    found = jax.value_and_grad(lambda p: experiment.losses(p, drawn, train=True).mean())(params)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-    assert np.abs(output(params, zeros) - output(params, jnp.clip(first, -1, 1))).max() > 1e-3
+    assert change > 1e-3
 
 
 def test_half_of_the_steps_show_it():

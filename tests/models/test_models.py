@@ -65,7 +65,7 @@ def tiny(random_params):
     @cache
     def build(name, **settings):
         model = make(name, **settings)
-        return model, random_params(model, X, T, train=False)
+        return model, random_params(model.clone(ops=REFERENCE), X, T, train=False)
 
     return build
 
@@ -92,7 +92,7 @@ def test_every_model_has_a_tiny_instance():
 
 @every_model
 def test_starts_at_zero_for_any_image_shape(name):
-    model, shape = make(name, dtype="bfloat16", out_channels=7), (8, 12, 5)
+    model, shape = make(name, dtype="bfloat16", out_channels=7, ops=REFERENCE), (8, 12, 5)
     # The cheapest generator to compile: which numbers it draws is no matter.
     key = jax.random.key(0, impl="unsafe_rbg")
     y, params = quick_jit(
@@ -205,7 +205,7 @@ def test_a_row_is_named_as_its_settings_are(name):
 
 @models_with("dropout")
 def test_dropout_acts_in_training_only_and_follows_its_key(name, tiny, forward):
-    model, params = tiny(name, num_classes=3, dropout=0.5)
+    model, params = tiny(name, num_classes=3, dropout=0.5, ops=REFERENCE)
 
     @quick_jit
     def train(key):
@@ -257,14 +257,14 @@ def test_remat_changes_neither_loss_nor_gradients(name, loss_and_gradients):
     jax.tree.map(
         lambda plain, again: np.testing.assert_allclose(plain, again, rtol=1e-3, atol=1e-5),
         loss_and_gradients(name),
-        loss_and_gradients(name, remat=True),
+        loss_and_gradients(name, remat=True, ops=REFERENCE),
     )
 
 
 @models_with("remat")
 def test_remat_saves_less_for_the_backward_pass(name, tiny):
     def saved(remat):
-        model, params = tiny(name, remat=remat)
+        model, params = tiny(name, remat=remat, ops=REFERENCE)
 
         def residuals(params):
             return jax.vjp(lambda p: model.apply(p, X, T, train=False), params)[1]
