@@ -24,19 +24,15 @@ class Writer:
 
     def __init__(self):
         self._barriers = None if is_alone() else AbortableBarriers("save")
-        # Weights hardly compress: 7 % smaller files took half of the time of a save.
-        handler = ocp.PyTreeCheckpointHandler(use_compression=False)
         self._orbax = (
-            ocp.AsyncCheckpointer(handler)
-            if self._barriers is None
-            else _Shared(handler, self._barriers)
+            ocp.StandardCheckpointer() if self._barriers is None else _Shared(self._barriers)
         )
 
     def save(self, path: StoragePath, state: Any) -> None:
         """Copies a state to the host and begins to write it; `path` must not exist."""
         if self._barriers is not None:
             self._barriers.begin()
-        self._orbax.save(str(path), args=ocp.args.PyTreeSave(state))
+        self._orbax.save(str(path), state)
 
     def wait(self) -> None:
         """Waits until all have written; raises this process's error, or BarrierAborted."""
@@ -52,10 +48,10 @@ class Writer:
         self._orbax.close()
 
 
-class _Shared(ocp.AsyncCheckpointer):
+class _Shared(ocp.StandardCheckpointer):
     """Orbax's writer with other barriers: waiting ends when another process fails."""
 
-    def __init__(self, handler: ocp.PyTreeCheckpointHandler, barriers: AbortableBarriers):
+    def __init__(self, barriers: AbortableBarriers):
         def wait(*, key: str, timeout_ms: int) -> None:
             del timeout_ms  # It guards against a hanging process, but writes always end.
             barriers.wait(key)
@@ -65,7 +61,7 @@ class _Shared(ocp.AsyncCheckpointer):
             # Created in the background, the folder would be awaited in JAX's key-value store.
             create_directories_asynchronously=False,
         )
-        super().__init__(handler, async_options=options)
+        super().__init__(async_options=options)
 
     async def create_temporary_path(self, temporary_path: Any) -> None:
         # Orbax waits on the devices before and after this, which never ends if this raises.
