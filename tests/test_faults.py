@@ -1,7 +1,7 @@
 """What breaks runs, done to a real one: kills, signals, damaged files, a full disk.
 
 Each life of a run is a process of its own, of the command that people type. The short form is for
-every day; `pytest tests/test_faults.py --long` takes minutes, and 25 kills instead of 3.
+every day; `pytest tests/test_faults.py --long` takes minutes, and 25 kills instead of 1.
 """
 
 import os
@@ -136,7 +136,7 @@ def some_moment(life, chance):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_ended_at_random_moments_it_ends_bit_for_bit_the_same(number, unbroken, folder, long):
-    few, many = {signal.SIGKILL: (2, 25), signal.SIGTERM: (1, 10)}[number]
+    few, many = {signal.SIGKILL: (1, 25), signal.SIGTERM: (1, 10)}[number]
     chance = random.Random(int(number))
     run = folder / number.name
     for _ in range(many if long else few):

@@ -113,6 +113,7 @@ def read(tmp_path_factory):
     datas = [example_config(kind, folder) for kind in SOURCES]
     run = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DDPM_JAX_OPS", "reference")  # A third of the time to trace.
         reads = Reads(patch, SECTIONS)
         train(POINTS, run)
         train(CLASSIFIER, run.with_name("classifier"))

@@ -24,12 +24,14 @@ POINTS = changed(
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, request):
     """The folder of the runs `pictures` and `points`, beside a secret."""
     folder = tmp_path_factory.mktemp("studio")
     (folder / "secret").mkdir()
     (folder / "secret" / "config.json").write_text("{}")
-    pictures = changed(UNET, train={"steps": 8, "preview_every": 4}, sample={"num": 4, "steps": 5})
+    # Seen in a browser, classes and guidance must make a difference to the eye.
+    base = UNET if request.config.getoption("--long") else TINY
+    pictures = changed(base, train={"steps": 8, "preview_every": 4}, sample={"num": 4, "steps": 5})
     plain = {"data": PointsData(size=100), "model": MlpConfig(width=16)}
     points = changed(POINTS, train={"preview_every": None}, sample={"num": 100})
     points = points.__class__(

@@ -24,7 +24,6 @@ from ddpm_jax.config import (
     MlpConfig,
     PointsData,
     SampleConfig,
-    SmallUNetConfig,
     TrainConfig,
 )
 from ddpm_jax.data.source import ArraySource
@@ -211,7 +210,7 @@ FOLDER = changed(
     dataclasses.replace(
         POINTS,
         data=FolderData(image_size=(4, 4), channels=1, range=(0, 255)),
-        model=SmallUNetConfig(channels=(2, 2), num_classes=4),
+        model=MlpConfig(width=4, layers=1, num_classes=4),
     ),
     train={"steps": 2, "batch_size": 4, "save_every": 2, "label_dropout": 0.1},
 )
