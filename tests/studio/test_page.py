@@ -86,6 +86,17 @@ def pixels(page, selector):
     return np.asarray(picture.convert("RGB"), np.float32)
 
 
+def assert_shown(samples, canvas):
+    """Each pixel of the four samples is a square of the canvas, in its grey."""
+    expected = np.clip((samples + 1) * 127.5, 0, 255)
+    side = (canvas.shape[0] - 2) // 2  # A gap of two pixels lies between the pictures.
+    for k, sample in enumerate(expected):
+        top, left = (side + 2) * (k // 2), (side + 2) * (k % 2)
+        found = canvas[top : top + side, left : left + side]
+        large = np.kron(sample[..., 0], np.ones((side // 8, side // 8)))
+        assert np.abs(found - large[..., None]).max() <= 1
+
+
 def test_samples_are_watched_scrubbed_saved_and_told(browser, server):
     with opened(browser, server) as page:
         draw(page, num=4, seed=3)
@@ -110,6 +121,7 @@ def test_samples_are_watched_scrubbed_saved_and_told(browser, server):
             if kind == "npz":
                 with np.load(path) as arrays:
                     assert arrays["samples"].shape == (4, 8, 8, 1)
+                    assert_shown(arrays["samples"], last)
             else:
                 with Image.open(path) as found:
                     assert found.format == kind
@@ -260,3 +272,17 @@ def test_it_fits_and_breaks_no_rule_of_axe(browser, server, width, theme, tmp_pa
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         folder = tmp_path_factory.getbasetemp()
         page.screenshot(path=folder / f"studio-{theme}-{width}.png", full_page=True)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_two_visits_look_the_same(browser, server, theme):
+    seen = []
+    for _ in range(2):
+        with opened(browser, server, color_scheme=theme) as page:
+            draw(page, num=4, seed=3)
+            page.wait_for_timeout(300)
+            # All but the line that says how long it took.
+            shot = page.screenshot(full_page=True, mask=[page.locator(".pane-said")])
+            seen.append(np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")))
+    np.testing.assert_array_equal(*seen)
+    assert (seen[0].mean() > 128) == (theme == "light")

@@ -123,6 +123,7 @@ export function drawLoss(canvas, losses) {
   pen.fillText((10 ** least).toPrecision(2), left - 6, y(least) + 4);
   pen.fillText(`step ${last.toLocaleString("en")}`, width - 8, height - 6);
   pen.strokeStyle = colour("line");
+  pen.lineWidth = 1;
   pen.strokeRect(left, 4, width - left - 8, low - 4);
   pen.strokeStyle = colour("main");
   pen.lineWidth = 2;
