@@ -15,24 +15,25 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "benchmarks")]
 
 COMMON = {"dim": 16, "dim_mults": (1, 2), "channels": 3}
 CASES = {"resnet": {"use_convnext": False}, "convnext": {"use_convnext": True}}
 T = [0, 199]
 
 
-def main() -> None:
+def outputs(document: Path) -> dict[str, Any]:
+    """Runs the article's code: the shapes and the output of the network of each case."""
     import torch  # type: ignore[import-not-found]
     from annotated_torch import cells  # type: ignore[import-not-found]
-    from formula import wave, weights  # type: ignore[import-not-found]
+
+    from tests.weights.formula import wave, weights
 
     names: dict[str, Any] = {"__name__": "document"}
     wanted = (ast.Import, ast.ImportFrom, ast.ClassDef, ast.FunctionDef)
-    for cell in cells(Path(sys.argv[1])):
+    for cell in cells(document):
         for statement in cell:
             if isinstance(statement, wanted) and "Unet" not in names:
-                code = compile(ast.Module([statement], []), sys.argv[1], "exec")
+                code = compile(ast.Module([statement], []), str(document), "exec")
                 try:
                     exec(code, names)
                 except ImportError as error:  # Plots and progress bars.
@@ -47,8 +48,9 @@ def main() -> None:
         kept[f"{name}.shapes"] = json.dumps(shapes)
         kept[f"{name}.y"] = y.numpy()
         print(name, f"{sum(p.numel() for p in network.parameters()):,}", f"{y.std():.3f}")
-    np.savez_compressed(HERE / "annotated.npz", **kept)
+    return kept
 
 
 if __name__ == "__main__":
-    main()
+    sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent / "benchmarks")]
+    np.savez_compressed(HERE / "annotated.npz", **outputs(Path(sys.argv[1])))

@@ -16,8 +16,10 @@ from ddpm_jax.weights.annotated import unet_places
 from ddpm_jax.weights.formats import Imported, import_weights
 from ddpm_jax.weights.places import to_tensors
 from tests.weights.formula import wave, weights
+from tests.weights.make_annotated import outputs
 
 KEPT = dict(np.load(Path(__file__).parent / "annotated.npz"))
+SEEDS = Path(__file__).parents[3] / "shared" / "seeds"
 BASE = configs.load_file("folder")
 
 
@@ -53,6 +55,21 @@ def test_outputs_are_the_articles_and_every_tensor_comes_back(case, tmp_path):
     assert flat["diffusion.timesteps"] == 200
     assert flat["sample.sampler"] == "ddpm"
     assert flat["sample.clipping"] == "none"
+
+
+def test_what_is_kept_is_what_the_articles_code_says(monkeypatch):
+    pytest.importorskip("torch", reason="pip install -e '.[weights]'")
+    found = [path for path in SEEDS.glob("*.txt") if "class Unet(" in path.read_text()]
+    if not found:
+        pytest.skip("the article is not there: see make_annotated.py")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    said = outputs(found[0])
+    assert said.keys() == KEPT.keys()
+    for name, value in said.items():
+        if name.endswith(".shapes"):
+            assert value == str(KEPT[name])
+        else:
+            np.testing.assert_allclose(value, KEPT[name], atol=1e-5)
 
 
 BAD = {
