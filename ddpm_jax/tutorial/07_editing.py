@@ -99,6 +99,8 @@ large = run.edit("upscale", small, num=5, steps=50).samples.samples
 blocks = small.repeat(2, 0).repeat(2, 1)
 row = np.stack([three, blocks, *large])
 show(plots.trajectory, "7-enlarge.png", row, columns=columns)
+
+# %%
 np.testing.assert_allclose(
     large.reshape(5, 4, 2, 4, 2, 1).mean(axis=(2, 4)), np.stack([small] * 5), atol=1e-3
 )
