@@ -35,8 +35,8 @@ if "DDPM_TEST_PROGRAMS" not in os.environ:
         _QUICK = [flag for flag in _QUICK if _is_known(flag)]
     os.environ["XLA_FLAGS"] = " ".join([_GIVEN, *_QUICK]).strip()
 
-# Tracing makes millions of short-lived objects, and each full collection walks all that TensorFlow
-# and JAX loaded: a tenth of the suite's time.
+# Tracing makes millions of short-lived objects, and each full collection walks all that is loaded:
+# a tenth of the time of tests/models.
 gc.set_threshold(100_000, 20, 100)
 
 # A user's Python buffers what it prints and keeps what it compiles: so does that of the commands
