@@ -289,7 +289,8 @@ def load(
     if params not in (*config.train.averages, "raw"):
         have = ", ".join(config.train.averages)
         raise UserError(f"params is {params!r}; {folder} has {have}, and raw parameters")
-    name = "params" if params == "raw" else f"ema.{params}"
+    # At step 0 an average is the parameters themselves; an imported run keeps them once.
+    name = "params" if params == "raw" or step == 0 else f"ema.{params}"
     shapes = checkpoints.shapes(step, name)
     if shapes is None:
         shapes = experiment.param_shapes

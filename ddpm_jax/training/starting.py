@@ -106,21 +106,20 @@ def state_of(experiment: Experiment, mesh: Mesh, params: Any) -> TrainState:
 
 
 def write_first(config: Config, params: Any, workdir: str | StoragePath) -> None:
-    """Makes a run folder with one checkpoint, of step 0: these parameters are every average.
+    """Makes a run folder with one checkpoint, of step 0: these parameters alone.
 
     Raises UserError if the folder is not empty, or can't be written.
     """
     run = storage_path(workdir)
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise UserError(f"{run} is there already; name a new folder for the run")
-    # The optimizer begins anew, so nothing of it is kept.
-    state = {"params": params, "ema": dict.fromkeys(config.train.averages, params)}
     checkpoints = Checkpoints(run)
     with exclusive(run, report=lambda line: None):
         with replacing(run / "config.json") as beside:
             beside.write_text(configs.dumps(config))
         try:
-            checkpoints.save(0, state, config, keep=None, keep_every=None)
+            # The optimizer and the averages begin anew, so nothing of them is kept.
+            checkpoints.save(0, {"params": params}, config, keep=None, keep_every=None)
             checkpoints.wait()
         finally:
             checkpoints.close()

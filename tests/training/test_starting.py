@@ -1,11 +1,13 @@
 """Runs that start from weights: what is taken, drawn and refused, and that they go on as any."""
 
 import dataclasses
+from contextlib import closing
 
 import jax
 import numpy as np
 import pytest
 
+from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.checkpoints.manifest import by_name
 from ddpm_jax.config import Config, FolderData
 from ddpm_jax.errors import UserError
@@ -44,6 +46,10 @@ def test_a_run_of_weights_opens_trains_and_resumes(tmp_path):
     config, folder = dataclasses.replace(SHORT, init="diffusers:there"), tmp_path / "run"
     write_first(config, drawn(SHORT), folder)
     assert load(folder).step == 0
+    # The parameters are kept once: they are every average.
+    with closing(Checkpoints(folder)) as checkpoints:
+        assert checkpoints.shapes(0, "params") is not None
+        assert not checkpoints.shapes(0, "ema")
     for name in ("ema", "raw"):
         assert_same(load(folder, params=name).params, drawn(SHORT))
     result = train(config, folder)
