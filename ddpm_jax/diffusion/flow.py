@@ -16,18 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ddpm_jax.diffusion.schedules import NoiseSchedule, continuous
+from ddpm_jax.diffusion.schedules import NoiseSchedule, continuous, time_of
 from ddpm_jax.typing import Denoiser, Examples
-
-
-def time_at(schedule: NoiseSchedule, log_snr: Float[Array, ""]) -> Float[Array, ""]:
-    """Returns the time in 0…T, whole or not, at which `continuous` has this log SNR.
-
-    A log SNR below that of T gives T.
-    """
-    table = np.logaddexp(0.0, -np.asarray(schedule.log_snr, np.float64))  # -log ᾱ, rising from 0
-    times = np.arange(schedule.T + 1, dtype=np.float32)
-    return jnp.interp(jax.nn.softplus(-log_snr), jnp.asarray(table, jnp.float32), times)
 
 
 def log_snr_at(schedule: NoiseSchedule, t: float) -> float:
@@ -39,6 +29,6 @@ def flow_velocity(
     schedule: NoiseSchedule, denoiser: Denoiser, x: Examples, log_snr: Float[Array, ""]
 ) -> Examples:
     """Returns dx/dλ at x `[B, …]` and one λ for all: equation (32)."""
-    found = denoiser(x, time_at(schedule, log_snr))
+    found = denoiser(x, time_of(schedule, log_snr))
     alpha, sigma = jnp.sqrt(jax.nn.sigmoid(log_snr)), jnp.sqrt(jax.nn.sigmoid(-log_snr))
     return -0.5 * alpha * sigma * (alpha * found.eps - sigma * found.x_0)

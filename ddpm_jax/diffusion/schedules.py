@@ -327,11 +327,19 @@ def noise_to_data(schedule: NoiseSchedule, times: np.ndarray) -> np.ndarray:
     return np.exp(-at(tables.log_snr, index, 1) / 2)
 
 
-def time_of(schedule: NoiseSchedule, log_snr: np.ndarray) -> np.ndarray:
-    """Returns the fractional times with these log SNRs `[n]`: the inverse of `continuous`.
+def time_of(schedule: NoiseSchedule, log_snr: Any) -> Any:
+    """Returns the fractional times with these log SNRs: the inverse of `continuous`.
 
-    A log SNR below that of T gives T.
+    NumPy's log SNRs give float64. A log SNR below that of T gives T.
     """
-    # Rising, as np.interp needs it, and linear between whole times.
-    lost, wanted = (np.logaddexp(0.0, -np.asarray(x)) for x in (schedule.log_snr, log_snr))
-    return np.interp(wanted, lost, np.arange(schedule.T + 1.0))
+    xp: Any = np if isinstance(log_snr, np.ndarray) else jnp
+    # -log ᾱ rises, as interp needs it, and is linear between whole times.
+    dtype = np.float64 if xp is np else np.float32
+    table = np.logaddexp(0.0, -np.asarray(schedule.log_snr, np.float64)).astype(dtype)
+    lost, T = xp.logaddexp(dtype(0), -log_snr), schedule.T
+    last = T if np.isfinite(table[T]) else T - 1
+    found = xp.interp(lost, table[: last + 1], np.arange(last + 1, dtype=dtype))
+    if last == T:
+        return found
+    # Before a time where ᾱ is 0, sqrt(ᾱ) is linear itself.
+    return xp.where(lost > table[last], T - xp.exp((table[last] - lost) / 2), found)

@@ -288,14 +288,16 @@ def test_a_chain_that_starts_below_T_in_noise_is_told(first):
     assert "start at T = 1000" in line
 
 
+@pytest.mark.parametrize("zero", [False, True])
 @pytest.mark.parametrize("name", ["linear", "cosine"])
-def test_time_of_is_the_inverse_of_continuous(name):
-    schedule = make_schedule(name, 50)
-    times = np.array([50, 49.5, 20, 7.25, 1, 0.25, 0])
-    found = time_of(schedule, np.asarray(continuous(schedule, times).log_snr))
-    np.testing.assert_allclose(found, times, atol=1e-9)
+def test_time_of_is_the_inverse_of_continuous(name, zero):
+    schedule = make_schedule(name, 50, zero_terminal_snr=zero)
+    times = np.array([50, 49.9, 49.5, 49, 20, 7.25, 1, 0.25, 0])
+    log_snr = np.asarray(continuous(schedule, times).log_snr)
+    np.testing.assert_allclose(time_of(schedule, log_snr), times, atol=1e-9)
+    np.testing.assert_allclose(time_of(schedule, jnp.asarray(log_snr)), times, atol=2e-4)
     assert time_of(schedule, np.array([schedule.log_snr[-1] - 1])) == 50
     noise = noise_to_data(schedule, times)
     np.testing.assert_allclose(noise[:-1] ** -2, np.exp(continuous(schedule, times[:-1]).log_snr))
     assert noise[-1] == 0
-    np.testing.assert_array_equal(noise_to_data(schedule, np.array([50, 20, 1])), noise[[0, 2, 4]])
+    np.testing.assert_array_equal(noise_to_data(schedule, np.array([50, 20, 1])), noise[[0, 4, 6]])

@@ -96,6 +96,15 @@ def test_steps_that_no_grid_has_are_refused(name, steps):
 
 
 @every_grid
+@pytest.mark.parametrize("T", [10, 20, 1000])
+def test_grids_tell_times_apart_where_no_data_is_left_at_T(name, T):
+    schedule = make_schedule("linear", T, zero_terminal_snr=True)
+    for steps in (2, T // 2, T):
+        times = make_time_grid(name, schedule, steps, fractional=True)
+        assert (np.diff(times) < 0).all()
+
+
+@every_grid
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_fractional_grids_never_call_below_1(name, schedule):
     schedule = make_schedule(schedule, 1000)

@@ -22,6 +22,8 @@ _Trace = Annotated[
 _Tolerance = Annotated[float, "Relative and absolute tolerance of a step, for each example."]
 _Start = Annotated[float, "The time t in (0, 1] at which the data begin."]
 _MOST_STEPS = 4_096
+# Where no data is left, the ODE ends here: of x, e^-15 is data.
+_LEAST_LOG_SNR = -30.0
 
 
 def ode_bits_per_dim(
@@ -110,7 +112,8 @@ def _bits(
         products = jax.vmap(lambda each: (pull_back(each)[0] * each).sum())(directions)
         return moved, products.sum()
 
-    ends = (-log_snr_at(facts.schedule, start), -log_snr_at(facts.schedule, facts.schedule.T))
+    noise = max(log_snr_at(facts.schedule, facts.schedule.T), _LEAST_LOG_SNR)
+    ends = (-log_snr_at(facts.schedule, start), -noise)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(rates),
         diffrax.Dopri5(),

@@ -88,6 +88,14 @@ def test_the_ode_has_the_density_of_each_point(mixture):
     assert len(set(found["calls"])) > 1
 
 
+def test_the_ode_ends_where_no_data_is_left():
+    none_left = make_schedule("linear", 100, beta_1=2e-4, beta_T=0.24, zero_terminal_snr=True)
+    mixture = single_gaussian(0.4, 0.5)
+    x_0 = mixture.sample(jax.random.key(0), 4)
+    found = measured("ode_bits_per_dim", none_left, mixture, x_0)
+    np.testing.assert_allclose(found["bits"], true_bits(mixture, x_0), atol=0.001)
+
+
 def test_a_random_probe_has_the_right_mean():
     x_0 = jnp.repeat(THREE_BLOBS.sample(jax.random.key(1), 1), 32, axis=0)
     options = {"trace": "hutchinson", "tolerance": 1e-3}
