@@ -193,6 +193,11 @@ def test_a_workdir_that_is_a_file_or_below_one_is_refused(told, tmp_path):
 
 SAMPLES = {
     "a label that does not exist": (["--num", "1", "--labels", "10"], "there is no class 10"),
+    "noise for no stage": (["--then_noise", "0.3"], "--then_noise is that of the runs --then"),
+    "a grid of too much data": (
+        ["--grid", "logsnr", "--lowest", "50", "--steps", "5"],
+        "sample.grid.lowest is 50: it must be below the last log SNR",
+    ),
     "more labels than samples": (["--num", "1", "--labels", "1", "2"], "2 labels for 1 samples"),
     "a class that does not exist": (["--labels", "cat"], "there is no class cat; they are 0 … 9"),
     "an unknown sampler": (

@@ -35,8 +35,8 @@ class Options(Opening):
     """Sample i depends only on the seed and on i."""
     labels: tuple[str, ...] | None = None
     """Classes that the samples take in turn, by name or number: one, several, or one for each
-    sample; if left out, all classes in turn. If a class has a number as its name, numbers mean
-    names."""
+    sample; without --num, a sample for each that is given. If left out, all classes in turn. If a
+    class has a number as its name, numbers mean names."""
     then: tuple[str, ...] = ()
     """Runs that enlarge the samples, one after the other, as configs/digits_upscale.py makes them.
     Settings of sampling are those of the last; the others keep their own."""
@@ -104,6 +104,8 @@ def _draw(target: str, output: StoragePath, options: Options, settings: dict[str
     to_folder, form = output.suffix == "", options.format or "npz"
     # A .npz of the numbers alone is drawn at once, by all devices together.
     in_parts = to_folder or form != "npz"
+    if options.then_noise is not None and not options.then:
+        raise UserError("--then_noise is that of the runs --then; give one, or leave it out")
     run = open_run(target, options, local=in_parts)
     for stage in options.then:
         run = Cascade(run, load(stage, local=in_parts, report=warn), noise=options.then_noise)

@@ -331,7 +331,16 @@ def _in_classes_of(
     if isinstance(reference, Statistics):
         return reference
     names = samples.class_names if isinstance(samples, Run) else samples.source.class_names
-    if not names or not reference.source.class_names:
+    theirs = reference.source.class_names
+    if not names or not theirs:
+        return reference
+    # A file without names has numbers, which count as the reference's do.
+    numbered = isinstance(samples, ExampleSet) and names == tuple(map(str, range(len(names))))
+    if (
+        numbered
+        and len(names) <= len(theirs)
+        and (theirs[: len(names)] == names or not set(names) <= set(theirs))
+    ):
         return reference
     source = with_classes(reference.source, names)
     # Labels of kept states count in the order of these classes.

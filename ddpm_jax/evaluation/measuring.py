@@ -16,7 +16,7 @@ import numpy as np
 
 from ddpm_jax.config import override
 from ddpm_jax.data.pixels import to_unit
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, require_whole
 from ddpm_jax.evaluation.choosing import make_measurement
 from ddpm_jax.evaluation.facts import RunFacts
 from ddpm_jax.evaluation.metrics.measurement import Averages, Measured, Measurement
@@ -29,6 +29,7 @@ from ddpm_jax.runtime.mesh import replicated, shard_rows
 from ddpm_jax.runtime.random import sample_keys
 from ddpm_jax.sampling.chain import Progress
 from ddpm_jax.sampling.denoiser import make_denoiser
+from ddpm_jax.sampling.guides import require_samples
 from ddpm_jax.sampling.run import Run
 from ddpm_jax.sampling.shards import check_draw, describe_samples
 from ddpm_jax.tables import Choice
@@ -69,8 +70,9 @@ def plan_measuring(
         config.diffusion.learned_variance is not None,
         experiment.model.fractional_times,
     )
-    made = {choice: make_measurement(choice, facts) for choice in choices}
     name = choices[0].name
+    require_samples(f"{name}: {run.folder}", experiment)
+    made = {choice: make_measurement(choice, facts) for choice in choices}
     if tuple(source.shape) != tuple(facts.shape):
         have, need = tuple(source.shape), tuple(facts.shape)
         raise UserError(f"{name}: the real examples are {have}, and the run's {need}")
@@ -81,10 +83,17 @@ def plan_measuring(
         raise UserError(f"{name}: the network must be given {', '.join(needs)} with each example")
     if experiment.num_classes and not source.class_names and config.train.label_dropout == 0:
         raise UserError(f"{name}: the network takes labels, and the real examples have none")
+    if experiment.num_classes and len(source.class_names) > experiment.num_classes:
+        raise UserError(
+            f"{name}: the real examples have {len(source.class_names)} classes, and the network "
+            f"{experiment.num_classes}; give data of these"
+        )
     check_draw(LIMIT if num is None else num, seed)
     num = min(len(source), LIMIT if num is None else num)
     if num < 2:
         raise UserError(f"{name}: it needs at least two real examples, for a standard error")
+    if batch_size is not None:
+        require_whole("batch_size", batch_size)
     size = batch_size or config.sample.batch_size
     # Batches of one size, which the devices share evenly.
     size = math.ceil(num / math.ceil(num / size))

@@ -36,7 +36,8 @@ def open_samples(path: str | StoragePath) -> ExampleSet:
     if path.suffix != ".npz":
         return set_of_data(pictures_of_one_size(Path(str(path))))
     found = (read_pixels if "arr_0" in arrays_in(path) else read_samples)(path)
-    source = ArraySource(found["samples"], found.get("labels"), class_names_in(found))
+    names = class_names_in(found)
+    source = ArraySource(found["samples"], found["labels"] if names else None, names)
     return ExampleSet(source, {"samples": str(path), **describe_source(source)})
 
 

@@ -12,10 +12,11 @@ from ddpm_jax.diffusion.chain import sample_noise
 from ddpm_jax.diffusion.conditioners import noised
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment
-from ddpm_jax.runtime.random import sample_keys
+from ddpm_jax.runtime.random import sample_keys, stream_key
 from ddpm_jax.sampling.chain import Progress
 from ddpm_jax.sampling.run import Run
 from ddpm_jax.sampling.samples import Samples
+from ddpm_jax.sampling.watching import Watch
 from ddpm_jax.typing import Conditioning
 
 # Two stages draw from unrelated keys, because the noises of one key begin alike in all sizes.
@@ -25,6 +26,11 @@ _NEXT_SEED = 0x9E3779B9
 def enlarges(experiment: Experiment) -> bool:
     """Whether the network draws from smaller pictures."""
     return experiment.conditioner.factor > 1
+
+
+def is_shown(experiment: Experiment) -> bool:
+    """Whether the network must be shown something beside x_t that its chain does not have."""
+    return bool(experiment.conditioner.takes) and not experiment.conditioner.recalls
 
 
 def seen_by(
@@ -57,19 +63,25 @@ def seen_by(
 
 
 def seen_in(experiment: Experiment, source: Source, num: int) -> dict[str, Any]:
-    """Returns what a stage draws `num` samples from where nothing is given: examples, made small.
+    """Returns what a network is shown of `num` examples, where nothing else is given.
 
-    These are the arguments `conditioning` and `labels` of a `SampleProgram`.
+    A stage is shown them made small, with the noise of sampling, and another network what it is
+    shown in training. These are the arguments `conditioning` and `labels` of a `SampleProgram`.
     """
     order = np.random.default_rng(experiment.config.seed).permutation(len(source))
     batch = source.gather(np.resize(order, num))
     x_0 = np.asarray(to_unit(jnp.asarray(batch.examples)))
-    factor, (height, width, channels) = experiment.conditioner.factor, source.shape
-    blocks = (num, height // factor, factor, width // factor, factor, channels)
-    small = x_0.reshape(blocks).mean(axis=(2, 4), dtype=np.float32)
     has_labels = experiment.num_classes and batch.labels is not None
     labels = np.asarray(batch.labels).tolist() if has_labels else None
-    seen = seen_by(experiment, small, seed=experiment.config.seed, noise=None)
+    seed = experiment.config.seed
+    if enlarges(experiment):
+        factor, (height, width, channels) = experiment.conditioner.factor, source.shape
+        blocks = (num, height // factor, factor, width // factor, factor, channels)
+        small = x_0.reshape(blocks).mean(axis=(2, 4), dtype=np.float32)
+        seen = seen_by(experiment, small, seed=seed, noise=None)
+    else:
+        shown = experiment.beside(jnp.asarray(x_0), stream_key(seed, "condition", 0))
+        seen = jax.tree.map(np.asarray, shown)
     return {"conditioning": seen, "labels": labels}
 
 
@@ -112,7 +124,10 @@ class Cascade(Run):
         the base, or has other classes."""
         more: dict[str, Any] = {"name": stage.name, "mesh": stage.mesh, "report": stage.report}
         super().__init__(stage.folder, stage.step, stage.experiment, stage.params, **more)
-        self.base, self.stage, self.noise = base, stage, noise
+        own_noise = stage.experiment.conditioner.noise
+        self.base, self.stage = base, stage
+        self.noise = own_noise if noise is None else noise
+        self.guides, self._guide_params = stage.guides, stage._guide_params
         own, classes = stage.num_classes, base.num_classes
         if own and own != classes:
             raise UserError(
@@ -133,6 +148,15 @@ class Cascade(Run):
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.base.class_names
+
+    def guided(self, weaker: Run | None = None, classifier: Run | None = None) -> "Cascade":
+        """Returns this cascade, whose last stage is guided as `Run.guided` says."""
+        return Cascade(self.base, self.stage.guided(weaker, classifier), noise=self.noise)
+
+    def watched(self, watch: Watch) -> "Cascade":
+        """Returns this cascade, whose chains, of all stages, show `watch` their intervals."""
+        base, stage = self.base.watched(watch), self.stage.watched(watch)
+        return Cascade(base, stage, noise=self.noise)
 
     def sample(  # type: ignore[override]
         self,

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from ddpm_jax.config import SampleConfig, check_seed, check_variance, shown_channels
+from ddpm_jax.config.choices import naming
 from ddpm_jax.diffusion import (
     Row,
     Sampler,
@@ -92,13 +93,14 @@ class SampleProgram:
         self.sampler: Sampler = self._with_operators(self.operators)
         if times is None:
             fractional = experiment.model.fractional_times
-            times = make_time_grid(
-                options.grid.name,
-                experiment.schedule,
-                options.steps or T,
-                fractional=fractional,
-                **options.grid.options,
-            )
+            with naming("sample.grid", options.grid):
+                times = make_time_grid(
+                    options.grid.name,
+                    experiment.schedule,
+                    options.steps or T,
+                    fractional=fractional,
+                    **options.grid.options,
+                )
         self.times = times
         self.rows = self._plan(times)
         self.cautions = unfit_ends(experiment.schedule)

@@ -32,8 +32,8 @@ from ddpm_jax.sampling.run import Run
 from ddpm_jax.sampling.samples import Samples
 from ddpm_jax.typing import Denoiser, Operator, is_image
 
-JumpLength = Annotated[int, "Steps of each way back up of repaint."]
-JumpSamples = Annotated[int, "How often repaint goes down each stretch."]
+JumpLength = Annotated[int | None, "Steps of each way back up of repaint; if left out, 10."]
+JumpSamples = Annotated[int | None, "How often repaint goes down each stretch; if left out, 10."]
 Method = Annotated[
     Literal["ddnm", "repaint"],
     "ddnm (100 calls of the network) or repaint (2,410 calls, for large holes).",
@@ -145,7 +145,7 @@ def _null_space(operator: LinearOperator) -> Callable[[Denoiser, Any], Denoiser]
 
 
 def _restored(subject: Subject, operator: LinearOperator, given: Measurement) -> Edited:
-    """Restores pictures from A x by DDNM, whose published settings are the defaults."""
+    """Restores pictures from A x by DDNM, in 100 steps of DDIM with eta 0.85."""
     settings = subject.settled(sampler="ddim", eta=0.85, steps=100)
     drawn = subject.sample(settings, transforms=[Operator(_null_space(operator), given)])
     seen = np.asarray(operator.pseudo_inverse(jnp.asarray(given.y), given.known))
@@ -156,8 +156,8 @@ def _inpaint(
     subject: Subject,
     *,
     method: Method = "ddnm",
-    jump_length: JumpLength = 10,
-    jump_samples: JumpSamples = 10,
+    jump_length: JumpLength = None,
+    jump_samples: JumpSamples = None,
 ) -> Edited:
     """Paints a part of a picture anew: where it is transparent, or where a second one is white."""
     pictures, paint = subject.whole(), subject.second
@@ -173,6 +173,10 @@ def _inpaint(
             raise UserError(f"the mask{of} is empty: no pixel is to be painted; make some white")
         if part.all():
             raise UserError(f"the mask{of} covers the whole picture; to draw new ones, use sample")
+    jumps = {"jump_length": jump_length, "jump_samples": jump_samples}
+    jumps = {name: value for name, value in jumps.items() if value is not None}
+    if jumps and method != "repaint":
+        raise UserError(f"{min(jumps)} is an option of the method repaint, not of {method}")
     known = ~paint[..., None]
     given = Measurement(np.where(known, pictures, 0).astype(np.float32), known)
     if method == "ddnm":
@@ -180,7 +184,7 @@ def _inpaint(
     settings = subject.settled(sampler="ddpm", steps=250)
     try:
         times = repaint_times(
-            subject.run.times(**settings), jump_length=jump_length, jump_samples=jump_samples
+            subject.run.times(**settings), **{"jump_length": 10, "jump_samples": 10, **jumps}
         )
     except ValueError as error:
         raise UserError(str(error)) from None

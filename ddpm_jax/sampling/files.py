@@ -130,7 +130,7 @@ def _with_fitting_labels(path: StoragePath, found: Arrays) -> Arrays:
     labels, names = found.get("labels"), found.get("class_names")
     if labels is not None:
         whole = labels.dtype.kind in "iu" and labels.shape == (len(found["samples"]),)
-        if not whole or labels.min(initial=0) < 0:
+        if not whole or labels.min(initial=0) < -1:
             raise UserError(f"{path} has labels that do not fit its samples; draw them again")
     if names is not None and (labels is None or labels.max(initial=0) >= len(names)):
         raise UserError(f"{path} has class_names that do not fit its labels; draw them again")
@@ -138,8 +138,11 @@ def _with_fitting_labels(path: StoragePath, found: Arrays) -> Arrays:
 
 
 def class_names_in(arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """Returns the name of each label in a file of samples; empty without labels."""
-    if "labels" not in arrays:
+    """Returns the name of each label in a file of samples; empty without labels.
+
+    Samples of which some have no class count as unlabelled.
+    """
+    if "labels" not in arrays or arrays["labels"].min(initial=0) < 0:
         return ()
     if "class_names" in arrays:
         return tuple(map(str, arrays["class_names"]))

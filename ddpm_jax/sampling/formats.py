@@ -196,7 +196,7 @@ def _read_labels(path: StoragePath) -> tuple[dict[str, int] | None, list[str]]:
         labels = {str(name): label for name, label in about["labels"]}
         known = max(labels.values()) + 1
         names = about.get("class_names", list(map(str, range(known))))
-        if any(type(label) is not int or label < 0 for label in labels.values()):
+        if any(type(label) is not int or label < -1 for label in labels.values()):
             raise ValueError("a label is no whole number")
         if len(names) < known or not all(isinstance(name, str) for name in names):
             raise ValueError("its class_names do not fit its labels")

@@ -33,6 +33,7 @@ from ddpm_jax.sampling.samples import Samples
 from ddpm_jax.sampling.watching import Watch
 from ddpm_jax.typing import Conditioning, Denoiser, DenoiserTransform, Operator
 
+_OF_GUIDANCE = ("guidance_method", "guidance_interval", "negative_label")
 _MOST_PROGRAMS = 32
 """Compiled programs that a run keeps, of different settings."""
 
@@ -164,12 +165,12 @@ class Run:
         chain.
         """
         labels = self.labels(labels)
-        program = self._program(override(self.config.sample, settings), times, transforms)
+        program = self._program(self._with(settings), times, transforms)
         if start is None:
             self._report_once(program.cautions)
         if num is None:
             given = labels if start is None else start.x
-            num = program.options.num if given is None else len(given)
+            num = program.options.num if given is None else len(np.atleast_1d(given))
         return program(
             self.params,
             num,
@@ -187,18 +188,30 @@ class Run:
 
     def times(self, **settings: Any) -> np.ndarray:
         """Returns the times `[steps + 1]` that `sample` follows with these settings."""
-        return self._program(override(self.config.sample, settings), None, ()).times
+        return self._program(self._with(settings), None, ()).times
 
     def options(self, **settings: Any) -> SampleConfig:
         """Returns the config's `sample` section with these settings, and rows for each `auto`."""
-        return override(self.config.sample, settings).settled(self.experiment.schedule.T)
+        return self._with(settings).settled(self.experiment.schedule.T)
 
     def prepare(self, **settings: Any) -> str:
         """Returns a line that describes the chains of `sample`; compiles and draws nothing.
 
         Raises UserError for settings that `sample` would refuse.
         """
-        return self._program(override(self.config.sample, settings), None, ()).description
+        return self._program(self._with(settings), None, ()).description
+
+    def _with(self, settings: dict[str, Any]) -> SampleConfig:
+        """Returns the config's `sample` section with these settings; none may be idle."""
+        options = override(self.config.sample, settings)
+        own = self.config.sample
+        idle = [it for it in _OF_GUIDANCE if getattr(options, it) not in (None, getattr(own, it))]
+        if idle and options.guidance == 0 and self.guides.classifier is None:
+            raise UserError(
+                f"sample.{idle[0]} is given, and sample.guidance is 0, so nothing would be guided; "
+                "give both, as --guidance 1"
+            )
+        return options
 
     def _program(
         self,

@@ -120,16 +120,19 @@ def describe_samples(
     """Returns what decides the samples of a run, as plain values."""
     settings = {name: value for name, value in to_dict(chosen).items() if name != "num"}
     given = None if labels is None else np.ravel(labels).tolist()
+    return {**_identify(run), "seed": seed, "num": num, "labels": given, **settings}
+
+
+def _identify(run: Run) -> dict[str, Any]:
     guides = {
         name: None if guide is None else _identify(guide)
         for name, guide in run.guides._asdict().items()
     }
-    return {**_identify(run), **guides, "seed": seed, "num": num, "labels": given, **settings}
-
-
-def _identify(run: Run) -> dict[str, Any]:
-    base = {"base": _identify(run.base)} if isinstance(run, Cascade) else {}
-    return {"step": run.step, "params": run.name, "digest": _digest(run.params), **base}
+    # A cascade's own parameters and guides are its last stage's.
+    before = {}
+    if isinstance(run, Cascade):
+        before = {"base": _identify(run.base), "noise": run.noise}
+    return {"step": run.step, "params": run.name, "digest": _digest(run.params), **guides, **before}
 
 
 def _digest(params: Any) -> str:
@@ -160,12 +163,17 @@ class ShardSource:
         self._held = self._parts[0], self._read(self._parts[0])
         first = self._held[1]
         self.shape: tuple[int, ...] = first["samples"].shape[1:]
-        self.class_names = class_names_in(first)
         self._dtype = first["samples"].dtype
-        if self.class_names and "class_names" not in first:
-            # Without names the labels say how many classes there are, and no part need have all.
-            labels = [self._arrays(part)["labels"] for part in self._parts]
-            self.class_names = class_names_in({"labels": np.concatenate(labels)})
+        self._labelled = "labels" in first
+        self.class_names: tuple[str, ...] = ()
+        """The name of each class; empty where some sample has none."""
+        given = about.get("labels")
+        if self._labelled and not (isinstance(given, list) and -1 in given):
+            self.class_names = class_names_in(first)
+            if "class_names" not in first:
+                # The labels say how many classes there are, and no part need have all.
+                labels = [self._arrays(part)["labels"] for part in self._parts]
+                self.class_names = class_names_in({"labels": np.concatenate(labels)})
 
     def __len__(self) -> int:
         return self._num
@@ -173,7 +181,7 @@ class ShardSource:
     def gather(self, indices: np.ndarray) -> Batch:
         parts = np.asarray(indices) // self._size
         examples = np.empty((len(parts), *self.shape), self._dtype)
-        labels = np.empty(len(parts), np.int32) if self.class_names else None
+        labels = np.empty(len(parts), np.int32) if self._labelled else None
         for k in np.unique(parts):
             arrays, rows = self._arrays(self._parts[k]), parts == k
             at = np.asarray(indices)[rows] - k * self._size
@@ -192,7 +200,7 @@ class ShardSource:
             self._held = part, self._read(part)
         arrays, need = self._held[1], (part.num, *self.shape)
         have = arrays["samples"].shape
-        if have != need or ("labels" in arrays) != bool(self.class_names):
+        if have != need or ("labels" in arrays) != self._labelled:
             raise UserError(
                 f"{self._folder}: samples from {part.first} on are {have}, not {need}, or lack "
                 "labels; remove their file, and draw the folder again"

@@ -12,7 +12,7 @@ from ddpm_jax.data import cache, open_source
 from ddpm_jax.data.source import ArraySource, StreamSource
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import caching, choosing, sets
-from ddpm_jax.evaluation.evaluate import Evaluation, evaluate
+from ddpm_jax.evaluation.evaluate import Evaluation, _in_classes_of, evaluate
 from ddpm_jax.evaluation.features import FEATURES, Extractor, FeatureExtractor, Features
 from ddpm_jax.evaluation.metrics import METRICS, Metric
 from ddpm_jax.evaluation.metrics.metric import subset
@@ -188,6 +188,19 @@ class Pairs(NamedTuple):
 
     places: tuple[np.ndarray, ...] = ()
     labels: tuple[np.ndarray, ...] = ()
+
+
+def test_labels_without_names_count_as_the_references_do():
+    examples, labels = np.zeros((6, 2), np.float32), np.arange(6) % 3
+    named = ExampleSet(ArraySource(examples, labels, ("cat", "dog", "eel")), {})
+    numbered = ExampleSet(ArraySource(examples, labels, ("0", "1", "2", "3")), {})
+    for count, reference in ((2, named), (3, named), (3, numbered)):
+        names = tuple(map(str, range(count)))
+        samples = ExampleSet(ArraySource(examples, labels % count, names), {})
+        assert _in_classes_of(samples, reference) is reference
+    fewer = ExampleSet(ArraySource(examples, labels, ("dog", "cat", "fox")), {})
+    with pytest.raises(UserError, match="the data has a class eel"):
+        _in_classes_of(fewer, named)
 
 
 def test_features_and_labels_of_a_batch_belong_together(monkeypatch, tmp_path):

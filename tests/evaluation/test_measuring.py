@@ -25,6 +25,10 @@ CONFIG = Config(
     sample=SampleConfig(clipping="none", batch_size=16),
 )
 
+THREE_CLASSES = ExampleSet(
+    ArraySource(np.zeros((6, 2), np.float32), np.arange(6) % 3, ("0", "1", "2")), {}
+)
+
 
 @pytest.fixture
 def opened(tmp_path):
@@ -112,6 +116,9 @@ def test_what_is_not_measured_is_told_before_anything_is_written(opened):
         ({"settings": {"steps": 3}}, "steps is of samples, and bits_per_dim draws none"),
         ({"features": "pixels"}, "features is of samples"),
         ({"num": 1}, "at least two real examples"),
+        ({"settings": {"batch_size": -3}}, "batch_size is -3"),
+        ({"settings": {"batch_size": 0}}, "batch_size is 0"),
+        ({"reference": THREE_CLASSES}, "the real examples have 3 classes, and the network 2"),
         ({"reference": DigitsData()}, r"are \(8, 8, 1\), and the run's \(2,\)"),
         ({"metrics": [Choice("bits_per_dim", variance="bet")]}, "unknown variance 'bet'"),
     ):
@@ -120,6 +127,9 @@ def test_what_is_not_measured_is_told_before_anything_is_written(opened):
     stored = ExampleSet(set_of_data(MOONS).source, {})
     with pytest.raises(UserError, match="bits_per_dim needs a run, and real examples"):
         evaluate(stored, ["bits_per_dim"], reference=stored)
+    classifier = dataclasses.replace(CONFIG, diffusion=DiffusionConfig(objective="classification"))
+    with pytest.raises(UserError, match=r"is a classifier .*, which draws no samples"):
+        evaluate(opened(classifier), ["bits_per_dim"], reference=MOONS)
     assert list(run.folder.iterdir()) == []
 
 

@@ -211,7 +211,7 @@ ZEROS = np.zeros((4, 5, 6, 3), np.uint8)
         ([ZEROS.astype(np.float32)], "arr_0 is (4, 5, 6, 3) of float32; it must be"),
         ([ZEROS, np.arange(3)], "has labels that do not fit its samples"),
         ([ZEROS, np.zeros(4)], "has labels that do not fit its samples"),
-        ([ZEROS, np.arange(4) - 1], "has labels that do not fit its samples"),
+        ([ZEROS, np.arange(4) - 2], "has labels that do not fit its samples"),
         ([np.array([{}] * 4)], "x.npz can't be read (Object arrays cannot be loaded"),
     ],
 )

@@ -8,14 +8,19 @@ import numpy as np
 import pytest
 
 from ddpm_jax.config import ArraysData, Choice, SmallUNetConfig
+from ddpm_jax.data import open_source
+from ddpm_jax.data.pixels import to_unit
+from ddpm_jax.diffusion.conditioners import CONDITIONERS, Conditioner
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
 from ddpm_jax.files import storage_path
 from ddpm_jax.runtime.mesh import make_mesh
-from ddpm_jax.sampling.cascade import Cascade, enlarge
+from ddpm_jax.sampling.cascade import Cascade, enlarge, seen_in
 from ddpm_jax.sampling.editing import edit
 from ddpm_jax.sampling.run import Run
 from ddpm_jax.sampling.shards import describe_samples
+from ddpm_jax.training.train import train
+from ddpm_jax.typing import Conditioning
 from tests.tiny import UNET, changed
 
 FEW: dict[str, Any] = {"steps": 3, "batch_size": 4}
@@ -88,8 +93,60 @@ def test_a_cascade_enlarges_the_samples_of_its_base(base, stage):
     about = describe_samples(both, both.config.sample, 4, 3, None)
     assert about["base"] == {
         k: describe_samples(base, base.config.sample, 4, 3, None)[k]
-        for k in ("step", "params", "digest")
+        for k in ("step", "params", "digest", "weaker", "classifier")
     }
+
+
+def test_what_decides_a_cascade_s_samples_is_described(base, stage):
+    def described(cascade):
+        return describe_samples(cascade, cascade.config.sample, 4, 3, None)
+
+    plain = described(Cascade(base, stage))
+    assert described(Cascade(base, stage, noise=0.2)) == plain  # That of its config.
+    assert described(Cascade(base, stage, noise=0.4)) != plain
+    guided = described(Cascade(base, stage).guided(stage))
+    assert described(Cascade(base, stage.guided(stage))) == guided
+    assert plain != guided != described(Cascade(base.guided(base), stage)) != plain
+
+
+def test_a_cascade_is_guided_and_watched_as_its_runs(base, stage):
+    seen: list[Any] = []
+    watched = Cascade(base, stage).watched(seen.append).sample(2, labels=[1, 2], **FEW)
+    plain = Cascade(base, stage).sample(2, labels=[1, 2], **FEW)
+    np.testing.assert_array_equal(watched.samples, plain.samples)
+    assert [each.x.shape[1] for each in seen].count(16) == 4
+    assert {each.x.shape[1] for each in seen} == {8, 16}
+    weaker = stage_of()
+    weaker.params = jax.tree.map(lambda leaf: 0.5 * leaf, weaker.params)
+    cascade = Cascade(base, stage).guided(weaker)
+    guided = cascade.sample(2, labels=[1, 2], guidance=2.0, **FEW)
+    assert np.abs(guided.samples - plain.samples).max() > 1e-2
+
+
+def test_a_conditioner_of_ones_own_draws_previews(tmp_path, monkeypatch):
+    """What training draws beside x_t, here x_0 mirrored, is shown at sampling too."""
+
+    def mirrored(shape):
+        def draw(schedule, x_0, key):
+            return Conditioning(image=x_0[:, :, ::-1])
+
+        return Conditioner(draw, takes=("image",))
+
+    monkeypatch.setitem(CONDITIONERS, "mirrored", mirrored)
+    config = changed(
+        UNET,
+        diffusion={"condition": Choice("mirrored")},
+        train={"steps": 2, "save_every": 2, "preview_every": 2},
+        sample={"num": 4, **FEW},
+    )
+    train(config, tmp_path)
+    assert (tmp_path / "samples" / "00000002.png").is_file()
+    assert (tmp_path / "samples.png").is_file()
+    source = open_source(config.data)
+    seen = seen_in(build(config), source, 4)
+    order = np.random.default_rng(config.seed).permutation(len(source))[:4]
+    x_0 = to_unit(source.gather(order).examples)
+    np.testing.assert_allclose(seen["conditioning"].image, x_0[:, :, ::-1], atol=1e-6)
 
 
 def test_what_does_not_fit_is_one_line(base, stage, monkeypatch):

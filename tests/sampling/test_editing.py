@@ -140,6 +140,7 @@ WRONG = {
         {"method": "repaint", "jump_length": 0},
         "jump_length is 0: it must be at least 1",
     ),
+    "a jump of ddnm": ("inpaint", PICTURES, MASK, {"jump_samples": 5}, "of the method repaint"),
     "numbers out of range": ("vary", 3.0 * PICTURES, None, {}, "uint8, or floats in"),
     "another number": ("vary", PICTURES, None, {"num": 3}, "it must be one picture, or 3"),
     "an option of another": ("vary", PICTURES, None, {"jump_length": 3}, "jump_length"),

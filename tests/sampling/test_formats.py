@@ -12,6 +12,7 @@ from PIL import Image
 from ddpm_jax.config import ArraysData, PointsData, override
 from ddpm_jax.data.pixels import to_pixels
 from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation.stored import open_samples
 from ddpm_jax.runtime import distributed
 from ddpm_jax.sampling.files import read_pixels
 from ddpm_jax.sampling.formats import FORMATS
@@ -249,6 +250,19 @@ def test_one_file_for_other_evaluators(classes, tmp_path):
     assert [*files(tmp_path)] == ["x.npz"]
 
 
+@pytest.mark.parametrize("format", ["npz", "arr_0", "png"])
+@pytest.mark.parametrize("labels", [[-1], [3, -1]])
+def test_samples_without_a_class_are_read_again_as_unlabelled(labels, format, tmp_path):
+    sample_shards(run_of(), tmp_path / "x", NUM, labels=labels, format=format)
+    source = ShardSource(tmp_path / "x")
+    assert (source.class_names, len(source)) == ((), NUM)
+    np.testing.assert_array_equal(source.gather(np.arange(NUM)).labels, np.resize(labels, NUM))
+    if format == "arr_0":
+        sample_pixels(run_of(), tmp_path / "x.npz", NUM, labels=labels)
+        found = open_samples(tmp_path / "x.npz").source
+        assert (found.class_names, found.gather(np.arange(2)).labels) == ((), None)
+
+
 def test_one_file_goes_on_after_a_kill(tmp_path):
     run = run_of()
     plain = run.sample
@@ -289,7 +303,7 @@ def picture(mode: str, size: tuple[int, int] = (6, 5)) -> bytes:
         ("png", "dataset.json", b"{", "dataset.json can't be read"),
         ("png", "dataset.json", b"[]", "dataset.json can't be read"),
         ("png", "dataset.json", b'{"labels": {}}', "dataset.json can't be read"),
-        ("png", "dataset.json", b'{"labels": [["000000.png", -1]]}', "a label is no whole number"),
+        ("png", "dataset.json", b'{"labels": [["000000.png", -2]]}', "a label is no whole number"),
         ("png", "dataset.json", b'{"labels": [["a", 1]], "class_names": ["b"]}', "do not fit"),
         ("png", "dataset.json", b'{"labels": [["a", 1]]}', "has no label of 000000.png"),
         ("npz", "samples.json", b"{}", "samples.json: num is None; it must be a whole number"),

@@ -218,6 +218,13 @@ def test_guidance_that_is_not_possible_is_refused(labelled, unlabelled, classifi
             r"negative_label is 3; it must be left out",
         ),
         (labelled, {"guidance": 1.0, "negative_label": 12}, "there is no class 12"),
+        (labelled, {"negative_label": 3}, "negative_label is given, and sample.guidance is 0"),
+        (labelled, {"guidance_interval": (0, 1)}, "guidance_interval is given, and sample.guid"),
+        (
+            labelled,
+            {"guidance_method": "adaptive_projected"},
+            "guidance_method is given, and sample.guid",
+        ),
         (classifier, {}, r"runs/2 is a classifier \(diffusion.objective classification\)"),
     ):
         with pytest.raises(UserError, match=message):
