@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -145,7 +146,7 @@ def test_a_conditioner_of_ones_own_draws_previews(tmp_path, monkeypatch):
     source = open_source(config.data)
     seen = seen_in(build(config), source, 4)
     order = np.random.default_rng(config.seed).permutation(len(source))[:4]
-    x_0 = to_unit(source.gather(order).examples)
+    x_0 = to_unit(jnp.asarray(source.gather(order).examples))
     np.testing.assert_allclose(seen["conditioning"].image, x_0[:, :, ::-1], atol=1e-6)
 
 
