@@ -147,7 +147,10 @@ def _all_parts(
             np.savez(file, **found)
         progress(done + 1, len(own))
     distributed.allgather("parts", len(own))
-    return _joined([part for path in files if (part := _read(path)) is not None])
+    parts = {path: _read(path) for path in files}
+    if damaged := [path for path, part in parts.items() if part is None]:
+        raise UserError(f"{damaged[0]} can't be read; run the same command again")
+    return _joined([part for part in parts.values() if part is not None])
 
 
 class _Program:

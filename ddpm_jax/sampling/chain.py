@@ -362,10 +362,11 @@ class SampleProgram:
             raise UserError(f"start.x has the shape {start.x.shape}; it must be {shape}")
         if start.t == self.times[0]:
             return self.times, self.rows
-        if not 1 <= start.t <= self.experiment.schedule.T or (np.diff(self.times) > 0).any():
+        T, kept = self.experiment.schedule.T, self.times.dtype.type(start.t) == start.t
+        if not (kept and 1 <= start.t <= T) or (np.diff(self.times) > 0).any():
             raise UserError(
-                f"start.t is {start.t}; it must be in 1 … {self.experiment.schedule.T}, or the "
-                "first time of a chain that goes up and down"
+                f"start.t is {start.t}; it must be in 1 … {T}, whole where the chain's times are, "
+                "or the first time of a chain that goes up and down"
             )
         times = np.append(start.t, self.times[self.times < start.t]).astype(self.times.dtype)
         return times, self._plan(times)

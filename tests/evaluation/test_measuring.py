@@ -81,6 +81,16 @@ def test_a_killed_measurement_goes_on_with_the_parts_it_has(opened):
         run, ["bits_per_dim"], progress=lambda title: lambda done, total: calls.append(total)
     )
     assert calls == [3, 3, 3]  # Of four parts one was whole.
+
+    def spoiler(title):
+        def progress(done, total):
+            if done == total:
+                next(iter(run.folder.glob("measurement-*/part-00000.npz"))).write_bytes(b"")
+
+        return progress
+
+    with pytest.raises(UserError, match=r"part-00000.npz can't be read; run the same command"):
+        evaluate(run, ["bits_per_dim"], progress=spoiler)
     assert found.values == evaluate(run, ["bits_per_dim"]).values
     assert list(run.folder.iterdir()) == []
 

@@ -234,6 +234,7 @@ def test_a_batch_of_starting_points_is_split_as_the_samples_are(trained):
         (Start(np.zeros((2, 8, 8, 1)), 5), "it must be (3, 8, 8, 1)"),
         (Start(np.zeros((3, 8, 8, 1)), 0), "start.t is 0"),
         (Start(np.zeros((3, 8, 8, 1)), 21), "start.t is 21; it must be in 1 … 20"),
+        (Start(np.zeros((3, 8, 8, 1)), 2.5), "start.t is 2.5; it must be in 1 … 20, whole"),  # type: ignore
     ],
 )
 def test_a_start_that_does_not_fit_is_refused(trained, start, words):
