@@ -4,13 +4,17 @@ import dataclasses
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
 from ddpm_jax import cli
-from ddpm_jax.cli.arguments import settings_of
+from ddpm_jax.cli import sample as sample_command
+from ddpm_jax.cli import train
+from ddpm_jax.cli.arguments import read_command, settings_of
+from ddpm_jax.cli.flags import read
 from ddpm_jax.cli.sample import Options
 from ddpm_jax.config import SampleConfig
 from ddpm_jax.diffusion import (
@@ -68,10 +72,13 @@ def test_the_minimal_sampler_of_the_architecture_page_is_ddim():
         np.testing.assert_allclose(drawn(names["euler"](schedule), times), expected, atol=1e-5)
 
 
-def commands() -> list[list[str]]:
+def typed() -> list[list[str]]:
     lines = [line for block in blocks("console") for line in block.splitlines()]
-    typed = [shlex.split(line[2:], comments=True) for line in lines if line.startswith("$ ddpm")]
-    return typed + [
+    return [shlex.split(line[2:], comments=True) for line in lines if line.startswith("$ ddpm")]
+
+
+def commands() -> list[list[str]]:
+    return typed() + [
         shlex.split(it.replace("\\|", "|")) for it in re.findall(r"`(ddpm [^`]*)`", README)
     ]
 
@@ -82,6 +89,24 @@ def test_every_command_exists(words):
     for word in words[2:]:
         if word.startswith("configs/"):
             assert (ROOT / word).is_file()
+
+
+def test_what_is_typed_is_a_config_of_a_folder_of_its_own():
+    """No command finds another one's run in its folder, or a setting that does not exist."""
+    configs: dict[str, Any] = {}
+    for _, command, *words in typed():
+        if command == "train":
+            asked = read_command("ddpm train", "CONFIG", words, train.Options)
+            folder = asked.options.workdir or f"runs/{Path(asked.target).stem}"
+            assert configs.setdefault(folder, asked.config) == asked.config, words
+    assert len(configs) > 10
+
+
+def test_what_is_typed_after_sample_are_its_flags():
+    drawn = [words for _, command, *words in typed() if command == "sample"]
+    for run, *words in drawn:
+        assert len(read(f"ddpm sample {run}", words, sample_command.flags())) > 0, words
+    assert len(drawn) > 10
 
 
 def test_every_config_has_its_row():
