@@ -209,11 +209,16 @@ def _classes(
         what = f"data.labels: {path} has {count} examples and labels of shape {labels.shape}"
         raise UserError(f"{what}; give one label per example")
     if labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels % 1 == 0).all():
+        if (np.abs(labels) >= 2**53).any():
+            raise UserError(f"data.labels: {path} has labels of 2^53 or more; give smaller numbers")
         labels = labels.astype(np.int64)  # some programs write whole numbers as floats
     if labels.dtype.kind not in "iubUS":
         advice = "give whole numbers or words"
         raise UserError(f"data.labels: {path} has labels of type {labels.dtype}; {advice}")
-    words = labels.astype(np.str_) if labels.dtype.kind == "S" else labels
+    # A file of HDF5's or C's words has bytes.
+    words = labels
+    if labels.dtype.kind == "S":
+        words = np.char.decode(labels, "utf-8", "backslashreplace")
     values, places = np.unique(words, return_inverse=True)
     found = [str(value) for value in values]
     classes = in_order(found) if words.dtype.kind == "U" else tuple(found)

@@ -57,7 +57,9 @@ class Guard:
 
     def __init__(self, app: Starlette, *, token: str, port: int):
         self.app, self.token = app, token
-        self.hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
+        # Browsers leave out the port of HTTP itself.
+        ends = (f":{port}", "") if port == 80 else (f":{port}",)
+        self.hosts = {host + end for host in ("127.0.0.1", "localhost") for end in ends}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

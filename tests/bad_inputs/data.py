@@ -298,6 +298,9 @@ ARRAYS = {
     "labels in between": Row(
         arrays(a=IMAGES, labels=np.arange(5) / 2), NPZ, "labels of type float64; give whole numbers"
     ),
+    "labels beyond float's whole numbers": Row(
+        arrays(a=IMAGES, labels=np.array([1e300, 1, 2, 1, 1])), NPZ, "labels of 2^53 or more"
+    ),
     "labels of other classes": Row(
         arrays(a=IMAGES, labels=np.arange(5)),
         f"{NPZ} --model.num_classes 2",

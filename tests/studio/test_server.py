@@ -19,6 +19,8 @@ from PIL import Image
 
 import ddpm_jax.sampling.run as sampling
 from ddpm_jax import cli
+from ddpm_jax.studio.library import Library
+from ddpm_jax.studio.server import make_app
 from ddpm_jax.studio.streams import FRAME_SECONDS, MOST_STREAMS
 from tests.studio.conftest import TOKEN
 
@@ -168,6 +170,14 @@ def test_what_is_out_of_range_is_refused_in_the_words_of_the_package(
     server, pictures, change, message
 ):
     assert message in refused(server, "draw", {"run": pictures, "num": 4, **change})
+
+
+@pytest.mark.parametrize(("port", "status"), [(80, 403), (8000, 421)])
+def test_the_port_of_http_itself_may_be_left_out(port, status):
+    scope = {"method": "GET", "path": "/other/", "headers": [(b"host", b"127.0.0.1")]}
+    refusal = make_app(Library([]), token=TOKEN, port=port)._refusal(scope)
+    assert refusal is not None
+    assert refusal.status_code == status
 
 
 def test_only_the_page_itself_may_ask(server, pictures):
