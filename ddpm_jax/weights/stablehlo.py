@@ -13,11 +13,14 @@ import numpy as np
 from jax import export
 
 from ddpm_jax.config import Config
+from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
 from ddpm_jax.models.conditioning import NO_CONDITIONING
 from ddpm_jax.ops import REFERENCE
 from ddpm_jax.runtime.mesh import make_mesh
+from ddpm_jax.sampling.cascade import is_shown
 from ddpm_jax.sampling.chain import SampleProgram
+from ddpm_jax.sampling.guides import require_samples
 from ddpm_jax.weights.tensors import import_package
 
 FILE = "sample.stablehlo"
@@ -32,6 +35,12 @@ def write(config: Config, params: Any, folder: Path) -> Sequence[str]:
     """
     import_package(folder, "flatbuffers")  # JAX serialises with it.
     experiment = build(config)
+    require_samples("stablehlo: the run", experiment)
+    if is_shown(experiment):
+        raise UserError(
+            f"stablehlo: with diffusion.condition {config.diffusion.condition.name} the network is "
+            "shown something for each sample, and the file takes only labels; export another run"
+        )
     model: Any = experiment.model
     experiment = dataclasses.replace(experiment, model=model.clone(ops=REFERENCE))
     program = SampleProgram(experiment, make_mesh(1, jax.devices()[:1]), config.sample)

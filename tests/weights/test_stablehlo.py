@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from jax import export
 
+from ddpm_jax.config import Choice
+from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
 from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.sampling.run import Run
@@ -29,6 +31,19 @@ import sys
 assert "ddpm_jax" not in sys.modules
 jnp.save("samples.npy", samples)
 """
+
+
+@pytest.mark.parametrize(
+    ("diffusion", "says"),
+    [
+        ({"objective": "classification"}, "stablehlo: the run is a classifier"),
+        ({"condition": Choice("low_resolution")}, "condition low_resolution the network is shown"),
+    ],
+)
+def test_what_no_file_can_draw_is_not_written(diffusion, says, tmp_path):
+    with pytest.raises(UserError, match=says):
+        export_weights("stablehlo", changed(UNET, diffusion=diffusion), {}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_jax_alone_draws_the_runs_samples(tmp_path, monkeypatch):
