@@ -22,16 +22,20 @@ async function stream(path, request, heard, signal) {
   const reader = (await answer(await fetch(path, { method: "POST", body: JSON.stringify(request), signal })))
     .body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    const parts = (text + value).split("\n\n");
-    text = parts.pop();
-    for (const part of parts) {
-      const [, name, data] = part.match(/^event: (.*)\ndata: (.*)$/s);
-      if (name === "error") throw new Error(JSON.parse(data).error);
-      heard(name, JSON.parse(data));
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      const parts = (text + value).split("\n\n");
+      text = parts.pop();
+      for (const part of parts) {
+        const [, name, data] = part.match(/^event: (.*)\ndata: (.*)$/s);
+        if (name === "error") throw new Error(JSON.parse(data).error);
+        heard(name, JSON.parse(data));
+      }
     }
+  } finally {
+    reader.cancel().catch(() => {});  // An open answer would keep its chain.
   }
 }
 
@@ -64,7 +68,7 @@ async function listRuns(chosen) {
 async function openRun() {
   const name = $("run").value;
   state.busy?.abort();
-  state.about = null;
+  state.about = state.score = null;
   $("draw").disabled = true;
   if (!name) return;
   const about = await json("about", { run: name });
@@ -110,7 +114,12 @@ function fill(form, about) {
 }
 
 function asked(form) {
-  const it = form.elements, number = (field) => field.value === "" ? null : Number(field.value);
+  const it = form.elements;
+  const number = (field) => {
+    if (field.value === "") return null;
+    if (Number.isNaN(Number(field.value))) throw new Error(`${field.name} is ${field.value}; it must be a number`);
+    return Number(field.value);
+  };
   const shown = (field) => field.value !== "" && !field.closest("[hidden]");
   const settings = {}, request = { run: $("run").value, every: $("every").checked, settings };
   for (const name of ["num", "seed", "first"]) request[name] = number(it[name]) ?? 0;
@@ -175,10 +184,14 @@ async function drawAll(requests, path = "draw") {
   $("stop").disabled = false;
   makePanes();
   choose([]);
+  const panes = state.panes;  // A chain never writes into those of another draw.
   try {
-    await Promise.all(requests.map((request, i) =>
-      stream(path, request, (name, data) => heard(state.panes[i], name, data), busy.signal)));
+    await Promise.all(requests.map((request, i) => {
+      panes[i].request = request;
+      return stream(path, request, (name, data) => heard(panes[i], name, data), busy.signal);
+    }));
   } finally {
+    busy.abort();  // If one failed, the other one ends too.
     if (state.busy === busy) { $("stop").disabled = true; state.busy = null; }
   }
 }
@@ -261,7 +274,7 @@ async function fetchScore() {
   const values = { run, checkpoint, params, ema_length, label: labels?.[0], t: Number($("t").value) };
   values.reach = state.panes[0]?.reach ?? 1.5;
   const found = await json("score", { asked: JSON.stringify(values) });
-  if (found && values.t === Number($("t").value)) state.score = { points: floats(found.points), score: floats(found.score) };
+  if (found && run === $("run").value && values.t === Number($("t").value)) state.score = { points: floats(found.points), score: floats(found.score) };
   if (!state.panes[0].frames.length) {
     drawPoints(state.panes[0].x, new Float32Array(), values.reach, { score: state.score });
   }
@@ -324,11 +337,13 @@ async function useFile(file) {
 
 function keepNoise() {
   const { pane, index } = state.chosen.at(-1), [form] = forms(), it = form.elements;
-  it.first.value = Number(it.first.value) + index;
+  const { first = 0, seed = 0 } = pane.request ?? {};
+  it.first.value = first + index;
+  it.seed.value = seed;
   it.num.value = 1;
   const label = pane.labels?.[index];
   if (label !== undefined) it.labels.value = label;
-  for (const name of ["first", "num"]) it[name].dispatchEvent(new Event("input"));
+  for (const name of ["seed", "first", "num"]) it[name].dispatchEvent(new Event("input"));
   $("chosen").textContent = "The next draw has this sample's noise alone: change other settings and draw.";
 }
 
@@ -463,7 +478,7 @@ async function learn() {
 // --- what people do ---
 
 $("run").addEventListener("change", safely(openRun));
-$("compare").addEventListener("change", () => { makeForms(); makePanes(); });
+$("compare").addEventListener("change", () => { state.busy?.abort(); makeForms(); makePanes(); });
 $("draw").addEventListener("click", safely(() => drawAll(forms().map(asked))));
 $("stop").addEventListener("click", () => state.busy?.abort());
 $("scrub").addEventListener("input", show);
