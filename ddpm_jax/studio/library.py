@@ -125,9 +125,12 @@ class Library:
             return self._drawings[asked.run]
         folder = self.folder(asked.run)
         with self._lock:  # Two pages that open one run at once load it once.
-            steps = Checkpoints(folder).steps()
-            newest = steps[-1] if steps and asked.checkpoint is None else None
-            key = (asked.run, asked.checkpoint, newest, asked.params, asked.ema_length)
+            checkpoints = Checkpoints(folder)
+            steps, best = checkpoints.steps(), checkpoints.best()
+            # What these two names mean changes while the run trains.
+            meant = {None: steps[-1] if steps else None, "best": best and best.step}
+            step = meant.get(asked.checkpoint)
+            key = (asked.run, asked.checkpoint, step, asked.params, asked.ema_length)
             if key not in self._opened:
                 said: list[str] = []
                 more: dict[str, Any] = {"params": asked.params, "ema_length": asked.ema_length}
