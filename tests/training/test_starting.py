@@ -2,6 +2,8 @@
 
 import dataclasses
 from contextlib import closing
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,10 +12,12 @@ import pytest
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
 from ddpm_jax.checkpoints.manifest import by_name
 from ddpm_jax.config import Config, FolderData
+from ddpm_jax.data.source import ArraySource
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
 from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.sampling.run import load
+from ddpm_jax.training.resuming import same_labels
 from ddpm_jax.training.starting import first_weights, start_state, write_first
 from ddpm_jax.training.train import train
 from tests.tiny import UNET, assert_same, changed
@@ -25,6 +29,9 @@ SHORT = changed(
     train={"steps": 2, "log_every": 1, "save_every": 1, "preview_every": None},
     sample={"num": 4, "steps": 2},
 )
+
+
+NUMBERED = tuple(map(str, range(11)))
 
 
 def drawn(config: Config) -> dict:
@@ -63,6 +70,16 @@ def test_a_run_of_weights_opens_trains_and_resumes(tmp_path):
     with pytest.raises(UserError, match="init = 'diffusers:there', and this config has None"):
         train(dataclasses.replace(config, init=None), folder)
     assert train(changed(config, train={"steps": 3}), folder).start == 2
+
+
+@pytest.mark.parametrize(("step", "classes"), [(0, NUMBERED), (5, tuple(sorted(NUMBERED)))])
+def test_labels_of_an_imported_run_are_numbers(step, classes):
+    config = dataclasses.replace(SHORT, data=FolderData(path="x", image_size=(8, 8), channels=1))
+    source = ArraySource(np.zeros((11, 8, 8, 1), np.uint8), np.arange(11), NUMBERED)
+    old: Any = SimpleNamespace(data=lambda step: None, run="runs/x")
+    described = {"examples": 11, "classes": list(NUMBERED), "content": ""}
+    found, _ = same_labels(config, old, step, source, described)
+    assert tuple(found.class_names) == classes
 
 
 def test_a_run_starts_from_another_with_everything_else_anew(donor, tmp_path):
