@@ -193,7 +193,7 @@ def test_a_workdir_that_is_a_file_or_below_one_is_refused(told, tmp_path):
 
 SAMPLES = {
     "a label that does not exist": (["--num", "1", "--labels", "10"], "there is no class 10"),
-    "noise for no stage": (["--then_noise", "0.3"], "--then_noise is that of the runs --then"),
+    "noise for no stage": (["--then_noise", "0.3"], "--then_noise needs --then RUN"),
     "a grid of too much data": (
         ["--grid", "logsnr", "--lowest", "50", "--steps", "5"],
         "sample.grid.lowest is 50: it must be below the last log SNR",

@@ -105,7 +105,7 @@ def _draw(target: str, output: StoragePath, options: Options, settings: dict[str
     # A .npz of the numbers alone is drawn at once, by all devices together.
     in_parts = to_folder or form != "npz"
     if options.then_noise is not None and not options.then:
-        raise UserError("--then_noise is that of the runs --then; give one, or leave it out")
+        raise UserError("--then_noise needs --then RUN, a run that enlarges the samples")
     run = open_run(target, options, local=in_parts)
     for stage in options.then:
         run = Cascade(run, load(stage, local=in_parts, report=warn), noise=options.then_noise)

@@ -209,7 +209,7 @@ class Run:
         if idle and options.guidance == 0 and self.guides.classifier is None:
             raise UserError(
                 f"sample.{idle[0]} is given, and sample.guidance is 0, so nothing would be guided; "
-                "give both, as --guidance 1"
+                "give a weight too, as --guidance 1"
             )
         return options
 

@@ -22,7 +22,7 @@ _Trace = Annotated[
 _Tolerance = Annotated[float, "Relative and absolute tolerance of a step, for each example."]
 _Start = Annotated[float, "The time t in (0, 1] at which the data begin."]
 _MOST_STEPS = 4_096
-# Where no data is left, the ODE ends here: of x, e^-15 is data.
+# Log SNR is -inf where no data is left. The ODE ends here, where the data are e^-15 of x.
 _LEAST_LOG_SNR = -30.0
 
 
