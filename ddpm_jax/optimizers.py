@@ -32,7 +32,8 @@ def make_learning_rate(
 ) -> LearningRate:
     """Returns the learning rate of step 0 … steps-1: a linear warm-up, then a row of DECAYS.
 
-    All rows but `constant` reach 0 at the last step. The rate is computed in float64 and rounded.
+    All rows but `constant` would reach 0 at step `steps`, one after the last. The rate is computed
+    in float64 and rounded.
     """
     factor = choose("decay of the learning rate", DECAYS, decay)
 
@@ -66,8 +67,8 @@ def adamw(
 
 def _check_adam(beta1: float, beta2: float, eps: float) -> None:
     for name, value in (("beta1", beta1), ("beta2", beta2)):
-        if not 0 <= value < 1:
-            raise ValueError(f"{name} is {value!r}; it must be in [0, 1)")
+        if not (value >= 0 and np.float32(value) < 1):
+            raise ValueError(f"{name} is {value!r}; it must be in [0, 1), also in float32")
     if eps <= 0:
         raise ValueError(f"eps is {eps!r}; it must be above 0")
 

@@ -80,6 +80,12 @@ def test_an_unknown_row_or_option_is_refused():
         make_optimizer("adam", weight_decay=0.1)
 
 
+@pytest.mark.parametrize("beta2", [1.0, -0.1, 0.99999999, float("nan")])
+def test_a_moment_that_would_never_move_is_refused(beta2):
+    with pytest.raises(ValueError, match=r"beta2 is .*; it must be in \[0, 1\), also in float32"):
+        make_optimizer("adam", beta2=beta2)
+
+
 def test_clipping_bounds_what_the_optimizer_sees():
     optimizer = make_optimizer("adam", clip=0.5)
     grads = {"w": jnp.full((4,), 100.0)}

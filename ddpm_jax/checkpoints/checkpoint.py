@@ -101,10 +101,10 @@ class Checkpoints:
         """Copies the state to the host, then writes it in the background; all processes call it.
 
         When it is on disk, older checkpoints are removed, except the newest `keep` (None keeps
-        all), the multiples of `keep_every`, and the best; `best` marks this one. A save that fails
-        removes none and raises nothing: `problem` and `wait` report it. `data` describes the data,
-        for a resume to compare. `before_commit` is called in the background before the checkpoint
-        counts, to store what belongs to the steps before it.
+        all), the multiples of `keep_every`, step 0, and the best; `best` marks this one. A save
+        that fails removes none and raises nothing: `problem` and `wait` report it. `data` describes
+        the data, for a resume to compare. `before_commit` is called in the background before the
+        checkpoint counts, to store what belongs to the steps before it.
         """
         self.join()
         failure, texts = None, {}
@@ -204,7 +204,8 @@ class Checkpoints:
         # Later ones are damaged, or the run would have gone on from them: they must not count.
         found = [step for step in self._commit.old(newest) if best is None or step != best.step]
         for step in found[:-keep]:
-            if keep_every is None or step % keep_every:
+            # Step 0 has the weights that the run starts from.
+            if step and (keep_every is None or step % keep_every):
                 self._remove(step)
 
     def remove_after(self, step: int) -> None:

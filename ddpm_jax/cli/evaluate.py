@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -111,6 +111,9 @@ def _samples(target: str, options: Options) -> Run | ExampleSet:
     """Opens the run or the samples that the command names."""
     path = storage_path(target)
     if not (path / "config.json").is_file():
+        opening = [item.name for item in fields(Opening) if getattr(options, item.name) is not None]
+        if opening:
+            raise UserError(f"{target} has samples, and no network; leave out --{opening[0]}")
         return open_samples(path)
     # Each process draws files of its own.
     return open_run(target, options, local=True)
@@ -129,6 +132,8 @@ def _reference(
         shape = samples.config.data.example_shape if drawn else samples.source.shape
         data = find_reference(named, tuple(shape))
     if isinstance(data, Statistics):
+        if of_data:
+            raise UserError(f"--reference {named} has statistics alone; leave out {of_data[0]}")
         return data
     settings = [each._replace(name=f"data.{each.name}") for each in configs.settings(data)]
     given = read(prog, of_data, settings)

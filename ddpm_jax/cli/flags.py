@@ -92,7 +92,7 @@ def _parsed(
     flat = {name: value for name, value in values.items() if name.startswith(_FLAG)}
     for name in values.keys() - flat.keys():
         flat |= values[name]
-    return {name.removeprefix(_FLAG).replace("__", "."): value for name, value in flat.items()}
+    return {each.name: flat[_field_name(each)] for each in settings}
 
 
 # So that `from` can be a field, and a section may have the name of a flag.
@@ -126,4 +126,8 @@ def _field(each: Setting, prefix: str, helps: bool) -> tuple[str, Any, Any]:
     hint = Annotated[each.type, argument]
     if each.type is bool:
         hint = Annotated[hint, tyro.conf.FlagConversionOff]
-    return _FLAG + each.name.replace(".", "__"), hint, field(default=each.default)
+    return _field_name(each), hint, field(default=each.default)
+
+
+def _field_name(each: Setting) -> str:
+    return _FLAG + each.name.replace(".", "__dot__")

@@ -12,7 +12,7 @@ def check_seed(seed: int) -> None:
     require(whole, "seed", seed, "in 0 … 4294967295")
 
 
-def require_row(name: str, value: str, table: Iterable[str]) -> None:
+def require_row(name: str, value: object, table: Iterable[str]) -> None:
     """Raises UserError, with the nearest name, unless the value is a row of the table."""
     rows = sorted(table)
-    require(value in rows, name, value, f"one of {', '.join(rows)}{nearest(value, rows)}")
+    require(value in rows, name, value, f"one of {', '.join(rows)}{nearest(str(value), rows)}")

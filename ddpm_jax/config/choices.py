@@ -179,6 +179,9 @@ class ChoicesField:
         """
         if isinstance(new, list | tuple):
             pairs = [str(each).partition("=") for each in new]
+            names = [name for name, _, _ in pairs]
+            twice = next((name for name in names if names.count(name) > 1), "")
+            require(not twice, f"a name in {self.dotted}", twice, "given once")
             new = {name: row or old.get(name, name) for name, _, row in pairs}
         self._check_names(new)
         found = {name: self._one(name).read(each) for name, each in new.items()}

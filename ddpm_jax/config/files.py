@@ -12,7 +12,7 @@ from ddpm_jax.config.migrations import FORMAT
 from ddpm_jax.config.plain import to_dict
 from ddpm_jax.config.reading import from_saved, override
 from ddpm_jax.config.run import Config
-from ddpm_jax.errors import UserError, nearest
+from ddpm_jax.errors import UserError, nearest, shown
 from ddpm_jax.files import local_path
 
 SHIPPED = Path(ddpm_jax.__file__).parent / "shipped_configs"
@@ -92,7 +92,7 @@ def load_file(path: str | Path, *, smoke: bool = False) -> Config:
     except UserError:
         raise
     # The file is the user's, so every error in it is one that the user can fix.
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = [
             row.lineno
             for row in traceback.extract_tb(error.__traceback__)
@@ -107,4 +107,7 @@ def load_file(path: str | Path, *, smoke: bool = False) -> Config:
         return config
     if not hasattr(module, "SMOKE"):
         raise UserError(f"{path} has no SMOKE, a dict of settings for a run of seconds")
-    return override(config, module.SMOKE)
+    smallest = module.SMOKE
+    if not isinstance(smallest, dict) or not all(isinstance(name, str) for name in smallest):
+        raise UserError(f"{path}: SMOKE is {shown(smallest)}; it must be a dict of settings")
+    return override(config, smallest)

@@ -97,6 +97,8 @@ def override(config: Section, settings: Mapping[str, Any]) -> Section:
         *path, last = name.split(".")
         place = plain
         for part in path:
+            if part not in place:
+                raise UserError(f"{name} is set, and {part} is not kept: leave out {name}")
             place = place[part]
         place[last] = given[name]
         if name in fields:
@@ -108,11 +110,14 @@ def override(config: Section, settings: Mapping[str, Any]) -> Section:
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """Returns the settings that differ, as dotted name -> (old value, new value).
 
-    None stands for an option that the old or the new row does not take.
+    None stands for an option that the old or the new row does not take. Averages of another order
+    differ if the first one does, which is used where none is named.
     """
     before, after = flatten(old), flatten(new)
     names = dict.fromkeys([*before, *after])
     pairs = {name: (before.get(name), after.get(name)) for name in names}
+    if old.train.first_average != new.train.first_average:
+        pairs["train.averages"] = (list(old.train.averages), list(new.train.averages))
     return {name: (a, b) for name, (a, b) in pairs.items() if a != b}
 
 

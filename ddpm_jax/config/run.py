@@ -168,7 +168,7 @@ class OptimizerConfig:
     warmup: int = 0
     """Steps over which the learning rate rises linearly from 0."""
     decay: Literal["constant", "linear", "cosine"] = "constant"
-    """How the learning rate falls after the warm-up; linear and cosine reach 0 at the last step."""
+    """How the learning rate falls after the warm-up; linear and cosine end just above 0."""
     clip: float | None = 1.0
     """Largest global norm of the gradient; None for no limit."""
 
@@ -204,7 +204,7 @@ class TrainConfig:
     log_every: int = 100
     save_every: int = 5_000
     keep: int = 3
-    """How many of the newest checkpoints are kept."""
+    """How many of the newest checkpoints are kept, beside the weights that a run starts from."""
     keep_every: int | None = None
     """Checkpoints of steps that this divides are never removed; None for none."""
     snapshot_every: int | None = None

@@ -22,14 +22,20 @@ NO_CLASS = "no class"
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
     """Returns the distinct names in their natural order, numbers in them by value: 2 before 10."""
 
-    def key(name: str) -> list[tuple[str, int, str]]:
+    def key(name: str) -> list[tuple[str, int, str, str]]:
         # Each number with the text before it; equal numbers by how they are written: 1 before 01.
         return [
-            (text, int(digits or -1), digits)
+            (text, *_by_value(digits), digits)
             for text, digits in re.findall(r"([^0-9]*)([0-9]*)", name)
         ]
 
     return tuple(sorted(set(names), key=key))
+
+
+def _by_value(digits: str) -> tuple[int, str]:
+    """Returns a key that sorts numbers by value, and no number first; int() has a limit."""
+    number = digits.lstrip("0") or digits[-1:]
+    return len(number), number
 
 
 def describe_classes(names: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from ddpm_jax.config import (
     SampleConfig,
     TrainConfig,
 )
+from ddpm_jax.config.checks import check_seed
 from ddpm_jax.data.source import ArraySource
 from ddpm_jax.errors import UserError, require
 from ddpm_jax.evaluation.metrics.wasserstein import sliced_wasserstein
@@ -68,9 +69,10 @@ class Shape:
 
     def polylines(self) -> list[np.ndarray]:
         """Returns the lines as arrays `[n, 2]`; raises UserError for what is no drawing."""
+        check_seed(self.seed)
         try:
             found = [np.array(line, np.float64).reshape(-1, 2) for line in self.lines]
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             raise UserError("lines must be lists of points [x, y]") from None
         found = [line for line in found if len(line)]
         count = sum(map(len, found))

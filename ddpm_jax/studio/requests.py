@@ -9,8 +9,11 @@ from typing import Any, TypeVar, get_type_hints
 import numpy as np
 
 from ddpm_jax.config import Config, SampleConfig
+from ddpm_jax.config.checks import require_row
 from ddpm_jax.config.values import typed
 from ddpm_jax.errors import UserError, nearest, require, require_whole
+from ddpm_jax.sampling.editing import EDITS
+from ddpm_jax.tables import options_of
 from ddpm_jax.typing import is_image
 
 T = TypeVar("T")
@@ -61,6 +64,12 @@ class Drawing(Opening):
         for name in self.settings:
             if name not in _SETTINGS:
                 raise UserError(f"the studio has no setting {name}{nearest(name, [*_SETTINGS])}")
+        if self.how is not None:
+            require_row("how", self.how, EDITS)
+        known = options_of(EDITS[self.how]) if self.how is not None else ()
+        for name in self.options:
+            if name not in known:
+                raise UserError(f"{self.how or 'drawing'} has no option {name}")
         for name in _COUNTS:
             if name in self.options:
                 require_whole(name, self.options[name], most=100)

@@ -1,6 +1,7 @@
 """Where a run's first parameters come from, if they are not drawn: another run, other weights."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -82,6 +83,34 @@ def _donor(name: str) -> tuple[Config, Any]:
     return found.config, found.params
 
 
+def begin_state(
+    experiment: Experiment,
+    mesh: Mesh,
+    checkpoints: Checkpoints,
+    data: Mapping[str, Any],
+    weights: FirstWeights | None,
+) -> TrainState:
+    """Returns the state before the first step, of a new run or of one that comes back to it.
+
+    Weights that a run starts from become its checkpoint 0, and are read from there; `data` is what
+    that one records. Raises UserError if the run started from weights that are no longer there.
+    """
+    layout = state_layout(experiment, mesh)
+    if 0 in checkpoints.steps():
+        params = checkpoints.restore(0, {"params": layout.params})["params"]
+        return state_of(experiment, mesh, params)
+    if weights is None and experiment.config.init is not None:
+        raise UserError(
+            f"{checkpoints.folder} has no checkpoint 0, with the weights of "
+            f"{experiment.config.init} that the run started from: put it back, or train again in "
+            "another folder"
+        )
+    state = start_state(experiment, mesh, weights)
+    if weights is not None:
+        _save_weights(checkpoints, state.params, experiment.config, data)
+    return state
+
+
 def start_state(experiment: Experiment, mesh: Mesh, weights: FirstWeights | None) -> TrainState:
     """Returns the state before the first step: drawn, and with these parameters in their places."""
     state = draw_state(experiment, mesh)
@@ -118,8 +147,14 @@ def write_first(config: Config, params: Any, workdir: str | StoragePath) -> None
         with replacing(run / "config.json") as beside:
             beside.write_text(configs.dumps(config))
         try:
-            # The optimizer and the averages begin anew, so nothing of them is kept.
-            checkpoints.save(0, {"params": params}, config, keep=None, keep_every=None)
+            _save_weights(checkpoints, params, config, None)
             checkpoints.wait()
         finally:
             checkpoints.close()
+
+
+def _save_weights(
+    checkpoints: Checkpoints, params: Any, config: Config, data: Mapping[str, Any] | None
+) -> None:
+    # The optimizer and the averages begin anew, so nothing of them is kept.
+    checkpoints.save(0, {"params": params}, config, keep=None, keep_every=None, data=data)

@@ -103,6 +103,8 @@ def train(
     program = SampleProgram(experiment, mesh, config.sample)
     _check_memory(program)
     told = [f"data: {place}{_describe_labels(config, source)}", *getattr(weights, "lines", ())]
+    if experiment.classifies and config.train.label_dropout:
+        told.append("train.label_dropout has no effect: a classifier is given no labels")
     with exclusive(run, report=tell, needed=distributed.is_first()):
         logger = _start_log(config, run, start, changes, data_changes, report)
         for line in [*told, *rate_change(config, checkpoints, start), *program.cautions]:

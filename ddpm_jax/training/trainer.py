@@ -14,7 +14,7 @@ If a run becomes non-finite in two intervals in a row, rolling back does not hel
 import math
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -37,7 +37,7 @@ from ddpm_jax.training.logging.run_logger import RunLogger
 from ddpm_jax.training.pictures import Interrupted, Pictures
 from ddpm_jax.training.preemption import PreemptionHandler
 from ddpm_jax.training.profiling import NO_PROFILE, Profile
-from ddpm_jax.training.starting import FirstWeights, start_state, state_of
+from ddpm_jax.training.starting import FirstWeights, begin_state
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import (
     jit_train_step,
@@ -120,10 +120,8 @@ class Trainer:
         layout = state_layout(self.experiment, self.mesh)
         if step:
             return self.checkpoints.restore(step, layout)
-        if 0 in self.checkpoints.steps():  # Weights alone, of an import.
-            found = self.checkpoints.restore(0, {"params": layout.params})
-            return state_of(self.experiment, self.mesh, found["params"])
-        return start_state(self.experiment, self.mesh, self.weights)
+        weights, self.weights = self.weights, None
+        return begin_state(self.experiment, self.mesh, self.checkpoints, self.described, weights)
 
     def train(self, state: TrainState, step: int) -> tuple[TrainState, int]:
         """Trains to the last step, or to the end of the dispatch in which it should stop.
@@ -332,17 +330,16 @@ class Trainer:
         best = self.checkpoints.best()
         if best is None:
             return
-        try:
-            chosen = self.checkpoints.config(best.step).validation
-        except (OSError, UserError):
-            chosen = None
-        own = self.config.validation
-        same = chosen is not None and own == replace(chosen, every=own.every, metrics=own.metrics)
+        own, same = self.config.validation, False
+        with suppress(OSError, UserError):
+            before = self.checkpoints.config(best.step)
+            chosen = replace(before.validation, every=own.every, metrics=own.metrics)
+            same = own == chosen and before.train.first_average == self.config.train.first_average
         if best.step > step or not same:
             self._mark_best(None)
             self.logger.say(
                 f"checkpoint {best.step} is no longer the best: the run went back before it, or "
-                "the settings of validation have changed"
+                "what validation measures has changed"
             )
 
     def _mark_best(self, best: Best | None) -> None:

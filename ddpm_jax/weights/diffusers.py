@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ddpm_jax.checkpoints.manifest import by_name
-from ddpm_jax.config import Choice, Config
+from ddpm_jax.config import Choice, Config, SampleConfig
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import UNetConfig
 from ddpm_jax.models.layers import group_count
@@ -399,6 +399,14 @@ def _scheduler_config(config: Config) -> tuple[dict[str, Any], list[str]]:
             f"sample.sampler is {sampler.name}; the folder's DDPMScheduler has all "
             f"{diffusion.timesteps} steps of ddpm"
         )
+    default = SampleConfig()
+    left = [
+        f"sample.{name} = {getattr(sample, name)}"
+        for name in ("steps", "grid", "guidance", "guidance_interval", "negative_label")
+        if getattr(sample, name) != getattr(default, name)
+    ]
+    if left:
+        notes.append(f"a DDPMPipeline has no place for {', '.join(left)}: say it to the pipeline")
     clip = sample.clipping
     limit = clip.options.get("high", 1.0)
     if clip.name not in ("none", "clip") or clip.options.get("low", -limit) != -limit:

@@ -56,8 +56,8 @@ def array(value: Any, name: str = "x.npy") -> Callable[[Path], object]:
     return lambda here: np.save(here / name, value, allow_pickle=True)
 
 
-def arrays(**values: Any) -> Callable[[Path], object]:
-    return lambda here: np.savez(here / "x.npz", **values)
+def arrays(name: str = "x.npz", **values: Any) -> Callable[[Path], object]:
+    return lambda here: np.savez(here / name, **values)
 
 
 def zipped(entries: dict[str, bytes], name: str = "x.zip") -> Callable[[Path], object]:

@@ -36,6 +36,16 @@ FILES = {
     "a config that fails": Row(
         put("mine.py", "def get_config():\n    return 1 / 0\n"), MINE, "mine.py:2: ZeroDivision"
     ),
+    "a config that leaves Python": Row(
+        put("mine.py", "import sys\ndef get_config():\n    sys.exit(0)\n"),
+        MINE,
+        "mine.py:3: SystemExit: 0; fix the file",
+    ),
+    "a smoke that is no table": Row(
+        put("mine.py", f"{IMPORT}SMOKE = 3\ndef get_config():\n    return Config()\n"),
+        f"{MINE} --smoke",
+        "SMOKE is 3; it must be a dict of settings",
+    ),
     "a config without its smoke": Row(
         put("mine.py", f"{IMPORT}def get_config():\n    return Config()\n"),
         f"{MINE} --smoke",
@@ -51,6 +61,11 @@ FILES = {
     ),
     "a run's config that is a list": Row(
         put("run/config.json", "[]"), "info {here}/run", "it must be a table of settings"
+    ),
+    "a run's config of a number as its kind": Row(
+        put("run/config.json", '{"model": {"kind": 5}}'),
+        "info {here}/run",
+        "model.kind is 5; it must be one of ",
     ),
     "a run's config of another kind": Row(
         put("run/config.json", '{"data": {"kind": "foldr"}}'),
@@ -242,6 +257,14 @@ EVALUATIONS = {
     ),
     "a folder of too many steps": Row(
         nothing, "sample {here}/run --output {here}/new --steps 9", "sample.steps is 9; it must"
+    ),
+    "settings of data for statistics": Row(
+        every(samples_of(9, 2), arrays("stats.npz", mu=np.zeros(2), sigma=np.eye(2))),
+        "evaluate {here}/x.npz --reference {here}/stats.npz --data.split test",
+        "stats.npz has statistics alone; leave out --data.split",
+    ),
+    "a checkpoint of stored samples": Row(
+        samples_of(9, 2), f"{JUDGE} --checkpoint 4", "has samples, and no network; leave out --che"
     ),
     "samples without a reference": Row(
         samples_of(9, 2), "evaluate {here}/x.npz", "needs --reference with real examples"

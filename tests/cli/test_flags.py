@@ -13,7 +13,7 @@ from ddpm_jax.config import Choice, Config, PointsData
 from ddpm_jax.diffusion import GUIDANCE
 from ddpm_jax.errors import UserError
 from tests.config.test_choices import ADDED
-from tests.tiny import UNET
+from tests.tiny import UNET, changed
 
 SETTINGS = configs.settings(UNET)
 
@@ -41,6 +41,13 @@ def test_only_what_is_given_is_returned_under_its_whole_name():
         "train.batch_size": 4,
         "data.flip": False,
     }
+
+
+def test_names_of_averages_may_have_any_underscores():
+    for name in ("a__b", "c_", "__d"):
+        settings = configs.settings(changed(UNET, train={"averages": {name: "ema"}}))
+        given = read("ddpm", [f"--train.averages.{name}.decay", "0.5"], settings)
+        assert given == {f"train.averages.{name}.decay": 0.5}
 
 
 REFUSED = [

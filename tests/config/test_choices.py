@@ -323,12 +323,29 @@ def test_several_choices_are_replaced_by_words():
         (("power --sigma_rel=0.1",), "a name in train.averages is 'power --sigma_rel'; it must"),
         (("it=power --sigma_rel 0.9",), "train.averages.it.sigma_rel is 0.9: it must be above 0"),
         (3, "train.averages is 3; it must be a table"),
+        (("a=ema", "b=ema", "a=power"), "a name in train.averages is 'a'; it must be given once"),
     ],
 )
 def test_words_that_are_no_averages_are_named(words, line):
     with pytest.raises(UserError) as told:
         configs.override(UNET, {"train.averages": words})
     assert line in str(told.value)
+
+
+def test_an_option_of_an_average_that_is_not_kept_is_refused():
+    given = {"train.averages": ("short=power",), "train.averages.ema.decay": 0.5}
+    with pytest.raises(UserError, match=r"train.averages.ema.decay is set, and ema is not kept"):
+        configs.override(UNET, given)
+
+
+def test_another_first_average_is_a_change():
+    train = dataclasses.replace(UNET.train, averages=TWO)
+    config = dataclasses.replace(UNET, train=train)
+    turned = configs.override(config, {"train.averages": ("slow", "ema")})
+    assert turned.train == config.train
+    assert configs.differences(config, turned) == {
+        "train.averages": (["ema", "slow"], ["slow", "ema"])
+    }
 
 
 @pytest.mark.parametrize(

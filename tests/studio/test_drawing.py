@@ -55,11 +55,23 @@ def test_points_lie_evenly_along_the_lines():
 
 
 @pytest.mark.parametrize(
-    "lines", [[], [[]], [[[0, 3]]], [[[0, math.nan]]], [[1, 2, 3]], ["a"], [[[0, 0]] * 20_001]]
+    "lines",
+    [
+        [],
+        [[]],
+        [[[0, 3]]],
+        [[[0, math.nan]]],
+        [[[0, 10**400]]],
+        [[1, 2, 3]],
+        ["a"],
+        [[[0, 0]] * 20_001],
+    ],
 )
 def test_what_is_no_drawing_is_refused(lines):
     with pytest.raises(UserError):
         Shape(lines).polylines()
+    with pytest.raises(UserError, match="seed is -1"):
+        Shape([[[0, 0]]], seed=-1).polylines()
 
 
 SHORT = {"train.steps": 20, "train.steps_per_dispatch": 10, "train.save_every": 20}

@@ -163,6 +163,9 @@ def test_a_dropped_picture_is_inverted_and_inpainted(server, pictures):
         ({"run": "/etc"}, "there is no run '/etc'"),
         ({"nmu": 4}, "unknown setting nmu"),
         ({"how": "vary"}, "choose a sample"),
+        ({"how": "vray"}, "did you mean vary"),
+        ({"how": "vary", "options": {"num": 9}}, "vary has no option num"),
+        ({"options": {"strength": 0.5}}, "drawing has no option strength"),
         ({"how": "vary", "picture": ["nothing", 0]}, "no longer kept"),
     ],
 )

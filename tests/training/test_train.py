@@ -403,3 +403,18 @@ def test_a_source_of_none_is_refused(tmp_path):
     with pytest.raises(UserError, match="the source has no examples"):
         train(POINTS, tmp_path / "run", source=source)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_classifier_says_that_it_drops_no_labels(tmp_path):
+    data = PointsData(shape="moons", size=50)
+    config = dataclasses.replace(SHORT, data=data)
+    for objective, count in (("simple", 0), ("classification", 1)):
+        each = changed(
+            config,
+            diffusion={"objective": objective},
+            model={"num_classes": 2},
+            train={"label_dropout": 0.2},
+        )
+        lines = []
+        train(each, tmp_path / objective, report=lines.append)
+        assert sum("train.label_dropout has no effect" in line for line in lines) == count

@@ -25,6 +25,7 @@ from ddpm_jax.models import make_network
 from ddpm_jax.runtime.mesh import make_mesh, shard_batch
 from ddpm_jax.training.logging.run_logger import read_events, read_rows
 from ddpm_jax.training.pictures import Pictures
+from ddpm_jax.training.starting import first_weights, start_state
 from ddpm_jax.training.state import init_state
 from ddpm_jax.training.step import gradient, make_train_step, state_layout, step_inputs
 from ddpm_jax.training.train import train
@@ -97,10 +98,10 @@ def with_step(state, step):
     return state._replace(step=jnp.asarray(step, jnp.int32))
 
 
-def reference(config, stretches):
+def reference(config, stretches, state=None):
     """The state at the last step of a run to which the steps of some stretches never happened."""
     trainer = StepLoop(config)
-    state, step = trainer.init(), 0
+    state, step = state or trainer.init(), 0
     for first, after in [*stretches, (config.train.steps, None)]:
         state, _ = trainer.run(with_step(state, step), first - step)
         step = after
@@ -466,3 +467,23 @@ def test_parameters_that_overflow_by_themselves_are_not_saved(tmp_path):
         assert saved == {"skip": [], "rollback": [4]}[name]
         for step in saved:
             assert_same(state_of(tmp_path / name, step).params, StepLoop(config).init().params)
+
+
+@pytest.mark.parametrize("left", ["all", "weights", "none"])
+def test_a_rollback_to_the_beginning_needs_the_weights_it_started_from(left, poison, tmp_path):
+    donor, run = tmp_path / "donor", tmp_path / "run"
+    train(changed(dataclasses.replace(POINTS, seed=7), train={"steps": 20}), donor)
+    config = dataclasses.replace(policy("rollback", keep=1), init=str(donor))
+    weights = start_state(build(config), make_mesh(1), first_weights(build(config)))
+    poison({10, 11, 12})
+    if left != "all":
+        train(changed(config, train={"steps": 11}), run)
+        shutil.rmtree(donor)
+    if left == "none":
+        shutil.rmtree(run / "checkpoints/0")
+        with pytest.raises(UserError, match=r"has no checkpoint 0, with the weights of .*donor"):
+            train(config, run)
+        return
+    train(config, run)
+    assert Checkpoints(run).steps() == [0, 80]
+    assert_same(state_of(run, 80), reference(config, [(0, 20)], weights))

@@ -340,6 +340,19 @@ def test_a_best_of_other_held_out_data_counts_no_more(scripted, tmp_path):
     assert Checkpoints(tmp_path).steps() == [20, 32, 40]
 
 
+def test_a_best_of_another_average_counts_no_more(scripted, tmp_path):
+    scripted(**UPS_AND_DOWNS)
+    averages = {"ema": Choice("ema", decay=0.9), "slow": Choice("ema", decay=0.99)}
+    train(changed(BEST, train={"steps": 16, "averages": averages}), tmp_path)
+    assert Checkpoints(tmp_path).newest_good("best") == 12
+    lines = []
+    turned = {"steps": 24, "averages": dict(reversed(averages.items()))}
+    train(changed(BEST, train=turned), tmp_path, report=lines.append)
+    assert "train.averages: ['ema', 'slow'] -> ['slow', 'ema']" in lines
+    assert any("checkpoint 12 is no longer the best" in line for line in lines)
+    assert Checkpoints(tmp_path).newest_good("best") == 20
+
+
 MEASURED = changed(
     POINTS,
     train={"steps": 16, "preview_every": 8},

@@ -144,6 +144,18 @@ def test_what_diffusers_can_not_compute_is_not_written(changed, says, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_settings_that_a_pipeline_has_no_place_for_are_told(tmp_path):
+    plain = {"model.norm_groups": 8, "model.num_classes": 3, "train.label_dropout": 0.1}
+    shapes = build(export_of(**plain)).param_shapes
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, "f"), shapes)
+    notes = export_weights("diffusers", export_of(**plain), params, tmp_path / "plain")
+    assert not any("no place" in line for line in notes)
+    changed = {"sample.steps": 50, "sample.guidance": 1.5, "sample.num": 4}
+    notes = export_weights("diffusers", export_of(**plain, **changed), params, tmp_path / "other")
+    (line,) = [line for line in notes if "no place" in line]
+    assert "sample.steps = 50, sample.guidance = 1.5: " in line
+
+
 def test_another_network_is_not_written(tmp_path):
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, "f"), build(TINY).param_shapes)
     with pytest.raises(UserError, match=r"model\.kind is mlp; for diffusers it must be unet"):

@@ -68,6 +68,9 @@ class TensorBoard(Logger):
                 if self._purge is not None:
                     start = SessionLog(status=SessionLog.START)
                     self._write(Event(step=self._purge, session_log=start))
+                    self._file.flush()
+                    # Said once: a later file would hide the points of this one.
+                    self._purge = None
             self._write(Event(step=step, **content))
         except OSError:
             self._drop()
