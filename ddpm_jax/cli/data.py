@@ -34,8 +34,8 @@ class Info:
 
     output: str | None = None
     """FILE.png for the grid; if left out, NAME-preview.png here."""
-    split: str = "train"
-    """The split of a TFDS data set."""
+    split: str | None = None
+    """The split of a TFDS data set; if left out, train, or the config's."""
     data_dir: str | None = None
     """Where TFDS keeps its data; if left out, $TFDS_DATA_DIR, then ~/tensorflow_datasets."""
     json: bool = False
@@ -84,9 +84,14 @@ def _info(source: str, options: Info, about_data: list[str], prog: str) -> int:
     if path.suffix == ".py" or (path / "config.json").is_file():
         data = config_of(source).data
     else:
-        data = recognize(source, options.split, options.data_dir)
+        data = recognize(source)
+    short = {name: getattr(options, name) for name in ("split", "data_dir")}
+    for name, value in short.items():
+        if value is not None and not hasattr(data, name):
+            raise UserError(f"--{name} is of a TFDS data set, and {source} is none; leave it out")
     settings = [each._replace(name=f"data.{each.name}") for each in configs.settings(data)]
-    given = read(prog, about_data, settings)
+    given = {f"data.{name}": value for name, value in short.items() if value is not None}
+    given |= read(prog, about_data, settings)
     data = configs.override(data, {name.removeprefix("data."): v for name, v in given.items()})
     stem = re.sub(r"[^\w.-]", "-", path.resolve().stem)
     output = plots.check_path(options.output or f"{stem}-preview.png", ".png")

@@ -66,7 +66,7 @@ def run(words: list[str]) -> int:
     if options.how is None:
         raise UserError(f"{prog} needs --how, one of {', '.join(EDITS)}")
     require_row("--how", options.how, EDITS)
-    settings = {name: v for name, v in given.items() if name not in own and v is not None}
+    settings = {name: v for name, v in given.items() if name not in own}
     output = storage_path(options.output or f"{paths[0].stem}-{options.how}.png")
     plots.check_path(output, ".npz" if output.suffix == ".npz" else ".png")
     picture, second = _read(options.how, paths)

@@ -104,7 +104,8 @@ def find_pages(listing: Listing, wanted: str) -> list[Page]:
             with open_picture_file(listing.read(name), name) as image:
                 return count_pages(image)
         # What can't be read is one example here; decoding it says why.
-        except Exception:
+        except Exception as error:
+            unreadable(name, error)
             return None
 
     with ThreadPoolExecutor(StreamSource.workers) as pool:

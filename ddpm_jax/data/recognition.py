@@ -9,7 +9,7 @@ from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.files import local_path
 
 
-def recognize(source: str, split: str = "train", data_dir: str | None = None) -> SourceConfig:
+def recognize(source: str) -> SourceConfig:
     """Returns the data config for an existing file or folder, or else for a TFDS set of that name.
 
     Raises UserError if there is neither.
@@ -18,7 +18,7 @@ def recognize(source: str, split: str = "train", data_dir: str | None = None) ->
     if not path.exists():
         bare, known = re.split("[/:]", source)[0], known_sets()
         if bare in known:
-            return TfdsData(name=source, split=split, data_dir=data_dir)
+            return TfdsData(name=source)
         # A mistyped path is not taken for a mistyped name.
         beside = sorted(each.name for each in path.parent.glob("*"))
         near = nearest(path.name, beside) or nearest(source, known if bare == path.name else [])

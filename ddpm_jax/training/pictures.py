@@ -8,7 +8,7 @@ from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.files import StoragePath
-from ddpm_jax.runtime.distributed import is_first
+from ddpm_jax.runtime.distributed import broadcast_from_first, is_first
 from ddpm_jax.sampling.cascade import is_shown, seen_in
 from ddpm_jax.sampling.chain import SampleProgram
 from ddpm_jax.sampling.files import animation_size, write_samples
@@ -49,13 +49,20 @@ class Pictures:
         params = state.ema[config.train.first_average]
         return self._program(params, num, seed=config.seed, progress=check, **options)
 
+    def has_preview(self, step: int) -> bool:
+        """Returns whether the preview of a step is there; the same on every process."""
+        return broadcast_from_first(lambda: self._preview(step).is_file())
+
+    def _preview(self, step: int) -> StoragePath:
+        return self._run / "samples" / f"{step:08}.png"
+
     def write_preview(self, step: int, drawn: Samples, shown: int) -> None:
         """Writes the first samples as the preview of a step."""
         if not is_first():
             return
         labels = None if drawn.labels is None else drawn.labels[:shown]
         try:
-            path = self._run / "samples" / f"{step:08}.png"
+            path = self._preview(step)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_samples(path, drawn._replace(samples=drawn.samples[:shown], labels=labels))
             self._logger.picture(step, "samples", path)

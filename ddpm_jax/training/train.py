@@ -103,8 +103,6 @@ def train(
     program = SampleProgram(experiment, mesh, config.sample)
     _check_memory(program)
     told = [f"data: {place}{_describe_labels(config, source)}", *getattr(weights, "lines", ())]
-    if experiment.classifies and config.train.label_dropout:
-        told.append("train.label_dropout has no effect: a classifier is given no labels")
     with exclusive(run, report=tell, needed=distributed.is_first()):
         logger = _start_log(config, run, start, changes, data_changes, report)
         for line in [*told, *rate_change(config, checkpoints, start), *program.cautions]:
@@ -252,7 +250,10 @@ def _describe_labels(config: Config, source: Source) -> str:
     if not names:
         return ""
     if config.model.num_classes:
-        return f"; labels {describe_classes(names)}"
+        classifies = config.diffusion.trained_objective.classifies
+        idle = "train.label_dropout has no effect: a classifier is given no labels"
+        more = f"; {idle}" if classifies and config.train.label_dropout else ""
+        return f"; labels {describe_classes(names)}{more}"
     return f"; its {len(names)} classes are not used (model.num_classes is 0)"
 
 

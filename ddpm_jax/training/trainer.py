@@ -322,7 +322,8 @@ class Trainer:
             self._validate(state, step)
         self._keep_if_best(state, step, values)
         metrics = self.validation.metrics
-        if metrics is not None and not values.keys() & metrics.better:
+        measured = metrics is None or bool(values.keys() & metrics.better)
+        if not (measured and self.pictures.has_preview(step)):
             self._preview(state, step)
 
     def _take_back_best(self, step: int) -> None:

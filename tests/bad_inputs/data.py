@@ -376,6 +376,9 @@ LOOKS = {
     "a grid in no folder": Row(
         put("set/a.png", PNG), f"{INFO} --output {{here}}/no/x.png", "can't be written"
     ),
+    "a split of a folder": Row(
+        put("set/a.png", PNG), f"{INFO} --split test", "--split is of a TFDS data set, and {here}"
+    ),
     "nothing named": Row(nothing, "data info", "use: ddpm data info SOURCE"),
     "an unknown question": Row(nothing, "data inf x", "or: ddpm data info SOURCE"),
 }

@@ -84,3 +84,13 @@ def test_a_mistake_is_one_line_and_writes_nothing(run, folder, capsys, name):
     assert says in err, err
     assert err.count("\n") == 1
     assert sorted(folder.iterdir()) == before
+
+
+def test_all_steps_may_be_asked_for(run, folder):
+    outputs = []
+    for steps in ("None", "20", "4"):
+        words = ["cat.png", "--how", "vary", "--steps", steps, "--output", f"{steps}.npz"]
+        assert cli.main(["edit", str(run), *words]) == 0
+        outputs.append(np.load(f"{steps}.npz")["samples"])
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+    assert (outputs[0] != outputs[2]).any()

@@ -233,8 +233,9 @@ def test_a_system_that_can_read_no_files_loses_no_pictures(
         return opened(self, *args, **options)
 
     monkeypatch.setattr(Path, "open", failing)
-    with pytest.raises(OSError, match=os.strerror(answer)):
-        levels(open_source(config(classes)))
+    for pages in ("first", "all"):
+        with pytest.raises(OSError, match=os.strerror(answer)):
+            levels(open_source(dataclasses.replace(config(classes), pages=pages)))
     assert cli.main(["data", "info", str(classes)]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"ddpm: {path}: {os.strerror(answer)}; ")

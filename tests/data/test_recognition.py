@@ -13,9 +13,6 @@ def test_a_path_or_a_name_becomes_the_config_of_its_kind(tmp_path):
     assert recognize(str(tmp_path)) == FolderData(path=str(tmp_path))
     assert isinstance(recognize(str(tmp_path / "x.npy")), ArraysData)
     assert isinstance(recognize(str(tmp_path / "x.png")), PictureData)
-    assert recognize("mnist", "test", "here") == TfdsData(
-        name="mnist", split="test", data_dir="here"
-    )
     assert recognize("mnist:3.0.1") == TfdsData(name="mnist:3.0.1")
     for missing in (str(tmp_path / "gone"), "./gone", "gone.zip"):
         with pytest.raises(UserError, match="does not exist; name a folder"):

@@ -387,10 +387,12 @@ def test_without_held_out_data_previews_are_measured_against_those_of_training(t
     assert row["sliced_wasserstein"] == pytest.approx(found, rel=1e-6)
 
 
-def test_a_preview_that_a_kill_kept_from_being_measured_is_measured_at_the_restart(
-    tmp_path, monkeypatch
+@pytest.mark.parametrize("metrics", [True, False])
+def test_a_preview_that_a_kill_kept_from_being_drawn_is_drawn_at_the_restart(
+    metrics, tmp_path, monkeypatch
 ):
-    train(MEASURED, tmp_path / "whole")
+    config = MEASURED if metrics else changed(MEASURED, validation={"metrics": ()})
+    train(config, tmp_path / "whole")
 
     def killed(self, state, step):
         if step == 8:
@@ -400,15 +402,18 @@ def test_a_preview_that_a_kill_kept_from_being_measured_is_measured_at_the_resta
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_preview", killed)
         with pytest.raises(Killed):
-            train(MEASURED, tmp_path / "killed")
+            train(config, tmp_path / "killed")
     assert Checkpoints(tmp_path / "killed").steps() == [8]
-    train(MEASURED, tmp_path / "killed")
+    train(config, tmp_path / "killed")
+    for step in (8, 16):
+        pictures = [tmp_path / name / f"samples/{step:08}.png" for name in ("whole", "killed")]
+        assert pictures[0].read_bytes() == pictures[1].read_bytes()
     whole, again = (
         [row for row in read_rows(tmp_path / name / "metrics.jsonl") if "loss" not in row]
         for name in ("whole", "killed")
     )
     assert whole == again
-    assert len(whole) == 2
+    assert len(whole) == (2 if metrics else 0)
 
 
 def test_samples_that_are_not_finite_cost_a_line(tmp_path, monkeypatch):
