@@ -1,9 +1,11 @@
 """The options by which a command opens a run and what belongs to it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from ddpm_jax.cli.console import warn
+from ddpm_jax.sampling.cascade import Cascade
 from ddpm_jax.sampling.run import Run, load
 
 
@@ -22,8 +24,18 @@ class Opening:
     """A run of the objective classification, RUN or RUN@STEP: its gradient leads to the labels."""
 
 
-def open_run(target: str, options: Opening, *, local: bool = False) -> Run:
-    """Returns the run that the options ask for, with what guides it; UserError as `load` raises."""
+def open_run(
+    target: str,
+    options: Opening,
+    *,
+    local: bool = False,
+    then: Sequence[str] = (),
+    then_noise: float | None = None,
+) -> Run:
+    """Returns the run that the options ask for, with what guides it; UserError as `load` raises.
+
+    The runs `then` enlarge what it draws, as `Cascade` says; then the last one is guided.
+    """
     run = load(
         target,
         checkpoint=options.checkpoint,
@@ -32,6 +44,8 @@ def open_run(target: str, options: Opening, *, local: bool = False) -> Run:
         local=local,
         report=warn,
     )
+    for stage in then:
+        run = Cascade(run, load(stage, local=local, report=warn), noise=then_noise)
     if options.guide is None and options.classifier is None:
         return run
     guides = (options.guide, options.classifier)

@@ -8,7 +8,7 @@ from typing import Any
 from ddpm_jax import config as configs
 from ddpm_jax import plots
 from ddpm_jax.cli.arguments import Shared, built, settings_of, target_of, with_rows
-from ddpm_jax.cli.console import bar, warn
+from ddpm_jax.cli.console import bar
 from ddpm_jax.cli.flags import HELP, read
 from ddpm_jax.cli.opening import Opening, open_run
 from ddpm_jax.config import SampleConfig, Setting
@@ -18,10 +18,8 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.files import StoragePath, storage_path
 from ddpm_jax.runtime.distributed import is_first
 from ddpm_jax.runtime.memory import OutOfMemory
-from ddpm_jax.sampling.cascade import Cascade
 from ddpm_jax.sampling.files import animation_size, write_samples
 from ddpm_jax.sampling.formats import FORMATS
-from ddpm_jax.sampling.run import load
 from ddpm_jax.sampling.shards import sample_pixels, sample_shards
 
 _WRITERS = (".png", ".gif", ".npz")
@@ -106,9 +104,8 @@ def _draw(target: str, output: StoragePath, options: Options, settings: dict[str
     in_parts = to_folder or form != "npz"
     if options.then_noise is not None and not options.then:
         raise UserError("--then_noise needs --then RUN, a run that enlarges the samples")
-    run = open_run(target, options, local=in_parts)
-    for stage in options.then:
-        run = Cascade(run, load(stage, local=in_parts, report=warn), noise=options.then_noise)
+    stages: dict[str, Any] = {"then": options.then, "then_noise": options.then_noise}
+    run = open_run(target, options, local=in_parts, **stages)
     num, labels = settings.pop("num", None), run.labels(options.labels)
     described = run.prepare(**settings)
     if is_first():

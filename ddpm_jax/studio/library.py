@@ -81,7 +81,7 @@ class Library:
             except (UserError, OSError) as error:
                 row = {"problem": str(error)}
             rows.append({"name": name, **row})
-        for name, opened in self._drawings.items():
+        for name, opened in list(self._drawings.items()):
             row = {"points": True, "step": opened.run.step, "steps": opened.run.step, "live": False}
             rows.append({"name": name, **row})
         return rows
@@ -100,8 +100,9 @@ class Library:
 
     def about(self, name: str) -> dict[str, Any]:
         """Returns what can be chosen for a run, and what its settings are if nothing is."""
-        if name in self._drawings:
-            run = self._drawings[name].run
+        drawn = self._drawings.get(name)
+        if drawn is not None:
+            run = drawn.run
             choices: dict[str, Any] = {"checkpoints": [], "params": [], "classes": []}
             return {**choices, "best": None, **_choices(run.config), "lengths": False}
         folder = self.folder(name)
@@ -121,8 +122,9 @@ class Library:
 
     def open(self, asked: Opening) -> Opened:
         """Returns a run with its parameters; holds the last few. UserError as `load` raises."""
-        if asked.run in self._drawings:
-            return self._drawings[asked.run]
+        drawn = self._drawings.get(asked.run)
+        if drawn is not None:
+            return drawn
         folder = self.folder(asked.run)
         with self._lock:  # Two pages that open one run at once load it once.
             checkpoints = Checkpoints(folder)

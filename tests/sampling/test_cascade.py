@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddpm_jax.cli import opening
 from ddpm_jax.config import ArraysData, Choice, SmallUNetConfig
 from ddpm_jax.data import open_source
 from ddpm_jax.data.pixels import to_unit
@@ -98,10 +99,19 @@ def test_a_cascade_enlarges_the_samples_of_its_base(base, stage):
     }
 
 
-def test_what_decides_a_cascade_s_samples_is_described(base, stage):
-    def described(cascade):
-        return describe_samples(cascade, cascade.config.sample, 4, 3, None)
+def described(cascade):
+    return describe_samples(cascade, cascade.config.sample, 4, 3, None)
 
+
+def test_the_command_guides_the_last_stage(base, stage, monkeypatch):
+    runs = {"base": base, "stage": stage, "weaker": stage}
+    monkeypatch.setattr(opening, "load", lambda name, **options: runs[name])
+    options = opening.Opening(guide="weaker")
+    found = opening.open_run("base", options, then=["stage"], then_noise=0.4)
+    assert described(found) == described(Cascade(base, stage, noise=0.4).guided(stage))
+
+
+def test_what_decides_a_cascade_s_samples_is_described(base, stage):
     plain = described(Cascade(base, stage))
     assert described(Cascade(base, stage, noise=0.2)) == plain  # That of its config.
     assert described(Cascade(base, stage, noise=0.4)) != plain

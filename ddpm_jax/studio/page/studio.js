@@ -229,9 +229,14 @@ function heard(pane, name, data) {
   }
 }
 
+async function board(result) {
+  const url = await blobUrl("board", { result });
+  try { return await picture(url); } finally { URL.revokeObjectURL(url); }
+}
+
 async function finish(pane) {
   // The frames of large boards lose a little; the result itself does not.
-  const exact = picture(await blobUrl("board", { result: pane.result }));
+  const exact = board(pane.result);
   const last = pane.frames.at(-1);
   if (last) last.images = Promise.all([exact, last.images.then((images) => images[1])]);
   makeTiles(pane);
@@ -359,7 +364,7 @@ async function showPaint(last) {
   pen.clearRect(0, 0, 256, 256);
   state.paint = null;
   if (!last) return;
-  const image = await picture(await blobUrl("board", { result: last.result }));
+  const image = await board(last.result);
   if (state.chosen.at(-1) !== last) return;
   const [height, width] = state.about.shape, columns = last.pane?.layout.columns ?? 1;
   const place = [last.index % columns * width, Math.floor(last.index / columns) * height];
