@@ -24,16 +24,16 @@ PNG = b"\x89PNG\r\n"
 
 SESSION = """
 import ddpm_jax
-result = ddpm_jax.train("digits", "runs/digits", smoke=True)
+result = ddpm_jax.train("swiss_roll", "runs/roll", smoke=True)
 run = result.run
 drawn = run.sample(10, seed=0)
 drawn.samples.shape, drawn.samples.dtype
 picture = run.plot("samples", num=10)
 shown = picture._repr_png_()
-run = ddpm_jax.load("runs/digits")
+run = ddpm_jax.load("runs/roll")
 again = run.sample(10, seed=0)
 assert (result.step, run.step, shown[:4]) == (20, 20, b"\\x89PNG")
-assert drawn.samples.shape == (10, 8, 8, 1) and (drawn.samples == again.samples).all()
+assert drawn.samples.shape == (10, 2) and (drawn.samples == again.samples).all()
 """
 
 
@@ -55,7 +55,7 @@ def session(tmp_path_factory):
 def test_ten_lines_train_sample_and_show(session):
     folder, ended = session
     assert ended.returncode == 0, ended.stderr
-    assert (folder / "runs/digits/samples.png").is_file()
+    assert (folder / "runs/roll/samples.png").is_file()
 
 
 def test_nothing_is_printed_unasked(session):

@@ -177,8 +177,9 @@ def test_killed_twice_and_run_again_it_ends_bit_for_bit_the_same(unbroken, confi
 def test_a_signal_saves_before_it_ends(tmp_path, number, code):
     run = tmp_path / "stopped"
     words = ("train", "configs/swiss_roll.py", "--workdir", run, "--train.steps", 10**6)
+    small = ("--model.width", 16, "--train.batch_size", 16, "--train.log_every", 100)
     process = subprocess.Popen(
-        **command(*words, "--train.save_every", 10**6, "--train.log_every", 500),
+        **command(*words, "--train.save_every", 10**6, *small),
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
