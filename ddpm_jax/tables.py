@@ -8,9 +8,10 @@ their names, types and defaults:
 The annotation may hold a help text: `eta: Annotated[float, "0 for no noise"]`.
 """
 
+import functools
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -105,10 +106,16 @@ def choose(kind: str, table: Mapping[str, TableRow], name: str) -> TableRow:
     return table[name]
 
 
-def signature_of(row: Any) -> dict[str, Option]:
+def signature_of(row: Any) -> Mapping[str, Option]:
     """Returns the options of a row: its keyword-only parameters; none for a row without calls."""
     if not callable(row):
         return {}
+    # Each config asks for those of all its rows several times.
+    return _options_of(row) if isinstance(row, Hashable) else _options_of.__wrapped__(row)
+
+
+@functools.lru_cache(1_000)
+def _options_of(row: Callable[..., Any]) -> Mapping[str, Option]:
     found = {}
     for p in inspect.signature(row, eval_str=True).parameters.values():
         if p.kind is p.KEYWORD_ONLY:
@@ -119,7 +126,7 @@ def signature_of(row: Any) -> dict[str, Option]:
             if hint is p.empty:
                 hint = Any if p.default in (p.empty, None) else type(p.default)
             found[p.name] = Option(p.name, hint, p.default, doc)
-    return found
+    return MappingProxyType(found)
 
 
 def options_of(row: Any) -> list[str]:

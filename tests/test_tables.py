@@ -1,5 +1,6 @@
 """Names and options: a slip is one clear line, whichever table it concerns."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from ddpm_jax.diffusion import (
     make_time_grid,
     make_weighting,
 )
+from ddpm_jax.tables import defaults_of, options_of
 
 SCHEDULE = make_schedule("linear", 10)
 EPS = PARAMETERIZATIONS["eps"]
@@ -72,3 +74,17 @@ def test_a_row_takes_its_own_options_and_refuses_those_of_others():
         assert (make_schedule(name, 10, **own).beta != make_schedule(name, 10).beta)[1:].any()
         with pytest.raises(ValueError, match=f"schedule '{name}' takes no '{next(iter(other))}'"):
             make_schedule(name, 10, **own, **other)
+
+
+def test_a_row_may_be_an_object_that_can_not_be_hashed():
+    @dataclasses.dataclass
+    class Scaled:
+        factor: float
+
+        def __call__(self, x, *, power: int = 2):
+            return self.factor * x**power
+
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(Scaled(2.0))
+    assert options_of(Scaled(2.0)) == ["power"]
+    assert defaults_of(Scaled(3.0)) == {"power": 2}

@@ -15,4 +15,6 @@ def check_seed(seed: int) -> None:
 def require_row(name: str, value: object, table: Iterable[str]) -> None:
     """Raises UserError, with the nearest name, unless the value is a row of the table."""
     rows = sorted(table)
-    require(value in rows, name, value, f"one of {', '.join(rows)}{nearest(str(value), rows)}")
+    if value not in rows:
+        need = f"one of {', '.join(rows)}{nearest(str(value), rows)}"
+        require(False, name, value, need)

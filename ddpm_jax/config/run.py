@@ -1,5 +1,6 @@
 """The settings of a run: diffusion, optimizer, loop, sampling, devices, and the whole."""
 
+import functools
 import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -26,6 +27,7 @@ from ddpm_jax.diffusion import (
     TIME_GRIDS,
     WEIGHTINGS,
     NoiseSchedule,
+    Sampler,
     make_clipping,
     make_guidance,
     make_objective,
@@ -70,8 +72,15 @@ def _timestep_sampler(name: str, **options: Any) -> None:
     make_timestep_sampler(name, _ANY_SCHEDULE.T, **options)
 
 
-def _sampler(name: str, **options: Any) -> None:
-    make_sampler(name, _ANY_SCHEDULE, **options)
+def _sampler(name: str, **options: Any) -> Sampler:
+    # The row is a part of the key, as a table may get another row of the same name.
+    return _made_sampler(SAMPLERS.get(name), name, tuple(options.items()))
+
+
+@functools.lru_cache(100)
+def _made_sampler(row: Any, name: str, options: tuple[tuple[str, Any], ...]) -> Sampler:
+    del row
+    return make_sampler(name, _ANY_SCHEDULE, **dict(options))
 
 
 def _grid(name: str, **options: Any) -> None:
@@ -308,7 +317,7 @@ class SampleConfig:
         if sampler.name == AUTO:
             sampler = Choice(suited_sampler(steps or self.steps or T, T))
         if grid.name == AUTO:
-            grid = Choice(make_sampler(sampler.name, _ANY_SCHEDULE, **sampler.options).grid)
+            grid = Choice(_sampler(sampler.name, **sampler.options).grid)
         return replace(self, sampler=sampler, grid=grid)
 
 
@@ -325,7 +334,7 @@ class MeshConfig:
 
 def check_variance(sampler: Choice, diffusion: DiffusionConfig) -> None:
     """Raises UserError for a sampler that needs a learned variance where the network has none."""
-    needs = make_sampler(sampler.name, _ANY_SCHEDULE, **sampler.options).learned_variance
+    needs = _sampler(sampler.name, **sampler.options).learned_variance
     need = (
         f"one without a learned variance: diffusion.objective {diffusion.objective.name} has none"
     )
@@ -354,6 +363,7 @@ class Config:
 
     def __post_init__(self):
         check_seed(self.seed)
+        classifies = self.diffusion.trained_objective.classifies
         for name, value in flatten(self).items():
             numbers = [each for each in np.ravel(value) if isinstance(each, int | float)]
             require(all(map(in_float32, numbers)), name, value, FINITE)
@@ -366,7 +376,6 @@ class Config:
             with naming("diffusion.condition", self.diffusion.condition):
                 chosen, shape = self.diffusion.condition, self.data.example_shape
                 takes = make_conditioner(chosen.name, shape, **chosen.options).takes
-            classifies = self.diffusion.trained_objective.classifies
             need = "nothing for diffusion.objective classification"
             require(not (takes and classifies), "diffusion.condition", chosen.name, need)
             need = f"nothing for model.kind {self.model.kind}, which takes nothing else"
@@ -380,7 +389,6 @@ class Config:
         require(steps is None or steps <= T, "sample.steps", steps, need)
         check_variance(self.sample.settled(T).sampler, self.diffusion)
         labels = self.model.num_classes > 0
-        classifies = self.diffusion.trained_objective.classifies
         need = "the number of classes for diffusion.objective classification"
         require(labels or not classifies, "model.num_classes", self.model.num_classes, need)
         dropout, guidance = self.train.label_dropout, self.sample.guidance
