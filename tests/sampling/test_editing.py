@@ -101,6 +101,15 @@ def test_an_inversion_returns_to_the_picture_better_with_more_steps(run):
     assert np.abs(found[0].noise - x_0).mean() > 0.1
 
 
+def test_an_inversion_goes_by_steps_even_in_log_snr_unless_told(run):
+    grids: list[dict[str, Any]] = [{}, {"grid": "logsnr"}, {"grid": "strided"}]
+    own, even, strided = (edit(run, "invert", PICTURES, steps=4, **grid).noise for grid in grids)
+    assert own is not None
+    assert strided is not None
+    np.testing.assert_array_equal(own, even)
+    assert np.abs(own - strided).max() > 1e-3
+
+
 @pytest.mark.parametrize("by", ["inversion", "noise"])
 def test_a_way_leads_from_one_picture_to_the_other(run, by):
     start, end = PICTURES / np.float32(127.5) - 1
