@@ -37,6 +37,7 @@ def get_config():
         train=TrainConfig(
             averages={{"ema": "ema", "short": "power --sigma_rel 0.1"}}, snapshot_every=20,
             steps={steps}, batch_size=8, log_every=25, save_every=25, keep=2, preview_every=None,
+            timestep_sampler="importance --history 2",
         ),
         sample=SampleConfig(clipping="none", num=8, batch_size=8),
     )
