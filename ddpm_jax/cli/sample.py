@@ -37,7 +37,7 @@ class Options(Opening):
     class has a number as its name, numbers mean names."""
     then: tuple[str, ...] = ()
     """Runs that enlarge the samples, one after the other, as configs/digits_upscale.py makes them.
-    Settings of sampling are those of the last; the others keep their own."""
+    Settings of sampling, --guide and --classifier are for the last; the others keep their own."""
     then_noise: float | None = None
     """Noise of the pictures that these runs are given, as a share of T; if left out, that of their
     configs."""

@@ -52,18 +52,17 @@ def run(words: list[str]) -> int:
         return 130
     if result.step >= asked.config.train.steps:
         if result.start == result.step:  # Nothing was trained: what is drawn stays as it is.
-            figures = [each for each in figures if not _path(each, workdir).is_file()]
+            figures = [
+                (name, options)
+                for name, options in figures
+                if not path_of(name, workdir, options.get("output")).is_file()
+            ]
         _draw_at_the_end(asked.config, workdir, figures)
     if result.signal is None and is_first():
         draws = not result.run.experiment.classifies
         use = f"draw more with: ddpm sample {workdir}"
         report(f"done; {use if draws else f'guide with: ddpm sample RUN --classifier {workdir}'}")
     return 0
-
-
-def _path(figure: Figure, workdir: StoragePath) -> StoragePath:
-    name, options = figure
-    return storage_path(options["output"]) if "output" in options else path_of(name, workdir)
 
 
 def _default_workdir(asked: CommandInput) -> str:

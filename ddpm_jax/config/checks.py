@@ -3,7 +3,7 @@
 import numbers
 from collections.abc import Iterable
 
-from ddpm_jax.errors import nearest, require
+from ddpm_jax.errors import UserError, nearest, require, shown
 
 
 def check_seed(seed: int) -> None:
@@ -17,4 +17,4 @@ def require_row(name: str, value: object, table: Iterable[str]) -> None:
     rows = sorted(table)
     if value not in rows:
         need = f"one of {', '.join(rows)}{nearest(str(value), rows)}"
-        require(False, name, value, need)
+        raise UserError(f"{name} is {shown(value)}; it must be {need}")

@@ -1,6 +1,5 @@
 """The settings of a run: diffusion, optimizer, loop, sampling, devices, and the whole."""
 
-import functools
 import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -73,14 +72,7 @@ def _timestep_sampler(name: str, **options: Any) -> None:
 
 
 def _sampler(name: str, **options: Any) -> Sampler:
-    # The row is a part of the key, as a table may get another row of the same name.
-    return _made_sampler(SAMPLERS.get(name), name, tuple(options.items()))
-
-
-@functools.lru_cache(100)
-def _made_sampler(row: Any, name: str, options: tuple[tuple[str, Any], ...]) -> Sampler:
-    del row
-    return make_sampler(name, _ANY_SCHEDULE, **dict(options))
+    return make_sampler(name, _ANY_SCHEDULE, **options)
 
 
 def _grid(name: str, **options: Any) -> None:

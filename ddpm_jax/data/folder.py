@@ -14,7 +14,7 @@ from ddpm_jax.data.listing import Listing, list_pictures
 from ddpm_jax.data.pictures import RangeError
 from ddpm_jax.data.pictures import decode as decode_picture
 from ddpm_jax.data.settings import FolderData
-from ddpm_jax.data.source import StreamSource, Tolerance, unreadable
+from ddpm_jax.data.source import StreamSource, Tolerance, raise_of_system, unreadable
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import as_text, local_path
 
@@ -105,7 +105,7 @@ def find_pages(listing: Listing, wanted: str) -> list[Page]:
                 return count_pages(image)
         # What can't be read is one example here; decoding it says why.
         except Exception as error:
-            unreadable(name, error)
+            raise_of_system(error)
             return None
 
     with ThreadPoolExecutor(StreamSource.workers) as pool:

@@ -84,9 +84,14 @@ class Unreadable(Exception):
 
 def unreadable(name: str, error: Exception) -> Unreadable:
     """Returns the fault of an example; raises the error if the system can't read files just now."""
+    raise_of_system(error)
+    return Unreadable(name, error)
+
+
+def raise_of_system(error: Exception) -> None:
+    """Raises the error if it says that the system can't read files just now."""
     if isinstance(error, OSError) and error.errno in _OF_SYSTEM:
         raise error
-    return Unreadable(name, error)
 
 
 _OF_SYSTEM = (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE)

@@ -412,9 +412,9 @@ def check(name: str, options: dict[str, Any]) -> None:
         require(least is None or value >= least, option, value, f"at least {least}")
 
 
-def path_of(name: str, folder: StoragePath | None) -> StoragePath:
-    """Returns where a figure is drawn: in a run's folder, or in the current one for a config."""
-    return (folder or storage_path(".")) / f"{name}{suffix_of(name)}"
+def path_of(name: str, folder: StoragePath | None, output: Any = None) -> StoragePath:
+    """Returns where a figure is drawn: in `output`, a run's folder, or here for a config."""
+    return storage_path(output or (folder or storage_path(".")) / f"{name}{suffix_of(name)}")
 
 
 @pinned()
@@ -441,7 +441,7 @@ def draw(
     name = row_name(name)
     check(name, options)
     suffix = suffix_of(name)
-    path = storage_path(output) if output else path_of(name, folder)
+    path = path_of(name, folder, output)
     plots.check_path(path, suffix)
     subject = Subject(resolve(config), folder, seed, progress, loaded, report)
     FIGURES[name](subject, path, **options)

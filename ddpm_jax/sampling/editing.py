@@ -274,8 +274,8 @@ def _vary(
 def _falling(subject: Subject, t: int) -> tuple[dict[str, Any], np.ndarray]:
     """Returns the settings of DDIM's ODE, 100 steps by default, and its times from t down.
 
-    Steps even in log SNR come back nearer to the picture than steps even in t: the mean squared
-    error is a quarter in tests/benchmarks/RESULTS.md.
+    The steps are even in log SNR. They come back nearer to the picture than steps even in t:
+    tests/benchmarks/RESULTS.md has a quarter of the mean squared error.
     """
     fixed: dict[str, Any] = {"sampler": "ddim", "eta": 0.0, "clipping": "none"}
     for name, value in fixed.items():

@@ -64,9 +64,10 @@ class Drawing(Opening):
         for name in self.settings:
             if name not in _SETTINGS:
                 raise UserError(f"the studio has no setting {name}{nearest(name, [*_SETTINGS])}")
+        known: list[str] = []
         if self.how is not None:
             require_row("how", self.how, EDITS)
-        known = options_of(EDITS[self.how]) if self.how is not None else ()
+            known = options_of(EDITS[self.how])
         for name in self.options:
             if name not in known:
                 raise UserError(f"{self.how or 'drawing'} has no option {name}")

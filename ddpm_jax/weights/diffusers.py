@@ -406,7 +406,7 @@ def _scheduler_config(config: Config) -> tuple[dict[str, Any], list[str]]:
         if getattr(sample, name) != getattr(default, name)
     ]
     if left:
-        notes.append(f"a DDPMPipeline has no place for {', '.join(left)}: say it to the pipeline")
+        notes.append(f"left out, as a DDPMPipeline has no place for it: {', '.join(left)}")
     clip = sample.clipping
     limit = clip.options.get("high", 1.0)
     if clip.name not in ("none", "clip") or clip.options.get("low", -limit) != -limit:

@@ -233,13 +233,28 @@ def test_a_system_that_can_read_no_files_loses_no_pictures(
         return opened(self, *args, **options)
 
     monkeypatch.setattr(Path, "open", failing)
-    for pages in ("first", "all"):
-        with pytest.raises(OSError, match=os.strerror(answer)):
-            levels(open_source(dataclasses.replace(config(classes), pages=pages)))
+    with pytest.raises(OSError, match=os.strerror(answer)):
+        levels(open_source(config(classes)))
     assert cli.main(["data", "info", str(classes)]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"ddpm: {path}: {os.strerror(answer)}; ")
     assert said.count("\n") == 1
+
+
+def test_a_system_that_fails_once_loses_no_pages(tmp_path, monkeypatch):
+    frames(tmp_path / "a.tif", 10, 20, 30)
+    errors, opened = [OSError(errno.EIO, os.strerror(errno.EIO))], Path.open
+
+    def failing(self, *args, **options):
+        if errors and self.name == "a.tif":
+            raise errors.pop()
+        return opened(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", failing)
+    every = dataclasses.replace(config(tmp_path), pages="all")
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        open_source(every)
+    assert levels(open_source(every)) == [10, 20, 30]
 
 
 CLASSES = {
