@@ -1,18 +1,21 @@
 """How good every sampler is for so many network calls: a table, and a plot, of one trained run.
 
     python tests/benchmarks/samplers.py measure RUN RESULTS.jsonl [--num 5000] [--only unipc …]
-        [--grids every] [--calls 5 8 …]
+        [--grids every] [--calls 5 8 …] [--held_out SPLIT]
     python tests/benchmarks/samplers.py show RESULTS.jsonl [--plot FILE.png]
     python tests/benchmarks/samplers.py cost RUN [--num 256] [--rounds 7]
 
 `measure` draws the same noise for every sampler, with the labels of the run's data, and compares
 the samples with all of the data by the evaluator's classifier: Fréchet distance in its features,
-and the share of samples that it gives their label. A line is kept for each; a second call goes on.
+and the share of samples that it gives their label. The first line is of real examples: those of the
+split `--held_out`, else one half of the data beside the other. A line is kept for each; a second
+call goes on.
 With `--grids every` each sampler also goes through all other grids. `cost` times a network call of
 every sampler by turns, by the clock of the processors, which other work on them hardly changes.
 """
 
 import argparse
+import dataclasses
 import json
 import time
 from collections.abc import Iterator
@@ -66,7 +69,35 @@ def measure(wanted: argparse.Namespace) -> None:
         found = extract(examples)
         return found, add_moments(no_moments(), found, None)
 
-    _, of_real = moments(np.asarray(to_unit(jnp.asarray(real.examples)), np.float32))
+    def row(case: dict[str, Any], began: float, found: Any, against: Any, labels: Any) -> None:
+        extracted, of_found = found
+        row = {
+            **case,
+            "num": len(labels),
+            "frechet": frechet(against, of_found),
+            "agreement": float(np.mean(extracted.logits.argmax(axis=1) == labels)),
+            "seconds": round(time.monotonic() - began, 1),
+        }
+        with wanted.results.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(row, flush=True)
+
+    def in_unit(examples: Any) -> np.ndarray:
+        return np.asarray(to_unit(jnp.asarray(examples)), np.float32)
+
+    _, of_real = moments(in_unit(real.examples))
+    if not rows_of(wanted.results):
+        began, case = time.monotonic(), {"sampler": "real", "calls": 0, "steps": 0}
+        if wanted.held_out:
+            other = set_of_data(dataclasses.replace(run.config.data, split=wanted.held_out)).source
+            held_out = other.gather(np.arange(min(wanted.num, len(other))))
+            case |= {"grid": f"split {wanted.held_out}"}
+            row(case, began, moments(in_unit(held_out.examples)), of_real, held_out.labels)
+        else:
+            parts = np.array_split(np.random.default_rng(0).permutation(len(data)), 2)
+            (_, of_half), half = (moments(in_unit(real.examples[part])) for part in parts)
+            case |= {"grid": "one half beside the other"}
+            row(case, began, half, of_half, np.asarray(real.labels)[parts[1]])
     labels = np.asarray(real.labels)[np.arange(wanted.num) * len(data) // wanted.num]
     done, programs = rows_of(wanted.results), {}
     schedule, fractional = run.experiment.schedule, run.experiment.model.fractional_times
@@ -84,18 +115,7 @@ def measure(wanted: argparse.Namespace) -> None:
         program.times = make_time_grid(case["grid"], schedule, steps, fractional=fractional)
         program.rows = plan_chain(program.sampler, schedule, program.times)
         drawn = program(run.params, wanted.num, seed=0, labels=labels.tolist())
-        found, of_samples = moments(drawn.samples)
-        right = float(np.mean(found.logits.argmax(axis=1) == labels))
-        row = {
-            **case,
-            "num": wanted.num,
-            "frechet": frechet(of_real, of_samples),
-            "agreement": right,
-            "seconds": round(time.monotonic() - began, 1),
-        }
-        with wanted.results.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        print(row, flush=True)
+        row(case, began, moments(drawn.samples), of_real, labels)
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -138,8 +158,9 @@ def cost(wanted: argparse.Namespace) -> None:
 def show(wanted: argparse.Namespace) -> None:
     rows = rows_of(wanted.results)
     full = [row for row in rows if row["sampler"] in FULL and row["calls"] == row["steps"] > 50]
-    kinds = list(dict.fromkeys((row["sampler"], row["grid"]) for row in rows))
-    calls = sorted({row["calls"] for row in rows})
+    drawn = [row for row in rows if row["sampler"] != "real"]
+    kinds = list(dict.fromkeys((row["sampler"], row["grid"]) for row in drawn))
+    calls = sorted({row["calls"] for row in drawn})
     print("| sampler, grid |", " | ".join(f"{number} calls" for number in calls), "|")
     print("| --- " * (1 + len(calls)) + "|")
     for kind in kinds:
@@ -149,10 +170,10 @@ def show(wanted: argparse.Namespace) -> None:
             for n in calls
         ]
         print(f"| {', '.join(kind)} |", " | ".join(cells), "|")
-    for row in full:
-        print(f"full chain, {row['sampler']}: {row['frechet']:.4f}")
+    for row in [*(row for row in rows if row["sampler"] == "real"), *full]:
+        print(f"{row['sampler']}, {row['grid']}, {row['num']}: {row['frechet']:.4f}")
     if wanted.plot:
-        plot(rows, kinds, full, wanted.plot)
+        plot(drawn, kinds, full, wanted.plot)
 
 
 def plot(rows: list[Any], kinds: list[Any], full: list[Any], path: Path) -> None:
@@ -189,6 +210,7 @@ def main() -> None:
     how.add_argument("--only", nargs="+")
     how.add_argument("--calls", nargs="+", type=int, default=CALLS)
     how.add_argument("--grids", nargs="+")
+    how.add_argument("--held_out")
     how.set_defaults(run_this=measure)
     how = parts.add_parser("cost")
     how.add_argument("run")
