@@ -36,8 +36,10 @@ class Implicit(NamedTuple):
     fresh_scale: PerInterval
 
     @classmethod
-    def plan(cls, schedule: NoiseSchedule, times: np.ndarray, eta: float) -> "Implicit":
-        """Returns them for each interval between `times` `[n + 1]`, in float64."""
+    def plan(
+        cls, schedule: NoiseSchedule, times: np.ndarray, eta: PerInterval | float
+    ) -> "Implicit":
+        """Returns them for each interval between `times` `[n + 1]`, in float64; η may differ."""
         tables, index = indexed(schedule, times)
         log_r = log_snr_ratio(tables, t=index[:-1], s=index[1:], ndim=1)
         noise_scale = at(tables.sqrt_one_minus_alpha_bar, index[1:], 1)

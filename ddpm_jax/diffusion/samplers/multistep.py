@@ -1,11 +1,12 @@
 """Multistep sampling: DDIM's step, corrected by how earlier predictions differ from the latest.
 
 Let σ̄ = 1/sqrt(SNR), the noise on data of size 1. Between t and s the reverse process is linear in
-x, without noise (η = 0) or with fresh noise z (η = 1): Lu et al. 2022, "DPM-Solver++", and Zhang &
-Chen 2023, "DEIS". With κ = (1 + η)/2,
+x, without noise (η = 0), with fresh noise z (η = 1) or with less: Lu et al. 2022, "DPM-Solver++",
+and Zhang & Chen 2023, "DEIS". η multiplies the variance of the noise that a short step adds. With
+κ = (1 + η)/2,
 
 (18)  x_s = sqrt((1 - ᾱ_s)/(1 - ᾱ_t)) r^{η/2} x_t + sqrt(ᾱ_s) ∫ x̂_0 d(SNR/SNR_s)^κ
-            + η sqrt((1 - ᾱ_s)(1 - r)) z
+            + sqrt((1 - ᾱ_s)(1 - r^η)) z
 (19)  x_s = sqrt(ᾱ_s/ᾱ_t) x_t + sqrt(ᾱ_s) ∫ eps dσ̄                                  at η = 0
 
 A method takes m, which is x̂_0 in (18) or eps in (19), to be the polynomial through the last
@@ -16,7 +17,8 @@ and the rest is linear in the differences from it:
 
 So a method is its c_k, which `plan` computes, and all share one step. There is no division by ᾱ_t,
 which may be 0. A method of order p has p - 1 of them. It has fewer where fewer predictions have a
-finite log SNR, and where fewer steps are left to t = 0: the last step ends in x̂_0.
+finite log SNR, and where fewer steps are left to t = 0: the last step ends in x̂_0. The η of (17) is
+such that both add the same noise: η² = (1 - r^η)/(1 - r).
 """
 
 from collections.abc import Callable, Sequence
@@ -26,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ddpm_jax.diffusion.gaussian import log_snr_ratio
 from ddpm_jax.diffusion.samplers.contract import Row, Sampler, one_call_a_step
 from ddpm_jax.diffusion.samplers.ddim import Implicit
 from ddpm_jax.diffusion.schedules import NoiseSchedule, at, indexed, noise_to_data
@@ -99,7 +102,11 @@ def _multistep(
         for i in range(len(c)):
             found = method(known, at_order, i)
             c[i, : len(found)] = found
-        return _Coefficients(Implicit.plan(schedule, times, eta), c)
+        share = 0.0
+        if eta > 0:
+            log_r = log_snr_ratio(tables, t=index[:-1], s=index[1:], ndim=1)
+            share = np.sqrt(np.expm1(eta * log_r) / np.expm1(log_r))
+        return _Coefficients(Implicit.plan(schedule, times, share), c)
 
     def init(x: Examples) -> MultistepState:
         x = x.astype(jnp.float32)
@@ -182,12 +189,16 @@ def dpmpp(schedule: NoiseSchedule, *, order: int = 2, rule: str = "midpoint") ->
     return _dpmpp(schedule, order, rule, eta=0.0)
 
 
-def dpmpp_sde(schedule: NoiseSchedule, *, order: int = 2, rule: str = "midpoint") -> Sampler:
-    """Returns DPM-Solver++ with fresh noise, of order 1 … 3: equation (18) at η = 1.
+def dpmpp_sde(
+    schedule: NoiseSchedule, *, order: int = 2, rule: str = "midpoint", eta: float = 1.0
+) -> Sampler:
+    """Returns DPM-Solver++ with fresh noise, of order 1 … 3: equation (18), η in [0, 1].
 
-    The order counts without the noise. Order 1 is ancestral sampling.
+    The order counts without the noise. Order 1 at η = 1 is ancestral sampling; η = 0 is `dpmpp`.
     """
-    return _dpmpp(schedule, order, rule, eta=1.0)
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta is {eta:g}: it must lie between 0 (as dpmpp) and 1")
+    return _dpmpp(schedule, order, rule, eta)
 
 
 def unipc(schedule: NoiseSchedule, *, order: int = 2, variant: str = "bh2") -> Sampler:

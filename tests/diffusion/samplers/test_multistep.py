@@ -79,13 +79,15 @@ def polynomials(places, at):
     return [BarycentricInterpolator(nodes, np.eye(len(nodes))[k + 1]) for k in range(len(places))]
 
 
-@pytest.mark.parametrize("name", ["dpmpp", "dpmpp-sde"])
-def test_dpmpp_integrates_the_polynomial_in_half_log_snr(name):
+@pytest.mark.parametrize(
+    ("name", "options", "rate"),
+    [("dpmpp", {}, 1), ("dpmpp-sde", {}, 2), ("dpmpp-sde", {"eta": 0.3}, 1.3)],
+)
+def test_dpmpp_integrates_the_polynomial_in_half_log_snr(name, options, rate):
     """Equation (18) by SciPy's quadrature, over λ = ½ log SNR as Lu et al. write it."""
     times = np.array([1000.0, 800.5, 600, 390, 200])
     lam = np.array([np.log(data / noise) for data, noise in map(scales, times)])
-    rate = {"dpmpp": 1, "dpmpp-sde": 2}[name]
-    plan = make_sampler(name, SCHEDULE, order=3, rule="exact").plan(times)
+    plan = make_sampler(name, SCHEDULE, order=3, rule="exact", **options).plan(times)
     for i in range(len(times) - 1):
         nodes = lam[max(i - 2, 0) : i][::-1]
         for k, polynomial in enumerate(polynomials(nodes, lam[i])):
@@ -96,6 +98,20 @@ def test_dpmpp_integrates_the_polynomial_in_half_log_snr(name):
             )
             np.testing.assert_allclose(plan.earlier[i, k], scales(times[i + 1])[0] * integral)
         assert not plan.earlier[i, len(nodes) :].any()
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+def test_the_noise_of_dpmpp_sde_is_that_of_one_process(eta):
+    """x_s has the variance of the forward process, and two steps keep what a long one keeps."""
+    times = np.array([1000, 620.5, 390, 200, 0])
+    plan = make_sampler("dpmpp-sde", SCHEDULE, eta=eta).plan(times).implicit
+    noise = np.array([scales(t)[1] for t in times[1:]])
+    np.testing.assert_allclose(plan.eps_scale**2 + plan.fresh_scale**2, noise**2, atol=1e-15)
+    kept = (plan.eps_scale[:-1] / noise[:-1]).prod()
+    whole = make_sampler("dpmpp-sde", SCHEDULE, eta=eta).plan(times[[0, 3]]).implicit
+    np.testing.assert_allclose(whole.eps_scale / noise[2], kept, rtol=1e-12)
+    snr = [(data / noise) ** 2 for data, noise in (scales(times[0]), scales(times[3]))]
+    np.testing.assert_allclose(kept, (snr[0] / snr[1]) ** (eta / 2), rtol=1e-12)
 
 
 def test_deis_integrates_the_polynomial_in_t():
@@ -158,6 +174,7 @@ def unipc_step(x, times, i, seen, order, variant, arrived=None):
     [
         ("dpmpp", {"order": 4}, "order is 4: it must be in 1 … 3"),
         ("dpmpp-sde", {"rule": "heun"}, "rule is 'heun': it must be one of midpoint, exact"),
+        ("dpmpp-sde", {"eta": 1.5}, "eta is 1.5: it must lie between 0"),
         ("unipc", {"variant": "bh3"}, "variant is 'bh3': it must be bh1 or bh2"),
         ("ipndm", {"order": 0}, "order is 0: it must be in 1 … 4"),
     ],
