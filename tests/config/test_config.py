@@ -161,7 +161,7 @@ def test_text_that_is_not_json_is_named_with_its_file():
         ({"diffusion": {"schedule": "linear", "timesteps": 10_000}}, "lower beta_T"),
         (
             {"sample": {"sampler": Choice("ddpm", eta=0.5)}},
-            "sample.sampler.eta is 0.5; it must be left out for ddpm, which has none (ddim has it)",
+            "sample.sampler.eta is 0.5; it must be left out for ddpm, which has none (ddim, dpmpp-sde have it)",
         ),
     ],
 )

@@ -28,7 +28,7 @@ def test_the_text_below_a_field_explains_it():
     assert docs["sample.steps"] == "Steps of the chain; None for all T."
     # Two lines become one, and an inherited field has the text of the class that defines it.
     assert docs["data.image_size"].startswith("Height and width of an example; pictures of")
-    assert docs["sample.sampler.eta"] == "Of ddim."
+    assert docs["sample.sampler.eta"] == "Of ddim, dpmpp-sde."
     assert docs["diffusion.schedule.beta_1"] == ("First variance. Of linear, quadratic, sigmoid.")
     sections = {each.name: each.section for each in configs.settings(Config())}
     assert sections["seed"] == ""
