@@ -261,8 +261,8 @@ class SampleConfig:
     """The defaults of `ddpm sample`, and what the previews do."""
 
     sampler: ChoiceField = ChoiceField("sample.sampler", SAMPLERS, AUTO, _sampler, auto=True)
-    """How the chain goes from noise to data; auto is ddpm for all T steps, dpmpp-sde for fewer, and
-    unipc below 10. ddpm has σ² = β̃; ddpm-beta has σ² = β, as in Ho et al. 2020 for CIFAR-10."""
+    """How the chain goes from noise to data; auto is ddpm for all T steps, and dpmpp-sde for fewer,
+    with eta 0.3 below 10. ddpm has σ² = β̃; ddpm-beta has σ² = β: Ho et al. 2020 for CIFAR-10."""
     steps: int | None = None
     """Steps of the chain; None for all T."""
     grid: ChoiceField = ChoiceField("sample.grid", TIME_GRIDS, AUTO, _grid, auto=True)
@@ -307,7 +307,8 @@ class SampleConfig:
         """
         sampler, grid = self.sampler, self.grid
         if sampler.name == AUTO:
-            sampler = Choice(suited_sampler(steps or self.steps or T, T))
+            name, options = suited_sampler(steps or self.steps or T, T)
+            sampler = Choice(name, **options)
         if grid.name == AUTO:
             grid = Choice(_sampler(sampler.name, **sampler.options).grid)
         return replace(self, sampler=sampler, grid=grid)

@@ -161,7 +161,8 @@ def test_text_that_is_not_json_is_named_with_its_file():
         ({"diffusion": {"schedule": "linear", "timesteps": 10_000}}, "lower beta_T"),
         (
             {"sample": {"sampler": Choice("ddpm", eta=0.5)}},
-            "sample.sampler.eta is 0.5; it must be left out for ddpm, which has none (ddim, dpmpp-sde have it)",
+            "sample.sampler.eta is 0.5; it must be left out for ddpm, which has none (ddim, "
+            "dpmpp-sde have it)",
         ),
     ],
 )
@@ -243,8 +244,8 @@ def test_a_config_file_that_is_none_says_why(tmp_path):
     [
         ({}, "ddpm", "strided"),
         ({"steps": 20}, "ddpm", "strided"),
-        ({"steps": 7}, suited_sampler(7, 20), make_sampler(suited_sampler(7, 20), ANY).grid),
-        ({"steps": 7, "grid": "t2"}, suited_sampler(7, 20), "t2"),
+        ({"steps": 7}, "dpmpp-sde", make_sampler("dpmpp-sde", ANY).grid),
+        ({"steps": 7, "grid": "t2"}, "dpmpp-sde", "t2"),
         ({"steps": 7, "sampler": "ddim"}, "ddim", "strided"),
         ({"sampler": "deis"}, "deis", make_sampler("deis", ANY).grid),
     ],
@@ -261,14 +262,14 @@ def test_auto_settles_on_rows_and_a_named_row_is_kept(settings, sampler, grid):
 
 
 def test_the_suited_sampler_follows_the_share_of_steps():
-    assert [suited_sampler(n, 1000) for n in (1, 9, 10, 999, 1000)] == [
-        *("unipc", "unipc", "dpmpp-sde", "dpmpp-sde", "ddpm")
-    ]
-    assert suited_sampler(5, 5) == "ddpm"
+    few, more, every = ("dpmpp-sde", {"eta": 0.3}), ("dpmpp-sde", {}), ("ddpm", {})
+    assert [suited_sampler(n, 1000) for n in (1, 9, 10, 999, 1000)] == [few, few, more, more, every]
+    assert suited_sampler(5, 5) == every
+    assert SampleConfig(steps=9).settled(20).sampler == Choice("dpmpp-sde", eta=0.3)
 
 
 def test_times_that_are_given_decide_instead_of_the_steps():
-    assert SampleConfig().settled(20, steps=3).sampler.name == suited_sampler(3, 20)
+    assert SampleConfig().settled(20, steps=3).sampler.name == "dpmpp-sde"
     assert SampleConfig(steps=3).settled(20, steps=20).sampler.name == "ddpm"
 
 

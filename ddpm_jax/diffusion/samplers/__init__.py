@@ -24,15 +24,16 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
 }
 
 
-def suited_sampler(steps: int, T: int) -> str:
-    """Returns the row of `SAMPLERS` that suits chains of `steps` steps, where the schedule has T.
+def suited_sampler(steps: int, T: int) -> tuple[str, dict[str, float]]:
+    """Returns the row of `SAMPLERS`, and its options, for `steps` steps where the schedule has T.
 
-    All steps are ancestral. Fewer are a multistep method's: with fresh noise from 10 steps on,
-    where it mends what earlier steps got wrong. tests/benchmarks/RESULTS.md has the measurements.
+    All steps are ancestral. Fewer are a multistep method's with fresh noise, which mends what
+    earlier steps got wrong; below 10 steps there is less of it, since each step adds an error of
+    its own. tests/benchmarks/RESULTS.md has the measurements.
     """
     if steps >= T:
-        return "ddpm"
-    return "dpmpp-sde" if steps >= 10 else "unipc"
+        return "ddpm", {}
+    return "dpmpp-sde", {} if steps >= 10 else {"eta": 0.3}
 
 
 def make_sampler(name: str, schedule: NoiseSchedule, **options: Any) -> Sampler:
