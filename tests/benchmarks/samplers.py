@@ -9,7 +9,7 @@
 the samples with all of the data by the evaluator's classifier: Fréchet distance in its features,
 and the share of samples that it gives their label. The first line is of real examples: those of the
 split `--held_out`, else one half of the data beside the other. A line is kept for each; a second
-call goes on.
+call goes on. A sampler may have options, as "dpmpp-sde --eta 0.3".
 With `--grids every` each sampler also goes through all other grids. `cost` times a network call of
 every sampler by turns, by the clock of the processors, which other work on them hardly changes.
 """
@@ -32,13 +32,13 @@ def cases(run: Any, wanted: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from ddpm_jax.diffusion import SAMPLERS, TIME_GRIDS, make_sampler
 
     schedule = run.experiment.schedule
-    names = [name for name in wanted.only or SAMPLERS if name in SAMPLERS]
+    names = wanted.only or SAMPLERS
     if wanted.only is None:
         for name in FULL:
             yield {"sampler": name, "grid": "strided", "calls": schedule.T, "steps": schedule.T}
     for calls in wanted.calls:
         for name in names:
-            own = make_sampler(name, schedule).grid
+            own = make_sampler(name.split()[0], schedule).grid
             # Heun's method calls twice a step, and once in the last.
             steps = (calls + 1) // 2 if name == "heun" else calls
             for grid in TIME_GRIDS if wanted.grids == ["every"] else wanted.grids or [own]:
