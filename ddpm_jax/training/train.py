@@ -86,6 +86,7 @@ def train(
     described = identity.describe_source(source)
     source, held_out = split(config, source)
     distributed.compare(_what_must_agree(config, run, described, held_out))
+    seen = checkpoints.steps()
     saved = distributed.broadcast_from_first(checkpoints.newest_good)
     start, data_changes = saved or 0, dict[str, Any]()
     if saved is not None:
@@ -104,6 +105,7 @@ def train(
     _check_memory(program)
     told = [f"data: {place}{_describe_labels(config, source)}", *getattr(weights, "lines", ())]
     with exclusive(run, report=tell, needed=distributed.is_first()):
+        distributed.broadcast_from_first(lambda: _check_unmoved(checkpoints, seen))
         logger = _start_log(config, run, start, changes, data_changes, report)
         for line in [*told, *rate_change(config, checkpoints, start), *program.cautions]:
             logger.say(line)
@@ -183,6 +185,14 @@ def _changes(
     except configs.UnreadableConfig as error:
         report(f"{error}; it is not used")
     return configs.differences(before, config)
+
+
+def _check_unmoved(checkpoints: Checkpoints, seen: list[int]) -> None:
+    """Raises UserError if another process, that held the lock, saved what was not `seen`."""
+    if checkpoints.steps() != seen:
+        raise UserError(
+            f"another process saved in {checkpoints.run} meanwhile; run the same command again"
+        )
 
 
 def _finished(run: StoragePath, step: int, changes: Mapping[str, Any]) -> str:

@@ -1,8 +1,10 @@
 """A run that is finished, or started again with other settings or a damaged config.json."""
 
+import contextlib
 import dataclasses
 import json
 import re
+import shutil
 
 import pytest
 
@@ -149,3 +151,21 @@ def test_a_config_json_of_a_newer_version_is_refused_with_both(tmp_path):
     with pytest.raises(UserError, match=r"config\.json: format is 99, and ddpm_jax \S+, installed"):
         train(changed(SHORT, train={"steps": 8}), tmp_path)
     assert tree(tmp_path) == before
+
+
+def test_a_run_that_another_process_saved_in_before_it_let_go_is_not_gone_on_from(
+    tmp_path, monkeypatch
+):
+    train(SHORT, tmp_path)
+
+    @contextlib.contextmanager
+    def lock(folder, **options):
+        del options
+        shutil.copytree(folder / "checkpoints" / "4", folder / "checkpoints" / "6")
+        yield
+
+    monkeypatch.setattr("ddpm_jax.training.train.exclusive", lock)
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(UserError, match=r"another process saved in .* meanwhile; run the same"):
+        train(changed(SHORT, train={"steps": 8}), tmp_path)
+    assert (tmp_path / "config.json").read_bytes() == before
