@@ -1,11 +1,13 @@
 """The default metrics of several sets of samples, between real data and noise, as a Markdown table.
 
-    python tests/benchmarks/evaluation.py REFERENCE [NAME=SAMPLES ...]
+    python tests/benchmarks/evaluation.py REFERENCE [NAME=SAMPLES ...] [--num N]
 
 REFERENCE is a config or a run with its data; SAMPLES are files of `ddpm sample`. Everything is
-compared with one half of the data: the other half and as many samples of each file. Noise is last.
+compared with one half of the data: the other half, or N of it, and as many samples of each file.
+Noise is last.
 """
 
+import argparse
 import sys
 from typing import Any
 
@@ -20,14 +22,21 @@ from ddpm_jax.evaluation.stored import open_samples
 from ddpm_jax.files import storage_path
 
 
-def main(named: str, *pairs: str) -> None:
+def main() -> None:
+    words = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    words.add_argument("reference")
+    words.add_argument("samples", nargs="*", metavar="NAME=SAMPLES")
+    words.add_argument("--num", type=int, help="how many of each; all of the other half")
+    given = words.parse_args()
+    named, pairs = given.reference, given.samples
     data = set_of_data(config_of(named).data).source
     rng = np.random.default_rng(0)
     parts = np.array_split(rng.permutation(len(data)), 2)
     half, other = (part(data, np.sort(indices), {"half": k}) for k, indices in enumerate(parts))
-    num = len(parts[1])
+    num = min(given.num or len(other.source), len(other.source))
     noise = rng.normal(size=(num, *data.shape)).clip(-1, 1).astype(np.float32)
     labels = (np.arange(num) % len(data.class_names)).astype(np.int32)
+    other = part(other.source, subset(len(other.source), num), {"half": 1, "num": num})
     rows = [("the other half of the data", other)]
     for pair in pairs:
         name, _, path = pair.partition("=")
@@ -52,4 +61,4 @@ def part(source: Source, indices: np.ndarray, described: dict[str, Any]) -> Exam
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
