@@ -86,8 +86,7 @@ def train(
     described = identity.describe_source(source)
     source, held_out = split(config, source)
     distributed.compare(_what_must_agree(config, run, described, held_out))
-    seen = checkpoints.steps()
-    saved = distributed.broadcast_from_first(checkpoints.newest_good)
+    seen, saved = checkpoints.steps(), distributed.broadcast_from_first(checkpoints.newest_good)
     start, data_changes = saved or 0, dict[str, Any]()
     if saved is not None:
         check_checkpoint(experiment, mesh, checkpoints, start)
