@@ -1,6 +1,7 @@
 """Training from the first step, or from where it stopped, to the last one and its pictures."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -103,8 +104,7 @@ def train(
     program = SampleProgram(experiment, mesh, config.sample)
     _check_memory(program)
     told = [f"data: {place}{_describe_labels(config, source)}", *getattr(weights, "lines", ())]
-    with exclusive(run, report=tell, needed=distributed.is_first()):
-        distributed.broadcast_from_first(lambda: _check_unmoved(checkpoints, seen))
+    with _alone(checkpoints, seen, tell):
         logger = _start_log(config, run, start, changes, data_changes, report)
         for line in [*told, *rate_change(config, checkpoints, start), *program.cautions]:
             logger.say(line)
@@ -186,12 +186,21 @@ def _changes(
     return configs.differences(before, config)
 
 
-def _check_unmoved(checkpoints: Checkpoints, seen: list[int]) -> None:
-    """Raises UserError if another process, that held the lock, saved what was not `seen`."""
-    if checkpoints.steps() != seen:
-        raise UserError(
-            f"another process saved in {checkpoints.run} meanwhile; run the same command again"
-        )
+@contextmanager
+def _alone(
+    checkpoints: Checkpoints, seen: list[int], report: Callable[[str], None]
+) -> Iterator[None]:
+    """Locks the run's folder; raises UserError if another process saved what was not `seen`."""
+
+    def check() -> None:
+        if checkpoints.steps() != seen:
+            raise UserError(
+                f"another process saved in {checkpoints.run} meanwhile; run the same command again"
+            )
+
+    with exclusive(checkpoints.run, report=report, needed=distributed.is_first()):
+        distributed.broadcast_from_first(check)
+        yield
 
 
 def _finished(run: StoragePath, step: int, changes: Mapping[str, Any]) -> str:
