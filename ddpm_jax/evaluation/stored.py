@@ -101,7 +101,8 @@ def read_statistics(path: StoragePath) -> Statistics:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} can't be read as statistics mu and sigma ({error})") from None
+        what = f"{path} can't be read as statistics mu and sigma ({error})"
+        raise UserError(f"{what}; write it again") from None
     if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
         have = f"mu {mean.shape} and sigma {covariance.shape}"
         raise UserError(f"{path} has {have}; they must be [D] and [D, D]")

@@ -294,3 +294,19 @@ def test_a_header_with_a_false_size_takes_no_memory(tmp_path):
     path.write_bytes(whole.replace(b"(1, 4, 4), ", b"(9999999999, 4, 4), ")[: len(whole) + 9])
     with pytest.raises(UserError, match="can't be read"):
         opened(path)
+
+
+def test_what_an_array_is_not_kept_in_is_refused(tmp_path, monkeypatch):
+    named = np.zeros(2, [("höhe", "u1")])
+    with (tmp_path / "x.npy").open("wb") as file:
+        np.lib.format.write_array(file, named, version=(3, 0))
+    with pytest.raises(
+        UserError, match=r"can't be read \(its format 3\.0 is for structured arrays"
+    ):
+        opened(tmp_path / "x.npy")
+    np.savez(tmp_path / "x.npz", images=PIXELS)
+    monkeypatch.setattr(loading, "IN_MEMORY_BYTES", 100)
+    with pytest.raises(
+        UserError, match=r"images in .*x\.npz has 0\.0 GiB; save it alone as a \.npy"
+    ):
+        opened(tmp_path / "x.npz")

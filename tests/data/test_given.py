@@ -50,3 +50,6 @@ def test_what_is_no_picture_is_refused(path):
     path.write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"can't be read \(it is not a picture\)"):
         read_given(path)
+    Image.fromarray(np.full((5, 7), -5, np.int32)).save(path, "TIFF")
+    with pytest.raises(UserError, match=r"picture\.png has signed or 32-bit levels from -5 to -5"):
+        read_given(path)

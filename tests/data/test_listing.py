@@ -228,3 +228,10 @@ def test_a_folder_that_can_not_be_listed_is_named(tmp_path, png, caplog):
     with caplog.at_level(logging.WARNING):
         assert list_pictures(tmp_path).names == ["1.png"]
     assert "shut can't be listed" in caplog.text
+
+
+def test_a_zip_with_a_damaged_list_is_refused(tmp_path, png):
+    path = zipped(tmp_path / "set.zip", {"1.png": png})
+    path.write_bytes(path.read_bytes().replace(b"PK\x01\x02", b"PK\x01\x03"))
+    with pytest.raises(UserError, match=r"set\.zip can't be read as a zip \(Bad magic number"):
+        list_pictures(tmp_path / "set.zip")

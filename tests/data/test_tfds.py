@@ -237,3 +237,36 @@ def test_preparing_without_tensorflow_says_what_to_install(tmp_path):
 def test_reading_needs_no_tensorflow(tfds_config):
     open_source(tfds_config("mnist", "train[:2]"))
     assert "tensorflow" not in sys.modules
+
+
+def test_a_set_that_can_not_be_prepared_is_one_line(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    find = importlib.util.find_spec
+    there = ("tensorflow", "importlib_resources")
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: name in there or find(name, *rest)
+    )
+    with pytest.raises(UserError, match=r"none is not a folder; give the folder of the original"):
+        prepare("mnist", str(tmp_path), tmp_path / "none")
+
+    def fail(*args, **options):
+        raise ConnectionError("no network\nat all")
+
+    monkeypatch.setattr(tfds, "builder", fail)
+    with pytest.raises(UserError, match=r"^preparing mnist in .* failed \(.*\); try again, or"):
+        prepare("mnist", str(tmp_path), tmp_path)
+
+
+def test_a_set_with_levels_out_of_its_range_is_refused(tfds_config):
+    refused(tfds_config("mnist", "train[:9]", range=(0, 100)), "mnist has levels from 0 to 2")
+
+
+def test_a_set_that_tfds_fails_to_open_is_called_damaged(tfds_config, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    def fail(*args, **options):
+        raise RuntimeError("no such shard")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "as_data_source", fail)
+    refused(tfds_config("mnist", "train[:9]"), "damaged.*no such shard")

@@ -11,6 +11,8 @@ from ddpm_jax.data.source import ArraySource
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import measuring
 from ddpm_jax.evaluation.evaluate import evaluate
+from ddpm_jax.evaluation.metrics.flow import ode_bits_per_dim
+from ddpm_jax.evaluation.metrics.measurement import Averages
 from ddpm_jax.evaluation.sets import ExampleSet, set_of_data
 from ddpm_jax.experiment import build
 from ddpm_jax.runtime.mesh import make_mesh
@@ -154,3 +156,9 @@ def test_averages_of_parts_are_those_of_the_whole():
     found = measuring._joined([part(numbers[:3]), part(numbers[3:4]), part(numbers[4:])])
     np.testing.assert_allclose(found.mean["x"], numbers.mean(0))
     np.testing.assert_allclose(found.error["x"], numbers.std(0, ddof=1) / np.sqrt(10))
+
+
+def test_an_ode_that_was_not_solved_is_no_likelihood():
+    found = Averages({"bits": np.float64(np.inf)}, {})
+    with pytest.raises(UserError, match="the ODE was not solved in 4,096 steps for some examples"):
+        ode_bits_per_dim().result(found)

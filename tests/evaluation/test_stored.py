@@ -1,6 +1,7 @@
 """Samples, pictures and statistics that are there already."""
 
 import pickle
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from ddpm_jax.data.source import ArraySource
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.evaluate import evaluate
 from ddpm_jax.evaluation.sets import ExampleSet, Statistics
-from ddpm_jax.evaluation.stored import find_reference, open_samples, read_statistics
-from ddpm_jax.files import sha256
+from ddpm_jax.evaluation.stored import arrays_of, find_reference, open_samples, read_statistics
+from ddpm_jax.files import sha256, storage_path
 from ddpm_jax.sampling.shards import sample_pixels, sample_shards
 from tests.sampling.test_formats import NAMES, NUM, run_of, truth
 
@@ -226,3 +227,11 @@ def test_names_that_do_not_fit_the_labels_are_refused(tmp_path):
     np.savez(tmp_path / "x.npz", ZEROS, np.arange(4), class_names=np.array(["a", "b"]))
     with pytest.raises(UserError, match="has class_names that do not fit its labels"):
         open_samples(tmp_path / "x.npz")
+
+
+def test_a_member_that_is_no_array_is_one_line(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("mu.npy", b"\x93NUMPY\x01\x00nothing")
+        archive.writestr("sigma.npy", b"")
+    with pytest.raises(UserError, match=r"x\.npz can't be read as a \.npz \(.*\); write it again"):
+        arrays_of(storage_path(tmp_path / "x.npz"))

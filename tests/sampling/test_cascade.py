@@ -12,8 +12,11 @@ from ddpm_jax.cli import opening
 from ddpm_jax.config import ArraysData, Choice, SmallUNetConfig
 from ddpm_jax.data import open_source
 from ddpm_jax.data.pixels import to_unit
+from ddpm_jax.data.source import ArraySource
 from ddpm_jax.diffusion.conditioners import CONDITIONERS, Conditioner
 from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation.evaluate import evaluate
+from ddpm_jax.evaluation.sets import ExampleSet
 from ddpm_jax.experiment import build
 from ddpm_jax.files import storage_path
 from ddpm_jax.runtime.mesh import make_mesh
@@ -186,3 +189,11 @@ def test_what_does_not_fit_is_one_line(base, stage, monkeypatch):
             changed(UNET, diffusion={"condition": Choice("low_resolution")}),
             model=SmallUNetConfig(num_classes=10),
         )
+
+
+def test_a_stage_has_no_bound(stage):
+    pictures = ExampleSet(ArraySource(np.zeros((2, 16, 16, 1), np.uint8)), {})
+    with pytest.raises(
+        UserError, match="the network must be given image, image_noise with each ex"
+    ):
+        evaluate(stage, ["bits_per_dim"], reference=pictures)

@@ -119,6 +119,8 @@ def test_a_run_without_labels_draws_the_classes_of_its_classifier(unlabelled, cl
     one = guided.sample(1, first=1, labels=[1], classifier_scale=50.0)
     np.testing.assert_allclose(one.samples[0], drawn.samples[1], atol=1e-4)
     np.testing.assert_array_equal(guided.sample(12).labels, [*range(10), 0, 1])
+    with pytest.raises(UserError, match='a classifier leads to a class; "no class" is none'):
+        guided.sample(1, labels=["no class"])
     none, plain = guided.sample(4, classifier_scale=0.0), unlabelled.sample(4)
     np.testing.assert_allclose(none.samples, plain.samples, atol=1e-5)
     assert np.abs(drawn.samples - plain.samples).max() > 1e-2

@@ -346,3 +346,28 @@ def test_the_score_of_points_is_that_of_the_network(server, runs):
         assert score_of(**change).status_code == 400
     for change in ({"checkpoint": 99}, {"params": "best"}, {"run": "x"}, {"label": "cat"}):
         assert score_of(**change).status_code == 400
+
+
+def test_requests_that_are_none_are_refused(server, pictures, runs):
+    for text, says in (
+        (b"{", "the request is not JSON"),
+        (b"[" * 100_000, "the request is not JSON"),
+        (b"[]", "the request must be a table of settings"),
+    ):
+        found = server.client.post("draw", content=text)
+        assert (found.status_code, found.json()) == (400, {"error": says})
+    found = server.client.get("about")
+    assert (found.status_code, found.json()) == (400, {"error": "run is missing"})
+
+
+def test_a_picture_is_for_a_run_on_pictures_of_its_size(server, pictures, runs):
+    points = str(runs / "points")
+    dropped = server.client.post("picture", params={"run": points}, content=bomb(9))
+    assert dropped.json()["error"] == "this run does not draw grey pictures or colours"
+    drawn = events(server, "draw", {"run": points, "num": 4})[-1][1]["result"]
+    edit = {"run": pictures, "num": 1, "how": "inpaint", "picture": [drawn, 0], "mask": [0]}
+    assert "from a run on pictures of another size" in refused(server, "draw", edit)
+    file = io.BytesIO()
+    Image.fromarray(np.full((9, 9), -5, np.int32)).save(file, "TIFF")
+    signed = server.client.post("picture", params={"run": pictures}, content=file.getvalue())
+    assert signed.json()["error"].startswith("the picture has signed or 32-bit levels from -5 to")

@@ -169,3 +169,12 @@ def test_a_run_that_another_process_saved_in_before_it_let_go_is_not_gone_on_fro
     with pytest.raises(UserError, match=r"another process saved in .* meanwhile; run the same"):
         train(changed(SHORT, train={"steps": 8}), tmp_path)
     assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_a_folder_that_not_all_processes_see_is_refused(tmp_path, monkeypatch):
+    train(SHORT, tmp_path)
+    monkeypatch.setattr("ddpm_jax.runtime.distributed.allgather", lambda *_: [True, False, False])
+    with pytest.raises(
+        UserError, match=r"process 0 finds checkpoint 4 in .* process\(es\) 1, 2 don't"
+    ):
+        train(changed(SHORT, train={"steps": 8}), tmp_path)

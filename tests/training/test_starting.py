@@ -146,6 +146,13 @@ def test_another_network_or_nothing_is_refused(donor, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_weights_of_which_nothing_fits_are_refused(donor, monkeypatch):
+    monkeypatch.setattr("ddpm_jax.training.starting._donor", lambda name: (SHORT, {"other": 1}))
+    config = dataclasses.replace(SHORT, init=str(donor))
+    with pytest.raises(UserError, match="has no parameter of this network; start from the same"):
+        first_weights(build(config))
+
+
 def test_another_meaning_of_the_output_is_told(donor):
     config = changed(dataclasses.replace(SHORT, init=str(donor)), diffusion={"prediction": "v"})
     found = first_weights(build(config))

@@ -68,11 +68,11 @@ def _detect(timeout: float) -> ProcessSpec | None:
         # JAX has no public name for its detection; the error below covers a version that moves it.
         from jax._src import clusters
 
-        cluster = next(
-            each
-            for each in clusters.ClusterEnv._cluster_types
-            if not each.opt_in_only_method and each.is_env_present()
-        )
+        known = clusters.ClusterEnv._cluster_types
+        found = [each for each in known if not each.opt_in_only_method and each.is_env_present()]
+        if not found:
+            raise ValueError("some of the scheduler's variables are missing")
+        cluster = found[0]
         count = cluster.get_process_count()
         if count == 1:
             return None

@@ -50,3 +50,15 @@ def test_options_that_are_wrong_are_refused(wrong):
     options, why = WRONG[wrong]
     with pytest.raises(UserError, match=why):
         find_process(options)
+
+
+def test_a_cluster_that_does_not_answer_is_one_line(monkeypatch):
+    for name in ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_LOCALID"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.delenv("SLURM_PROCID", raising=False)
+    with pytest.raises(
+        UserError,
+        match=r"JAX can't find the others \(some of the scheduler's variables are missing",
+    ):
+        find_process(DistributedOptions())
