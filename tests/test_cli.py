@@ -72,6 +72,7 @@ CONFIGS = {
         [DIGITS, "--sample.sampler", "dddm"],
         "auto, ddim, ddpm, ddpm-beta",
     ),
+    "an unknown logger": ([DIGITS, "--train.loggers", "cloud"], "unknown logger 'cloud': known ar"),
     "more steps than T": ([DIGITS, "--sample.steps", "5000"], "at most diffusion.timesteps"),
     "another number of classes": (
         [DIGITS, "--model.num_classes", "7"],
