@@ -56,7 +56,7 @@ def test_nothing_is_nothing():
 def test_wrong_options_are_refused(options, says):
     with pytest.raises(ValueError, match=says):
         make_conditioner("low_resolution", SHAPE, **options)
-    with pytest.raises(ValueError, match="probability is 1.5: it must lie between 0 and 1"):
+    with pytest.raises(ValueError, match=r"probability is 1\.5: it must lie between 0 and 1"):
         make_conditioner("self_conditioning", SHAPE, probability=1.5)
     for name in ("low_resolution", "self_conditioning"):
         with pytest.raises(ValueError, match="it is for pictures"):
