@@ -98,3 +98,28 @@ def test_a_wrong_set_up_ends_all_processes_with_the_same_line(wrong):
     server.close()
     assert len(lines) == len(processes)
     assert all(re.search(why, line) for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    ("code", "why"), [(2, "^a mistake in its config$"), (1, "process 1 on .* a mistake in its con")]
+)
+def test_who_waits_for_all_is_told_of_one_that_left(code, why):
+    address = free_address()
+    server, channels = Server(address, 3), [Channel(address, process, 3) for process in (0, 1)]
+    lines: dict[int, str] = {}
+
+    def join(channel):
+        try:
+            channel.join(5)
+        except UserError as error:
+            lines[channel.process] = str(error)
+
+    threads = [threading.Thread(target=join, args=[channel]) for channel in channels]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(server._hosts) == 2)
+    channels[1].leave(code, "a mistake in its config")
+    threads[0].join(4)
+    server.close()
+    threads[1].join(10)
+    assert re.search(why, lines[0]), lines
