@@ -169,7 +169,8 @@ def compare(target, which, config):
     }
     flops = 3 * (forward_flops(experiment) or 0) * images
     for name in ("ours", "plain") if which == "both" else (which,):
-        found = compiled_facts(lower[name], target, name, print, images=images, flops=flops)
+        more = {"params": experiment.param_shapes, "images": images, "flops": flops}
+        found = compiled_facts(lower[name], target, name, print, **more)
         print(name, {key: value for key, value in found.items() if key != "exchanges"}, flush=True)
 
 

@@ -3,16 +3,19 @@
 import re
 from typing import Any
 
+import jax
+
 from ddpm_jax.reports.program import Instruction, Program
 
 
-def shown_by(program: Program, images: int) -> dict[str, Any]:
+def shown_by(program: Program, images: int, params: Any) -> dict[str, Any]:
     """Returns `float32_convolutions`, the modules of those whose operands are all float32, and
     `transposed_activations`, how many transposes are of arrays with an axis of `images`.
 
     A product that a compiler writes as a convolution, as TPUs' do, is none. Arrays of fewer than
-    four axes are no images.
+    four axes are no images, and those with the sides of one of `params` are kernels.
     """
+    kernels = {tuple(sorted(leaf.shape)) for leaf in jax.tree.leaves(params)}
     types = {each.name: each.result for lines in program.computations.values() for each in lines}
     wide, turned = set(), 0
     for lines in program.computations.values():
@@ -22,7 +25,7 @@ def shown_by(program: Program, images: int) -> dict[str, Any]:
                 if operands and all(operand.startswith("f32[") for operand in operands):
                     wide.add(_module(each.path))
             elif each.opcode == "transpose":
-                turned += _is_activation(each.result, images)
+                turned += _is_activation(each.result, images, kernels)
     return {"float32_convolutions": sorted(wide), "transposed_activations": turned}
 
 
@@ -42,7 +45,7 @@ def _module(path: str) -> str:
     return names[-1] if names else path
 
 
-def _is_activation(result: str, images: int) -> bool:
-    met = re.match(r"\w+\[([\d,]*)\]", result)
-    sides = met[1].split(",") if met else []
-    return len(sides) >= 4 and str(images) in sides
+def _is_activation(result: str, images: int, kernels: set[tuple[int, ...]]) -> bool:
+    met = re.match(r"\w+\[([\d,]+)\]", result)
+    sides = [int(side) for side in met[1].split(",")] if met else []
+    return len(sides) >= 4 and images in sides and tuple(sorted(sides)) not in kernels

@@ -50,6 +50,7 @@ def compile_programs(
         target,
         "training step",
         stage,
+        params=experiment.param_shapes,
         images=images,
         flops=3 * forward * images,
     )
@@ -63,6 +64,7 @@ def compile_programs(
         target,
         "step of the chain",
         stage,
+        params=params,
         images=size,
         flops=round(calls * forward * size),
     )
@@ -87,12 +89,14 @@ def compiled_facts(
     what: str,
     stage: Callable[[str], None],
     *,
+    params: Any,
     images: int,
     flops: int,
 ) -> dict[str, Any]:
     """Lowers and compiles a program, and returns its sizes, its exchanges and the estimate.
 
-    `images` and `flops` are those of one device in a call of the program.
+    `params` are those of the network, or their shapes. `images` and `flops` are those of one
+    device in a call of the program.
     """
     stage(f"tracing the {what}")
     begun = time.perf_counter()
@@ -127,7 +131,7 @@ def compiled_facts(
         "instructions": sum(map(len, program.computations.values())),
         "exchanges": [each._asdict() for each in table],
         "sent_bytes": sent(table),
-        **shown_by(program, images),
+        **shown_by(program, images, params),
         **estimate(program, target.hardware, compiled.cost_analysis() or {}, images, flops),
     }
 

@@ -1,3 +1,5 @@
+import jax
+
 from ddpm_jax.reports.program import read_program
 from ddpm_jax.reports.targets.shows import shown_by
 
@@ -26,10 +28,16 @@ ENTRY %main (a: bf16[6,8,8,16]) -> bf16[6,8,8,16] {
 
 
 def test_cudnns_calls_are_convolutions():
-    found = shown_by(read_program(CUDNN), 6)
+    found = shown_by(read_program(CUDNN), 6, {})
     assert found == {"float32_convolutions": ["conv_in"], "transposed_activations": 1}
-    assert shown_by(read_program(CUDNN), 5)["transposed_activations"] == 0
+    assert shown_by(read_program(CUDNN), 5, {})["transposed_activations"] == 0
+
+
+def test_a_kernel_of_as_many_channels_as_images_is_no_activation():
+    kernel = jax.ShapeDtypeStruct((3, 3, 16, 16), "float32")
+    assert shown_by(read_program(CUDNN), 16, {})["transposed_activations"] == 2
+    assert shown_by(read_program(CUDNN), 16, {"kernel": kernel})["transposed_activations"] == 1
 
 
 def test_a_tpus_products_are_none():
-    assert shown_by(read_program(TPUS), 6)["float32_convolutions"] == ["conv_out"]
+    assert shown_by(read_program(TPUS), 6, {})["float32_convolutions"] == ["conv_out"]
