@@ -159,6 +159,6 @@ def test_averages_of_parts_are_those_of_the_whole():
 
 
 def test_an_ode_that_was_not_solved_is_no_likelihood():
-    found = Averages({"bits": np.float64(np.inf)}, {})
+    found = Averages({"bits": np.array(np.inf)}, {})
     with pytest.raises(UserError, match="the ODE was not solved in 4,096 steps for some examples"):
         ode_bits_per_dim().result(found)
