@@ -211,18 +211,13 @@ def make_multi_step(experiment: Experiment, mesh: Mesh | None = None) -> TrainSt
 
     def steps(state: TrainState, batches: Batch, inputs: StepInputs) -> tuple[TrainState, Metrics]:
         count = len(batches.examples)
-
-        # Only the rate differs from step to step. What is scanned is read again at every use.
-        def over(step: Callable[..., Any]) -> Callable[..., Any]:
-            return lambda state, it: step(state, it[0], inputs._replace(learning_rate=it[1]))
-
-        rates = jnp.broadcast_to(inputs.learning_rate, count)
+        each = jax.tree.map(lambda x: jnp.broadcast_to(x, count), inputs)
         if state.timesteps is not None:
             step = make_train_step(experiment, mesh)
-            return jax.lax.scan(over(step), state, (batches, rates))
+            return jax.lax.scan(lambda state, it: step(state, *it), state, (batches, each))
         draw = functools.partial(experiment.draw, seed=inputs.seed)
         drawn = jax.vmap(draw)(batches, state.step + jnp.arange(count))
-        return jax.lax.scan(over(update), state, (drawn, rates))
+        return jax.lax.scan(lambda state, it: update(state, *it), state, (drawn, each))
 
     return steps
 
