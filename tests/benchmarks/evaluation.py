@@ -26,7 +26,7 @@ def main() -> None:
     words = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     words.add_argument("reference")
     words.add_argument("samples", nargs="*", metavar="NAME=SAMPLES")
-    words.add_argument("--num", type=int, help="how many of each; all of the other half")
+    words.add_argument("--num", type=int, help="how many of each (default: all of the other half)")
     given = words.parse_args()
     named, pairs = given.reference, given.samples
     data = set_of_data(config_of(named).data).source
