@@ -63,7 +63,7 @@ def few_passes(
     """
 
     def forward(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[jax.Array, Any]:
-        mean, variance = _group_moments(x.astype(jnp.float32), groups)
+        mean, variance = _group_moments(x, groups)
         mean, rstd = cpu_fusion_barrier((mean, jax.lax.rsqrt(variance + epsilon)))
         y = activation((x.astype(jnp.float32) - mean) * (rstd * scale) + bias)
         return y.astype(dtype), (x, mean, rstd, scale, bias)
@@ -113,10 +113,14 @@ def _group_moments(x: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
     itself splits the innermost axis, which is 7 times slower on a CPU.
     """
     pixels = tuple(range(1, x.ndim - 1))
-    # E[x²] - E[x]² cancels where the mean is large, so we shift by the mean of the channel's first
-    # row. One pixel's value would be enough, but XLA would compute it again for each other pixel.
-    shift = (x[:, :1] if pixels else x).mean(pixels, keepdims=True)
-    shifted = x - shift
+    wide = x.astype(jnp.float32)
+    # E[x²] - E[x]² cancels where the mean is large, so float32 is shifted by the mean of a
+    # channel's first row: XLA would compute one pixel's value again for each other pixel. In half
+    # precision x itself was rounded as much, and without a shift a TPU sums it while it is written.
+    shift: Any = 0.0
+    if x.dtype.itemsize > 2:
+        shift = (wide[:, :1] if pixels else wide).mean(pixels, keepdims=True)
+    shifted = wide - shift
     first = shifted.mean(pixels, keepdims=True)
     second = jnp.square(shifted).mean(pixels, keepdims=True)
     channel_means = rearrange(first + shift, "... (g c) -> ... g c", g=groups)
@@ -125,7 +129,7 @@ def _group_moments(x: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
     variance = (within + jnp.square(channel_means - mean)).mean(-1, keepdims=True)
 
     def per_channel(moment: jax.Array) -> jax.Array:
-        return jnp.broadcast_to(moment, channel_means.shape).reshape(shift.shape)
+        return jnp.broadcast_to(moment, channel_means.shape).reshape(first.shape)
 
     return per_channel(mean), per_channel(jnp.maximum(variance, 0.0))
 
