@@ -34,6 +34,7 @@ from ddpm_jax.models.layers import (
     Dense,
     DepthwiseConv,
     Downsample,
+    Dropout,
     GroupNorm,
     LinearAttention,
     SelfAttention,
@@ -113,7 +114,7 @@ class ResNetBlock(nn.Module):
         if condition is not None:
             shift = Dense(self.channels, **common, name="condition")(self.ops.swish(condition))
             h = add_condition(h, shift)
-        h = nn.Dropout(self.dropout, deterministic=False)(h)
+        h = Dropout(self.dropout, self.ops)(h)
         return _shortcut(x, self.channels, **common) + convolve(h, 1)
 
 
@@ -145,7 +146,7 @@ class ConvNextBlock(nn.Module):
         h = GroupNorm(1, self.epsilon, **common, name="norm_0")(h)
         h = gelu(Conv(2 * self.channels, **common, name="conv_0")(h))
         h = GroupNorm(1, self.epsilon, **common, name="norm_1")(h)
-        h = nn.Dropout(self.dropout, deterministic=False)(h)
+        h = Dropout(self.dropout, self.ops)(h)
         h = Conv(self.channels, **common, name="conv_1")(h)
         return _shortcut(x, self.channels, **common) + h
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from ddpm_jax.errors import require, require_whole
 from ddpm_jax.models.conditioning import NO_CONDITIONING, ConditionEmbedding, require_taken
-from ddpm_jax.models.layers import Conv, Dense, upsample_nearest, zeros
+from ddpm_jax.models.layers import Conv, Dense, Dropout, UpsampledConv, zeros
 from ddpm_jax.models.settings import (
     MOST_FEATURES,
     NetworkConfig,
@@ -109,7 +109,7 @@ class Block(nn.Module):
         scale, shift = jnp.split(both[:, None, None, :], 2, axis=-1)
         h = RMSNorm(name="norm_0")(Conv(self.channels, **common, name="conv_0")(x))
         h = swish(h * (scale + 1) + shift)
-        h = nn.Dropout(self.dropout, deterministic=False)(h)
+        h = Dropout(self.dropout, self.ops)(h)
         h = swish(RMSNorm(name="norm_1")(Conv(self.channels, **common, name="conv_1")(h)))
         if x.shape[-1] != self.channels:
             x = Dense(self.channels, **common, name="shortcut")(x)
@@ -234,7 +234,7 @@ class LucidrainsUNet(nn.Module):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = block(h, widths[i + 1], f"up_{i}_block_{k}")
             h = attention(h, i in full, f"up_{i}_attention")
-            h = Conv(widths[i], **common, name=f"up_{i}")(upsample_nearest(h) if i else h)
+            h = (UpsampledConv if i else Conv)(widths[i], **common, name=f"up_{i}")(h)
 
         h = block(jnp.concatenate([h, skips.pop()], axis=-1), config.dim, "out_block")
         return Dense(self.out_channels, kernel_init=zeros, ops=ops, name="conv_out")(h)

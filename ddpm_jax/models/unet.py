@@ -21,10 +21,11 @@ from ddpm_jax.models.conditioning import (
 from ddpm_jax.models.layers import (
     Conv,
     Dense,
+    Dropout,
     GroupNorm,
     SelfAttention,
+    UpsampledConv,
     downsample_mean,
-    upsample_nearest,
     zeros,
 )
 from ddpm_jax.models.settings import (
@@ -37,6 +38,7 @@ from ddpm_jax.models.settings import (
     require_multipliers,
 )
 from ddpm_jax.ops import Operations
+from ddpm_jax.ops.resampling import upsample_nearest
 from ddpm_jax.typing import Conditioning, Timesteps
 
 
@@ -118,10 +120,10 @@ class UNetConfig(NetworkConfig):
 class ResidualBlock(nn.Module):
     """Adds two convolutions of x to x; the condition is added between them.
 
-    x is [B, H, W, any], condition [B or 1, any], the result [B, H, W, channels]. The second
-    convolution is zero at initialisation. `dropout` is the rate to apply now: 0 when not training.
-    With `scale_shift` the condition scales and shifts the second normalisation. `resample` changes
-    the size of x, and of what is convolved.
+    x is [B, H, W, any], condition [B or 1, any], the result [B, H, W, channels]. `skip`, if given,
+    is joined to x. The second convolution is zero at initialisation. `dropout` is the rate to apply
+    now: 0 when not training. With `scale_shift` the condition scales and shifts the second
+    normalisation. `resample` changes the size of x, and of what is convolved.
     """
 
     channels: int
@@ -135,11 +137,17 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B H W C"], condition: Float[Array, "b features"]
+        self,
+        x: Float[Array, "B H W C"],
+        condition: Float[Array, "b features"],
+        skip: Float[Array, "B H W K"] | None = None,
     ) -> Float[Array, "B H W channels"]:
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
         norm: dict[str, Any] = {"groups": self.groups, "epsilon": self.epsilon, **common}
-        h = GroupNorm(activation="swish", **norm, name="norm_0")(x)
+        joints = () if skip is None else (x.shape[-1],)
+        if skip is not None:
+            x = jnp.concatenate([x, skip], axis=-1)
+        h = GroupNorm(activation="swish", **norm, name="norm_0")(x, joints)
         if self.resample is not None:
             x, h = self.resample(x), self.resample(h)
         h = Conv(self.channels, **common, name="conv_0")(h)
@@ -152,7 +160,7 @@ class ResidualBlock(nn.Module):
         else:
             h = add_condition(h, Dense(self.channels, **common, name="condition")(condition))
             h = GroupNorm(activation="swish", **norm, name="norm_1")(h)
-        h = nn.Dropout(self.dropout, deterministic=False)(h)
+        h = Dropout(self.dropout, self.ops)(h)
         h = Conv(self.channels, kernel_init=zeros, **common, name="conv_1")(h)
         if x.shape[-1] != self.channels:
             x = Dense(self.channels, **common, name="shortcut")(x)
@@ -173,12 +181,20 @@ class Layers:
         """The settings of each normalisation."""
         return {"groups": self.config.norm_groups, "epsilon": self.config.norm_epsilon}
 
-    def block(self, h: jax.Array, width: int, name: str, resample: Any = None) -> jax.Array:
+    def block(
+        self,
+        h: jax.Array,
+        width: int,
+        name: str,
+        *,
+        skip: jax.Array | None = None,
+        resample: Any = None,
+    ) -> jax.Array:
         """Returns h after a residual block."""
         options = {"scale_shift": self.config.scale_shift, "resample": resample, **self.norm}
         rate = self.config.dropout if self.train else 0.0
         kind: Any = nn.remat(ResidualBlock) if self.config.remat else ResidualBlock
-        return kind(width, rate, **options, **self._common, name=name)(h, self.condition)
+        return kind(width, rate, **options, **self._common, name=name)(h, self.condition, skip)
 
     def attend(self, h: jax.Array, name: str) -> jax.Array:
         """Returns h after self-attention."""
@@ -187,24 +203,26 @@ class Layers:
         kind: Any = nn.remat(SelfAttention) if self.config.remat else SelfAttention
         return kind(heads, **self.norm, **self._common, name=name)(h)
 
-    def stage(self, h: jax.Array, width: int, place: str) -> jax.Array:
+    def stage(
+        self, h: jax.Array, width: int, place: str, skip: jax.Array | None = None
+    ) -> jax.Array:
         """Returns h after a residual block, and attention where the level has it."""
-        h = self.block(h, width, f"{place}_block")
+        h = self.block(h, width, f"{place}_block", skip=skip)
         attends = max(h.shape[1:3]) in self.config.attention
         return self.attend(h, f"{place}_attention") if attends else h
 
     def down(self, h: jax.Array, width: int, name: str) -> jax.Array:
         """Returns h with half its sides."""
         if self.config.resampling == "residual":
-            return self.block(h, width, name, downsample_mean)
+            return self.block(h, width, name, resample=downsample_mean)
         ends = self.config.downsampling == "symmetric"
         return Conv(width, stride=2, symmetric=ends, **self._common, name=name)(h)
 
     def up(self, h: jax.Array, width: int, name: str) -> jax.Array:
         """Returns h with twice its sides."""
         if self.config.resampling == "residual":
-            return self.block(h, width, name, upsample_nearest)
-        return Conv(width, **self._common, name=name)(upsample_nearest(h))
+            return self.block(h, width, name, resample=upsample_nearest)
+        return UpsampledConv(width, **self._common, name=name)(h)
 
     @property
     def _common(self) -> dict[str, Any]:
@@ -290,8 +308,7 @@ class UNet(nn.Module):
         widths = [config.channels * multiplier for multiplier in config.multipliers]
         for level in reversed(range(len(widths))):
             for i in range(config.blocks + 1):
-                h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = layers.stage(h, widths[level], f"up_{level}_{i}")
+                h = layers.stage(h, widths[level], f"up_{level}_{i}", skips.pop())
             if level:
                 h = layers.up(h, widths[level], f"up_{level}")
 

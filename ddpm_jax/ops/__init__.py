@@ -20,6 +20,7 @@ from ddpm_jax.ops import (
     group_norm,
     linear_attention,
     resampling,
+    storing,
 )
 from ddpm_jax.ops.dispatch import OperationSettings
 
@@ -38,8 +39,10 @@ class Operations(OperationSettings):
     linear_attention = linear_attention.linear_attention
     mish = activations.mish
     softplus = activations.softplus
+    stored = storing.stored
     swish = activations.swish
     upsample = resampling.upsample
+    upsampled_convolution = resampling.upsampled_convolution
 
 
 AUTO = Operations()

@@ -28,4 +28,4 @@ def reference(
     )
 
 
-convolution = dispatch(reference, cpu=cpu_convolution, settings=("precision", "devices"))
+convolution = dispatch(reference, cpu=cpu_convolution)

@@ -5,8 +5,9 @@ gradient (`jax.custom_vjp`). Platforms without a form of their own differentiate
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Generic, Literal, ParamSpec, Self, TypeVar, overload
 
 import jax
@@ -35,10 +36,9 @@ class Operation(Generic[P, R]):
         reference: Callable[P, R],
         default: Callable[..., R],
         platforms: Mapping[str, Callable[..., R]],
-        settings: tuple[str, ...],
     ):
         self.reference = reference
-        self._default, self._platforms, self._settings = default, platforms, settings
+        self._default, self._platforms = default, platforms
 
     @overload
     def __get__(self, chosen: None, owner: type) -> Self: ...
@@ -49,12 +49,11 @@ class Operation(Generic[P, R]):
             return self
         if chosen.choice == "reference":
             return self.reference
-        static = {name: getattr(chosen, name) for name in self._settings}
-        return functools.partial(self._call, static)
+        return functools.partial(self._call, chosen)
 
-    def _call(self, static: Mapping[str, Any], *arrays: Any, **options: Any) -> R:
+    def _call(self, chosen: OperationSettings, *arrays: Any, **options: Any) -> R:
         def bind(form: Callable[..., R]) -> Callable[..., R]:
-            known = {} if form is self.reference else static
+            known = {name: getattr(chosen, name) for name in _settings_of(form)}
             return functools.partial(form, **options, **known)
 
         default = bind(self._default)
@@ -62,6 +61,13 @@ class Operation(Generic[P, R]):
             return default(*arrays)
         platforms = {name: bind(form) for name, form in self._platforms.items()}
         return _on_each_platform(default, platforms)(*arrays)
+
+
+@functools.cache
+def _settings_of(form: Callable[..., Any]) -> tuple[str, ...]:
+    """Returns the names of the settings that are keywords of a form."""
+    taken = inspect.signature(form).parameters
+    return tuple(each.name for each in fields(OperationSettings) if each.name in taken)
 
 
 def _on_each_platform(
@@ -95,15 +101,14 @@ def dispatch(
     cpu: Callable[..., R] | None = None,
     cuda: Callable[..., R] | None = None,
     tpu: Callable[..., R] | None = None,
-    settings: tuple[str, ...] = (),
 ) -> Operation[P, R]:
     """Returns the operation that is defined by its reference and has these faster forms.
 
     Arrays are passed by position, static options by keyword. The form is chosen while lowering, so
     that compiling for another platform gives that platform's form. `default` is for all platforms
-    without a form of their own (the reference if it is None). `settings` names the fields of
-    `OperationSettings` that the forms take as keywords.
+    without a form of their own (the reference if it is None). A form may take fields of
+    `OperationSettings` as keywords.
     """
     given = {"cpu": cpu, "cuda": cuda, "tpu": tpu}
     platforms = {name: form for name, form in given.items() if form is not None}
-    return Operation(reference, default or reference, platforms, settings)
+    return Operation(reference, default or reference, platforms)

@@ -30,13 +30,16 @@ def reference(
     epsilon: float,
     dtype: DTypeLike,
     activation: Activation = _identity,
+    joints: tuple[int, ...] = (),
 ) -> Float[Array, "B *pixels C"]:
     """Returns activation(scale (x - mean) / √(variance + epsilon) + bias), in `dtype`.
 
     Mean and variance are those of each example over all its pixels and the channels of a group.
     A group has consecutive channels. `activation` is element-wise. Everything is float32 until the
-    result is cast. Source: Wu & He 2018, equation 7.
+    result is cast. `joints` are the channels where x was concatenated, for forms that sum its parts
+    one by one. Source: Wu & He 2018, equation 7.
     """
+    del joints
     grouped = rearrange(x.astype(jnp.float32), "... (g c) -> ... g c", g=groups)
     axes = (*range(1, x.ndim - 1), grouped.ndim - 1)
     centred = grouped - grouped.mean(axes, keepdims=True)
@@ -56,6 +59,7 @@ def few_passes(
     epsilon: float,
     dtype: DTypeLike,
     activation: Activation = _identity,
+    joints: tuple[int, ...] = (),
 ) -> jax.Array:
     """Group normalisation that passes over x once forward and twice backward.
 
@@ -63,7 +67,7 @@ def few_passes(
     """
 
     def forward(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[jax.Array, Any]:
-        mean, variance = _group_moments(x, groups)
+        mean, variance = _group_moments(x, groups, joints)
         mean, rstd = cpu_fusion_barrier((mean, jax.lax.rsqrt(variance + epsilon)))
         y = activation((x.astype(jnp.float32) - mean) * (rstd * scale) + bias)
         return y.astype(dtype), (x, mean, rstd, scale, bias)
@@ -106,12 +110,31 @@ def _backward(
     return dx.astype(kept.dtype), sum_gh.sum(all_but_channels), sum_g.sum(all_but_channels)
 
 
-def _group_moments(x: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
+def _group_moments(
+    x: jax.Array, groups: int, joints: tuple[int, ...]
+) -> tuple[jax.Array, jax.Array]:
     """Returns the mean and variance of each channel's group, [B, 1, ..., C], in one pass over x.
 
     Sums run over the pixels of each channel, and are combined by group afterwards: grouping x
-    itself splits the innermost axis, which is 7 times slower on a CPU.
+    itself splits the innermost axis, which is 7 times slower on a CPU. Those of a part of x can be
+    taken where the part is computed; XLA doesn't look through the concatenation.
     """
+    each = [_channel_moments(part) for part in jnp.split(x, joints, axis=-1)]
+    means, variances = (
+        rearrange(jnp.concatenate(parts, axis=-1), "... (g c) -> ... g c", g=groups)
+        for parts in zip(*each, strict=True)
+    )
+    mean = means.mean(-1, keepdims=True)
+    variance = (variances + jnp.square(means - mean)).mean(-1, keepdims=True)
+
+    def per_channel(moment: jax.Array) -> jax.Array:
+        return rearrange(jnp.broadcast_to(moment, means.shape), "... g c -> ... (g c)")
+
+    return per_channel(mean), per_channel(jnp.maximum(variance, 0.0))
+
+
+def _channel_moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the mean and variance of each channel over its pixels, [B, 1, ..., C], float32."""
     pixels = tuple(range(1, x.ndim - 1))
     wide = x.astype(jnp.float32)
     # E[x²] - E[x]² cancels where the mean is large, so float32 is shifted by the mean of a
@@ -123,15 +146,7 @@ def _group_moments(x: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
     shifted = wide - shift
     first = shifted.mean(pixels, keepdims=True)
     second = jnp.square(shifted).mean(pixels, keepdims=True)
-    channel_means = rearrange(first + shift, "... (g c) -> ... g c", g=groups)
-    within = rearrange(second - jnp.square(first), "... (g c) -> ... g c", g=groups)
-    mean = channel_means.mean(-1, keepdims=True)
-    variance = (within + jnp.square(channel_means - mean)).mean(-1, keepdims=True)
-
-    def per_channel(moment: jax.Array) -> jax.Array:
-        return jnp.broadcast_to(moment, channel_means.shape).reshape(first.shape)
-
-    return per_channel(mean), per_channel(jnp.maximum(variance, 0.0))
+    return first + shift, second - jnp.square(first)
 
 
 group_norm = dispatch(reference, default=few_passes)

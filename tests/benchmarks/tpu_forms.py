@@ -15,13 +15,14 @@ from ddpm_jax.reports.targets.topology import ENVIRONMENT, devices_of, read_targ
 
 os.environ.update(ENVIRONMENT)  # Before JAX starts.
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 from ddpm_jax.averages import ema_update, warmed_up
-from ddpm_jax.models.layers import group_count
-from ddpm_jax.ops import activations, attention, group_norm
+from ddpm_jax.models.layers import Dropout, group_count
+from ddpm_jax.ops import AUTO, REFERENCE, activations, attention, group_norm, resampling
 from ddpm_jax.optimizers import make_optimizer
 from ddpm_jax.reports.program import read_program
 from ddpm_jax.reports.targets.cycles import estimate
@@ -29,6 +30,7 @@ from ddpm_jax.runtime.switches import pinned
 
 BATCH, SIDE, CHANNELS = 128, 32, 128
 HALF = jnp.bfloat16
+NORM: dict[str, Any] = {"groups": group_count(CHANNELS), "epsilon": 1e-6, "dtype": HALF}
 
 
 def convolution(x, kernel):
@@ -48,16 +50,7 @@ def normalised(form, swish):
         def program(x, g, *params):
             def apply(x, first, second, scale, bias):
                 h = convolution(x, first)
-                h = form(
-                    h,
-                    scale,
-                    bias,
-                    groups=group_count(CHANNELS),
-                    epsilon=1e-6,
-                    dtype=HALF,
-                    activation=swish,
-                )
-                return convolution(h, second)
+                return convolution(form(h, scale, bias, activation=swish, **NORM), second)
 
             y, pull = jax.vjp(apply, x, *params)
             return y, pull(g)
@@ -75,7 +68,7 @@ def half_group_norm(x, scale, bias, *, groups, epsilon, dtype, activation):
         return x * factor.astype(dtype) + (bias - mean * factor).astype(dtype)
 
     def forward(x, scale, bias):
-        mean, variance = group_norm._group_moments(x.astype(jnp.float32), groups)
+        mean, variance = group_norm._group_moments(x, groups, ())
         rstd = jax.lax.rsqrt(variance + epsilon)
         return activation(scaled(x, mean, rstd, scale, bias)), (x, mean, rstd, scale, bias)
 
@@ -100,6 +93,12 @@ def half_group_norm(x, scale, bias, *, groups, epsilon, dtype, activation):
     normalize = jax.custom_vjp(lambda x, scale, bias: forward(x, scale, bias)[0])
     normalize.defvjp(forward, backward)
     return normalize(x, scale, bias)
+
+
+def shifted_group_norm(x, scale, bias, *, dtype, **options):
+    """Group normalisation whose sums are shifted by a channel's first row, as float32's are."""
+    wide = x.astype(jnp.float32)
+    return group_norm.few_passes(wide, scale, bias, dtype=dtype, **options)
 
 
 def cast_group_norm(x, scale, bias, *, activation, **options):
@@ -132,8 +131,7 @@ def in_place(form):
 
         def program(x, g, scale, bias, *kernels):
             def apply(x, scale, bias, *kernels):
-                options = {"groups": 32, "epsilon": 1e-6, "dtype": HALF}
-                h = group_norm.few_passes(x, scale, bias, **options).reshape(BATCH, 256, 256)
+                h = group_norm.few_passes(x, scale, bias, **NORM).reshape(BATCH, 256, 256)
                 *inner, last = (kernel.astype(HALF) for kernel in kernels)
                 h = form(*((h @ kernel)[:, :, None] for kernel in inner))
                 return x + (h[:, :, 0] @ last).reshape(x.shape)
@@ -179,30 +177,66 @@ def updated(*, guarded, ours):
     return case
 
 
-def dropped(draws):
-    """Dropout of eight features, with masks drawn one by one or in one call."""
+def dropped(form):
+    """Convolution, group normalisation with swish, dropout, convolution, and all gradients."""
 
     def case():
-        count = 8
-        xs = [jax.ShapeDtypeStruct((BATCH, SIDE, SIDE, CHANNELS), HALF)] * count
+        x = jax.ShapeDtypeStruct((BATCH, SIDE, SIDE, CHANNELS), HALF)
+        kernel = jax.ShapeDtypeStruct((3, 3, CHANNELS, CHANNELS), jnp.float32)
+        each = jax.ShapeDtypeStruct((CHANNELS,), jnp.float32)
         seed = jax.ShapeDtypeStruct((), jnp.uint32)
 
-        def program(xs, seed):
+        def program(x, g, seed, *params):
             key = jax.random.key(seed, impl="threefry2x32")
-            if draws == 1:
-                keep = jax.random.bernoulli(key, 0.9, (count, *xs[0].shape))
-            else:
-                keys = jax.random.split(key, count)
-                keep = [jax.random.bernoulli(each, 0.9, xs[0].shape) for each in keys]
-            return [jnp.where(keep[i], x / 0.9, 0).astype(HALF) for i, x in enumerate(xs)]
 
-        return program, (xs, seed)
+            def apply(x, first, second, *affine):
+                h = convolution(x, first)
+                h = group_norm.few_passes(h, *affine, activation=activations.lean_swish, **NORM)
+                return convolution(form(h, key), second)
+
+            y, pull = jax.vjp(apply, x, *params)
+            return y, pull(g)
+
+        return program, (x, x, seed, kernel, kernel, each, each)
 
     return case
 
 
+def enlarged(form):
+    """Convolution of 16×16 pixels, upsampling with a convolution, and all gradients."""
+
+    def case():
+        x = jax.ShapeDtypeStruct((BATCH, 16, 16, 256), HALF)
+        g = jax.ShapeDtypeStruct((BATCH, 32, 32, 256), HALF)
+        kernel = jax.ShapeDtypeStruct((3, 3, 256, 256), jnp.float32)
+
+        def program(x, g, *kernels):
+            def apply(x, first, second):
+                return form(convolution(x, first), second.astype(HALF))
+
+            y, pull = jax.vjp(apply, x, *kernels)
+            return y, pull(g)
+
+        return program, (x, g, kernel, kernel)
+
+    return case
+
+
+def by_jaxs_gradient(x, kernel):
+    return resampling.upsample_reference(x, resampling.repeated_kernel(kernel).astype(x.dtype))
+
+
+def flax_dropout(x, key):
+    return nn.Dropout(0.1, deterministic=False).apply({}, x, rngs={"dropout": key})
+
+
+def our_dropout(choice):
+    return lambda x, key: Dropout(0.1, choice).apply({}, x, rngs={"dropout": key})
+
+
 CASES = {
     "group_norm: reference": normalised(group_norm.reference, activations.lean_swish),
+    "group_norm: few passes, shifted": normalised(shifted_group_norm, activations.lean_swish),
     "group_norm: few passes": normalised(group_norm.few_passes, activations.lean_swish),
     "group_norm: few passes, plain swish": normalised(
         group_norm.few_passes, activations.swish_reference
@@ -216,8 +250,12 @@ CASES = {
     "update: ours": updated(guarded=True, ours=True),
     "update: ours, no guard": updated(guarded=False, ours=True),
     "update: optax": updated(guarded=False, ours=False),
-    "dropout: each": dropped(8),
-    "dropout: together": dropped(1),
+    "dropout: flax": dropped(flax_dropout),
+    "dropout: drawn again": dropped(our_dropout(REFERENCE)),
+    "dropout: stored": dropped(our_dropout(AUTO)),
+    "upsampling: reference": enlarged(resampling.upsampled_convolution_reference),
+    "upsampling: transposed, JAX's gradient": enlarged(by_jaxs_gradient),
+    "upsampling: transposed": enlarged(resampling.upsampled_convolution_transposed),
 }
 
 

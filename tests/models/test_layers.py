@@ -9,14 +9,14 @@ import pytest
 from ddpm_jax.models.layers import (
     DepthwiseConv,
     Downsample,
+    Dropout,
     LinearAttention,
     SelfAttention,
     Upsample,
     group_count,
     kernel_init,
-    upsample_nearest,
 )
-from ddpm_jax.ops.resampling import downsample_blocks, upsample_blocks
+from ddpm_jax.ops.resampling import downsample_blocks, upsample_blocks, upsample_nearest
 
 
 def normal(seed, shape):
@@ -159,3 +159,29 @@ def test_linear_attention_is_a_product_of_two_softmaxes_between_normalisations(b
     h = mixed.reshape(2, 3, 4, -1) @ parts["out"]["kernel"] + parts["out"]["bias"]
     expected = x + norm("norm_out", h, 1e-5)
     np.testing.assert_allclose(apply(module, params, x), expected, atol=2e-5)
+
+
+def test_dropout_keeps_its_share_each_pixel_by_itself_and_scales_what_it_keeps():
+    shape, rate = (64, 7, 5, 40), 0.3
+    y = Dropout(rate).apply({}, jnp.ones(shape), rngs={"dropout": jax.random.key(0)})
+    kept = np.asarray(y) != 0
+    share = round(0.7 * 2**16) / 2**16
+    np.testing.assert_allclose(np.asarray(y)[kept], 1 / share, rtol=1e-6)
+    deviation = (share * (1 - share) / kept.size) ** 0.5
+    assert abs(kept.mean() - share) < 4 * deviation
+    # No axis repeats its mask, and rows of one word are as good as others.
+    for axis, side in enumerate(shape):
+        for by in range(1, min(side, 8)):
+            both = kept & np.roll(kept, by, axis)
+            assert abs(both.mean() - share**2) < 8 * deviation, (axis, by)
+
+
+def test_dropouts_gradient_has_its_mask_and_no_rate_draws_nothing():
+    x, rngs = normal(0, (2, 3, 4, 5)), {"dropout": jax.random.key(1)}
+    y, pull = jax.vjp(lambda x: Dropout(0.5).apply({}, x, rngs=rngs), x)
+    (gradient,) = pull(jnp.ones_like(x))
+    np.testing.assert_allclose(gradient * x, y)
+    assert 0.2 < np.mean(gradient == 0) < 0.8
+    np.testing.assert_array_equal(Dropout(0.0).apply({}, x), x)
+    half = Dropout(0.5).apply({}, x.astype(jnp.bfloat16), rngs=rngs)
+    assert half.dtype == jnp.bfloat16

@@ -9,6 +9,8 @@ from ddpm_jax.ops.resampling import (
     downsample_kernel,
     upsample_blocks,
     upsample_kernel,
+    upsample_transposed,
+    upsampled_convolution_transposed,
 )
 
 KERNEL = np.random.default_rng(0).normal(size=(4, 4, 3, 5))
@@ -41,3 +43,23 @@ def test_upsampling_is_the_transpose_of_downsampling_with_the_kernel_turned():
     (expected,) = jax.linear_transpose(lambda y: down(y, kernel), shape)(x)
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
     np.testing.assert_allclose(up(x, turned), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("form", "reference", "side"),
+    [
+        (upsample_transposed, REFERENCE.upsample, 4),
+        (upsampled_convolution_transposed, REFERENCE.upsampled_convolution, 3),
+    ],
+)
+@pytest.mark.parametrize("shape", [(2, 4, 6, 3), (1, 1, 1, 3)])
+def test_a_tpus_form_is_its_reference_with_its_gradients(form, reference, side, shape):
+    rng = np.random.default_rng(2)
+    x, kernel = (
+        jnp.asarray(rng.normal(size=it), jnp.float32) for it in (shape, (side, side, 3, 5))
+    )
+    expected, pull = jax.vjp(reference, x, kernel)
+    weight = jnp.asarray(rng.normal(size=expected.shape), jnp.float32)
+    found, pull_of_form = jax.vjp(form, x, kernel)
+    for ours, theirs in zip((found, *pull_of_form(weight)), (expected, *pull(weight)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
