@@ -23,6 +23,10 @@ _MOVES = frozenset(
 # Without an estimate these take time all the same.
 _WORKS = ("custom-call", "all-reduce", "all-gather", "reduce-scatter", "all-to-all")
 
+# Custom calls that only tell the compiler something: parts that lie side by side in memory are one
+# array, and indices are in range.
+_FREE = re.compile(r'custom_call_target="(ConcatBitcast|AssumeGatherIndicesInBound)"')
+
 # The first row that fits decides; a path is what was traced, such as
 # jit(train_step)/transpose(jvp(UNet))/down_1_0_block/conv_0/conv_general_dilated.
 PARTS = {
@@ -76,7 +80,7 @@ def cycles_by_part(program: Program, hardware: Hardware) -> Counter[str]:
         met = _CYCLES.search(each.line)
         if met:
             cycles = int(met[1])
-        elif each.opcode in _WORKS:
+        elif each.opcode in _WORKS and not _FREE.search(each.line):
             moved = sizes[each.name] + sum(sizes.get(name, 0) for name in each.operands)
             cycles = round(moved / hardware.memory_rate * (hardware.clock or 0))
         else:

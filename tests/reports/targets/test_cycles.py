@@ -43,6 +43,7 @@ ENTRY %main (a: s32[]) -> s32[] {{
   %b = bf16[8,128] fusion(%x), calls=%query_fused, backend_config={{"estimated_cycles":"100"}}
   %c = f32[8,128] fusion(%x), calls=%moved, backend_config={{"estimated_cycles":"10"}}
   %r = u32[8,128] custom-call(%x), metadata={{op_name="jit(train_step)/draw/threefry2x32"}}
+  %j = f32[8,128] custom-call(%x, %x), custom_call_target="ConcatBitcast", metadata={{op_name="{STEP}/conv_in/add"}}
   %s = f32[4] all-reduce(%x), replica_groups=[1,8]<=[8], backend_config={{"estimated_cycles":"3"}}
   ROOT %w = (s32[]) while(%t), condition=%q, body=%body, backend_config={{"known_trip_count":{{"n":"10"}}}}
 }}
