@@ -98,14 +98,9 @@ def _backward(
     sum_g = g.sum(pixels, keepdims=True)
     # The mean is subtracted from the sums. Subtracting it from each x would write all of x again.
     sum_gh = ((g * x).sum(pixels, keepdims=True) - mean * sum_g) * rstd
-    count = math.prod(x.shape[1:]) // groups
-
-    def group_mean(sums: jax.Array) -> jax.Array:
-        sums = rearrange(sums * scale, "... (g c) -> ... g c", g=groups)
-        means = sums.sum(-1, keepdims=True) / count
-        return jnp.broadcast_to(means, sums.shape).reshape(mean.shape)
-
-    offset, slope = cpu_fusion_barrier((rstd * group_mean(sum_g), rstd**2 * group_mean(sum_gh)))
+    count = math.prod(x.shape[1:-1])
+    of_g, of_gh = (_group_mean(sums * scale, groups) / count for sums in (sum_g, sum_gh))
+    offset, slope = cpu_fusion_barrier((rstd * of_g, rstd**2 * of_gh))
     dx = g * (rstd * scale) - (x - mean) * slope - offset
     return dx.astype(kept.dtype), sum_gh.sum(all_but_channels), sum_g.sum(all_but_channels)
 
@@ -120,17 +115,27 @@ def _group_moments(
     taken where the part is computed; XLA doesn't look through the concatenation.
     """
     each = [_channel_moments(part) for part in jnp.split(x, joints, axis=-1)]
-    means, variances = (
-        rearrange(jnp.concatenate(parts, axis=-1), "... (g c) -> ... g c", g=groups)
-        for parts in zip(*each, strict=True)
-    )
-    mean = means.mean(-1, keepdims=True)
-    variance = (variances + jnp.square(means - mean)).mean(-1, keepdims=True)
+    means, variances = (jnp.concatenate(parts, axis=-1) for parts in zip(*each, strict=True))
+    mean = _group_mean(means, groups)
+    variance = _group_mean(variances + jnp.square(means - mean), groups)
+    return mean, jnp.maximum(variance, 0.0)
 
-    def per_channel(moment: jax.Array) -> jax.Array:
-        return rearrange(jnp.broadcast_to(moment, means.shape), "... g c -> ... (g c)")
 
-    return per_channel(mean), per_channel(jnp.maximum(variance, 0.0))
+def _group_mean(values: jax.Array, groups: int) -> jax.Array:
+    """Returns for each channel of `[..., C]` the mean of its group."""
+
+    def by_sums(values: jax.Array) -> jax.Array:
+        grouped = rearrange(values, "... (g c) -> ... g c", g=groups)
+        means = jnp.broadcast_to(grouped.mean(-1, keepdims=True), grouped.shape)
+        return rearrange(means, "... g c -> ... (g c)")
+
+    def by_product(values: jax.Array) -> jax.Array:
+        # A TPU splits its innermost axis slowly. What is around a product is fused with it.
+        each = values.shape[-1] // groups
+        shares = jnp.kron(jnp.eye(groups), jnp.full((each, each), 1 / each))
+        return jnp.matmul(values, shares, precision="highest")
+
+    return jax.lax.platform_dependent(values, tpu=by_product, default=by_sums)
 
 
 def _channel_moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
