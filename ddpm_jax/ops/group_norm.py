@@ -123,19 +123,22 @@ def _group_moments(
 
 def _group_mean(values: jax.Array, groups: int) -> jax.Array:
     """Returns for each channel of `[..., C]` the mean of its group."""
+    forms = {"tpu": _mean_by_product, "default": _mean_by_sums}
+    bound = {name: partial(form, groups=groups) for name, form in forms.items()}
+    return jax.lax.platform_dependent(values, **bound)
 
-    def by_sums(values: jax.Array) -> jax.Array:
-        grouped = rearrange(values, "... (g c) -> ... g c", g=groups)
-        means = jnp.broadcast_to(grouped.mean(-1, keepdims=True), grouped.shape)
-        return rearrange(means, "... g c -> ... (g c)")
 
-    def by_product(values: jax.Array) -> jax.Array:
-        # A TPU splits its innermost axis slowly. What is around a product is fused with it.
-        each = values.shape[-1] // groups
-        shares = jnp.kron(jnp.eye(groups), jnp.full((each, each), 1 / each))
-        return jnp.matmul(values, shares, precision="highest")
+def _mean_by_sums(values: jax.Array, *, groups: int) -> jax.Array:
+    grouped = rearrange(values, "... (g c) -> ... g c", g=groups)
+    means = jnp.broadcast_to(grouped.mean(-1, keepdims=True), grouped.shape)
+    return rearrange(means, "... g c -> ... (g c)")
 
-    return jax.lax.platform_dependent(values, tpu=by_product, default=by_sums)
+
+def _mean_by_product(values: jax.Array, *, groups: int) -> jax.Array:
+    # A TPU splits its innermost axis slowly. What is around a product is fused with it.
+    each = values.shape[-1] // groups
+    shares = jnp.kron(jnp.eye(groups), jnp.full((each, each), 1 / each))
+    return jnp.matmul(values, shares, precision="highest")
 
 
 def _channel_moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.ops import AUTO, REFERENCE
+from ddpm_jax.ops.group_norm import _mean_by_product, _mean_by_sums
 
 
 @pytest.mark.parametrize("ops", [AUTO, REFERENCE], ids=["auto", "reference"])
@@ -65,3 +66,11 @@ def test_half_precision_costs_no_more_than_the_rounding_of_the_result(mean):
     exact = ((grouped - moments[0]) / moments[1]).reshape(x.shape) * scale + bias
     # Half a unit in the last place is 2⁻⁹; float32 sums of squares lose 1e-7 (mean / std)².
     np.testing.assert_allclose(np.float32(found), exact, rtol=2**-8, atol=5e-3)
+
+
+@pytest.mark.parametrize("groups", [1, 4, 12])
+def test_a_tpus_means_of_groups_are_those_of_sums(groups):
+    values = np.random.default_rng(0).normal(size=(3, 1, 1, 12)).astype(np.float32)
+    exact = values.astype(np.float64).reshape(3, groups, -1).mean(-1).repeat(12 // groups, 1)
+    for form in (_mean_by_product, _mean_by_sums):
+        np.testing.assert_allclose(form(values, groups=groups)[:, 0, 0], exact, atol=1e-6)
