@@ -8,6 +8,8 @@ for that on a CPU. The fast forms are 2x2 convolutions: of the image cut into bl
 or of stride 1 with a block for each result. The `…_blocks` functions rearrange the kernels.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -149,7 +151,8 @@ def repeated_kernel(kernel: Float[Array, "3 3 C K"]) -> Float[Array, "4 4 C K"]:
     """
     wide = kernel.astype(jnp.float32)
     ends = ((0, 1), (1, 0))
-    return sum(jnp.pad(wide, (y, x, (0, 0), (0, 0))) for y in ends for x in ends)
+    moved = [jnp.pad(wide, (y, x, (0, 0), (0, 0))) for y in ends for x in ends]
+    return functools.reduce(jnp.add, moved)
 
 
 def upsampled_convolution_transposed(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -73,4 +73,6 @@ def test_a_tpus_means_of_groups_are_those_of_sums(groups):
     values = np.random.default_rng(0).normal(size=(3, 1, 1, 12)).astype(np.float32)
     exact = values.astype(np.float64).reshape(3, groups, -1).mean(-1).repeat(12 // groups, 1)
     for form in (_mean_by_product, _mean_by_sums):
-        np.testing.assert_allclose(form(values, groups=groups)[:, 0, 0], exact, atol=1e-6)
+        np.testing.assert_allclose(
+            form(jnp.asarray(values), groups=groups)[:, 0, 0], exact, atol=1e-6
+        )
