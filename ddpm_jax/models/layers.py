@@ -205,7 +205,7 @@ class Dropout(nn.Module):
         # A random word serves two rows: the words take longer than a pass over x.
         batch, rows, *rest = x.shape
         words = jax.random.bits(self.make_rng("dropout"), (batch, -(-rows // 2), *rest), "uint32")
-        kept = round((1 - self.rate) * 2**16)
+        kept = max(1, round((1 - self.rate) * 2**16))
         halves = words >> 16 < kept, words & 0xFFFF < kept
         # Else each convolution that reads x draws its mask again, forward and backward: on a TPU
         # that is a fifth of a residual block's time.

@@ -188,3 +188,8 @@ def test_dropouts_gradient_has_its_mask_and_no_rate_draws_nothing():
     assert 0.2 < np.mean(gradient == 0) < 0.8
     np.testing.assert_array_equal(Dropout(0.0).apply({}, x), x)  # type: ignore[arg-type]
     assert dropped(x.astype(jnp.bfloat16), 0.5).dtype == jnp.bfloat16
+
+
+def test_dropout_of_nearly_everything_has_finite_gradients():
+    gradient = jax.grad(lambda x: dropped(x, 1 - 1e-7).sum())(jnp.ones((2, 4, 4, 4)))
+    assert np.isfinite(gradient).all()

@@ -149,6 +149,22 @@ def test_the_marks_of_cpu_forms_are_seen_on_a_cpu(case):
     assert CPU_FORMS.search(text)
 
 
+@pytest.mark.parametrize(
+    ("operation", "mark"),
+    [
+        ("group_norm", "dot_general"),
+        ("upsample", r"rhs_dilate = \[2, 2\]"),
+        ("upsampled_convolution", r"rhs_dilate = \[2, 2\]"),
+    ],
+)
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_a_tpu_is_given_its_own_forms(operation, mark, platform):
+    (case,) = (case for case in ONE_EACH if case.operation == operation)
+    f = getattr(AUTO, operation)
+    text = lowered(lambda *arrays: f(*arrays, **case.options), platform, *case.arrays())
+    assert bool(re.search(mark, text)) == (platform == "tpu")
+
+
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu", "rocm"])
 def test_dispatch_gives_each_platform_its_form(platform):
     class Table(Operations):
