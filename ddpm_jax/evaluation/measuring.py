@@ -25,7 +25,7 @@ from ddpm_jax.evaluation.sets import ExampleSet
 from ddpm_jax.files import StoragePath, remove, replacing
 from ddpm_jax.runtime import distributed
 from ddpm_jax.runtime.compilation import compiler_options
-from ddpm_jax.runtime.mesh import replicated, shard_rows
+from ddpm_jax.runtime.mesh import gather_over, replicated, shard_rows
 from ddpm_jax.runtime.random import sample_keys
 from ddpm_jax.sampling.chain import Progress
 from ddpm_jax.sampling.denoiser import make_denoiser
@@ -164,6 +164,8 @@ class _Program:
         plain = override(experiment.config.sample, {"guidance": 0.0, "clipping": "none"})
 
         def compute(params: Any, examples: Any, labels: Any, places: Any, seed: Any) -> Any:
+            params = gather_over(run.mesh, params)
+
             def network(conditioning: Conditioning) -> Denoiser:
                 return make_denoiser(experiment, params, conditioning, plain)
 

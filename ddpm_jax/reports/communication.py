@@ -55,14 +55,31 @@ def collectives(program: Program) -> list[Collective]:
     Those of a single device are left out. Those in a loop count once for each iteration, or once if
     XLA does not say how many iterations there are.
     """
-    found = [_collective(each) for each in program.unrolled() if _KIND.match(each.opcode)]
+    # A TPU's compiler writes a reduce-scatter as an all-reduce in a function of this name.
+    scattered = {
+        each.name
+        for name, lines in program.computations.items()
+        for each in lines
+        if name.startswith("all-reduce-scatter")
+    }
+    found, begun = [], set()
+    for each in program.unrolled():
+        if not _KIND.match(each.opcode):
+            continue
+        # One that goes on beside other work is written again in each piece of that work.
+        piece = _PIECE.findall(each.line)
+        if len(piece) == 2 and tuple(piece) in begun:
+            continue
+        begun.add(tuple(piece))
+        found.append(_collective(each, scattered=each.name in scattered))
     return [each for each in found if each.group > 1]
 
 
 _KIND = re.compile(rf"({'|'.join(_SENT)})(-start)?$")
+_PIECE = re.compile(r'channel_id=\d+|chain_id="\d+"')
 
 
-def _collective(each: Instruction) -> Collective:
+def _collective(each: Instruction, *, scattered: bool) -> Collective:
     kind = each.opcode.removesuffix("-start")
     arrays = type_bytes(each.result)
     if each.opcode != kind and kind != "all-reduce":
@@ -70,7 +87,7 @@ def _collective(each: Instruction) -> Collective:
         arrays = arrays[len(arrays) // 2 :]
     group = _group(each.line)
     whole = sum(arrays) * (group if kind == "reduce-scatter" else 1)
-    return Collective(kind, whole, group, each.times)
+    return Collective("reduce-scatter" if scattered else kind, whole, group, each.times)
 
 
 def _group(line: str) -> int:

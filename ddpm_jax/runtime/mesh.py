@@ -94,6 +94,17 @@ def state_shardings(state: Any, mesh: Mesh | AbstractMesh) -> Any:
     return jax.tree.map(rule, state)
 
 
+def gather_over(mesh: Mesh | None, params: Any) -> Any:
+    """Makes parameters whole that are split over a mesh; for a program that calls a network.
+
+    Otherwise XLA splits the network's products as the parameters are split, and exchanges
+    activations in every layer.
+    """
+    if mesh is None or mesh.shape["fsdp"] == 1:
+        return params
+    return jax.lax.with_sharding_constraint(params, replicated(mesh))
+
+
 def with_shardings(shapes: Any, mesh: Mesh | AbstractMesh) -> Any:
     """Returns the shapes of a state with their shardings, for a restore or a compilation."""
     return jax.tree.map(

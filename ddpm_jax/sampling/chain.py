@@ -33,7 +33,7 @@ from ddpm_jax.experiment import Experiment
 from ddpm_jax.models.conditioning import NO_CONDITIONING, require_taken
 from ddpm_jax.runtime.compilation import compiler_options
 from ddpm_jax.runtime.memory import free_bytes, memory_errors, require_memory
-from ddpm_jax.runtime.mesh import batch_sharding, fetch, replicated, shard_rows
+from ddpm_jax.runtime.mesh import batch_sharding, fetch, gather_over, replicated, shard_rows
 from ddpm_jax.runtime.random import sample_keys
 from ddpm_jax.runtime.switches import pinned, require_compiling
 from ddpm_jax.sampling.denoiser import is_guided, make_denoiser, weight_of
@@ -198,6 +198,7 @@ class SampleProgram:
     ) -> Any:
         pairs = zip(self.operators, operands, strict=True)
         operators = [each._replace(data=data) for each, data in pairs]
+        params, guide_params = gather_over(self.mesh, (params, guide_params))
         transforms = [each for each in operators if isinstance(each, Operator)]
         denoiser = self._denoiser(params, conditioning, guide_params, transforms)
         sampler = self._with_operators(operators)

@@ -15,7 +15,13 @@ from ddpm_jax.config import Config
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import DiffusionInputs, Experiment
 from ddpm_jax.runtime.compilation import compiler_options
-from ddpm_jax.runtime.mesh import batch_sharding, replicated, state_shardings, with_shardings
+from ddpm_jax.runtime.mesh import (
+    batch_sharding,
+    gather_over,
+    replicated,
+    state_shardings,
+    with_shardings,
+)
 from ddpm_jax.training.state import TrainState, first_state, init_state
 from ddpm_jax.typing import Batch, PerExample
 
@@ -138,16 +144,6 @@ def _next_timesteps(
     if mesh is not None:
         t, losses = jax.lax.with_sharding_constraint((t, losses), replicated(mesh))
     return _choose(good, experiment.timestep_sampler.update(state, t, losses), state)
-
-
-def gather_over(mesh: Mesh | None, params: Any) -> Any:
-    """Makes parameters whole that are split over a mesh.
-
-    Otherwise XLA gathers activations in some layers, and parameters once for each use.
-    """
-    if mesh is None or mesh.shape["fsdp"] == 1:
-        return params
-    return jax.lax.with_sharding_constraint(params, replicated(mesh))
 
 
 def _scatter_over(mesh: Mesh | None, grads: Any) -> Any:

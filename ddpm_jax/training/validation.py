@@ -29,10 +29,10 @@ from ddpm_jax.evaluation.metrics.metric import Better
 from ddpm_jax.evaluation.sets import ExampleSet
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.runtime.compilation import compiler_options
-from ddpm_jax.runtime.mesh import local_rows, replicated, shard_batch
+from ddpm_jax.runtime.mesh import gather_over, local_rows, replicated, shard_batch
 from ddpm_jax.runtime.random import stream_key
 from ddpm_jax.sampling.samples import Samples
-from ddpm_jax.training.step import gather_over, state_layout
+from ddpm_jax.training.step import state_layout
 from ddpm_jax.typing import Batch, DiffusionInputs, PerExample, Timesteps
 
 LOSS = "validation_loss"

@@ -10,7 +10,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.models.layers import Conv, downsample_mean
 from ddpm_jax.models.settings import divisor as divisor_of
 from ddpm_jax.models.unet import ResidualBlock, UNet, UNetConfig
-from ddpm_jax.ops import AUTO
+from ddpm_jax.ops import AUTO, Operations
 
 CIFAR = {"channels": 128, "multipliers": (1, 2, 2, 2)}
 SMALL = {"channels": 64, "multipliers": (1, 2, 2)}
@@ -133,6 +133,20 @@ def test_residual_block_is_its_layers_in_order(channels, random_params):
         return h + (x if channels == 8 else linear("shortcut", x))
 
     np.testing.assert_allclose(jax.jit(module.apply)(params, x, condition), expected(), atol=1e-4)
+
+
+def test_forms_are_told_where_a_blocks_input_and_skip_are_joined():
+    told = []
+
+    class Telling(Operations):
+        def group_norm(self, x, *others, joints=(), **options):
+            told.append((x.shape[-1], joints))
+            return AUTO.group_norm(x, *others, joints=joints, **options)
+
+    module, condition = ResidualBlock(8, 0.0, "float32", Telling()), jnp.ones((1, 4))
+    x, skip = jnp.ones((1, 4, 4, 6)), jnp.ones((1, 4, 4, 10))
+    jax.eval_shape(module.init, jax.random.key(0), x, condition, skip)
+    assert told == [(16, (6,)), (8, ())]
 
 
 def test_blocks_start_as_their_shortcut():

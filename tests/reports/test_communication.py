@@ -9,7 +9,8 @@ from ddpm_jax.experiment import build
 from ddpm_jax.reports.communication import Collective, collectives, of_kind, sent
 from ddpm_jax.reports.program import read_program
 from ddpm_jax.runtime import mesh as meshes
-from ddpm_jax.runtime.mesh import bytes_per_device, make_mesh
+from ddpm_jax.runtime.mesh import bytes_per_device, make_mesh, with_shardings
+from ddpm_jax.sampling.chain import SampleProgram
 from ddpm_jax.training.step import jit_train_step, step_layouts
 from tests.tiny import UNET, changed
 
@@ -73,6 +74,17 @@ def test_fsdp_gathers_each_parameter_once_and_sums_each_gradient_once(fsdp, monk
     assert {each.group for each in table if each.kind == "all-gather"} == {fsdp}
 
 
+def test_a_chain_gathers_each_parameter_once_and_sends_nothing_else(monkeypatch):
+    monkeypatch.setattr(meshes, "_SMALLEST_SPLIT", 1)
+    mesh, experiment = make_mesh(4), build(UNET, devices=8)
+    params = with_shardings(experiment.param_shapes, mesh)
+    split = [leaf for leaf in jax.tree.leaves(params) if not leaf.sharding.is_fully_replicated]
+    chain = SampleProgram(experiment, mesh, UNET.sample)
+    table = collectives(read_program(chain.lower(params, 8).compile().as_text()))
+    assert {each.kind for each in table} == {"all-gather"}
+    assert of_kind(table, "all-gather") == size(split)
+
+
 @pytest.mark.parametrize("devices", [1, 2, 4, 8])
 def test_fsdp_divides_what_a_device_holds(devices):
     program, state, batch = compiled(changed(POINTS, mesh={"fsdp": devices}), devices)
@@ -115,7 +127,25 @@ HloModule jit_step
   ROOT %swapped = f32[4]{0} all-to-all(%p), replica_groups={{0,1},{2,3}}, dimensions={0}
 }
 
+%all-reduce-scatter.1 (p: bf16[64]) -> bf16[8] {
+  %g = bf16[64]{0} all-reduce(%p), channel_id=9, replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%add
+  ROOT %part = bf16[8]{0} dynamic-slice(%g, %i), dynamic_slice_sizes={8}
+}
+
+%first (p: bf16[2]) -> (bf16[2], bf16[8]) {
+  %ahead = bf16[8]{0} all-gather(%p), channel_id=5, replica_groups=[2,4]<=[8], dimensions={0}, frontend_attributes={chain_id="1"}
+  ROOT %start = (bf16[2]{0}, bf16[8]{0}) custom-call(%ahead), custom_call_target="AsyncCollectiveStart"
+}
+
+%beside (p: bf16[2]) -> bf16[8] {
+  ROOT %further = bf16[8]{0} all-gather(%p), channel_id=5, replica_groups=[2,4]<=[8], dimensions={0}, frontend_attributes={chain_id="1"}
+}
+
 ENTRY %main (p: (s32[], bf16[64])) -> (s32[], bf16[64]) {
+  %rs = bf16[8] fusion(%x), kind=kCustom, calls=%all-reduce-scatter.1
+  %f1 = (bf16[2], bf16[8]) fusion(%x), calls=%first
+  %f2 = bf16[8] fusion(%f1), calls=%beside
+  %f3 = bf16[8] fusion(%f2), calls=%beside
   %w = (s32[], bf16[64]) while(%p), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"3"}}
   %alone = f32[9]{0} all-reduce(%z), replica_groups=[8,1]<=[8], to_apply=%add
   %begun = (f32[2]{0}, f32[8]{0}) all-gather-start(%z), replica_groups=mesh['x'=2,'y'=4], device_ids=([2,4]T(1,0)) {'y'}, dimensions={0}
@@ -129,8 +159,10 @@ ENTRY %main (p: (s32[], bf16[64])) -> (s32[], bf16[64]) {
 def test_a_program_is_read_with_its_loops_and_branches():
     assert sorted(collectives(read_program(PROGRAM))) == sorted(
         [
+            Collective("all-gather", 16, 4),
             Collective("all-gather", 32, 4),
             Collective("all-reduce", 28, 4, times=3),
+            Collective("reduce-scatter", 128, 8),
             Collective("reduce-scatter", 128, 8, times=15),
             Collective("collective-permute", 16, 2),
             Collective("all-to-all", 16, 2),

@@ -2,7 +2,8 @@
 
 Nearly every instruction of such a program carries the compiler's own estimate. It counts once for
 each iteration of a loop. An instruction without one that moves data, such as a custom call, is
-counted by a roofline: as long as memory takes for its operands and results.
+counted by a roofline: as long as memory takes for its operands and results. What devices exchange
+has no cycles here.
 """
 
 import re
@@ -21,7 +22,8 @@ _MOVES = frozenset(
     | {"get-tuple-element", "fusion"}
 )
 # Without an estimate these take time all the same.
-_WORKS = ("custom-call", "all-reduce", "all-gather", "reduce-scatter", "all-to-all")
+_WORKS = ("custom-call",)
+_EXCHANGED = re.compile(r"(all|reduce-scatter|collective)-?")
 
 # Custom calls that only tell the compiler something: parts that lie side by side in memory are one
 # array, and indices are in range.
@@ -37,16 +39,21 @@ PARTS = {
     "convolutions": re.compile(r"conv_general_dilated|/(conv|down|up)(_\w+)?/"),
     "dense layers": re.compile(r"dot_general|/(condition|shortcut)/"),
 }
-_EXCHANGES, _COPIES, _REST = "exchanges", "copies and conversions", "the rest"
+_COPIES, _REST = "copies and conversions", "the rest"
 
 
 def estimate(
-    program: Program, hardware: Hardware, cost: dict[str, Any], images: int, flops: int
+    program: Program,
+    hardware: Hardware,
+    cost: dict[str, Any],
+    images: int,
+    flops: int,
+    exchange: float = 0.0,
 ) -> dict[str, Any]:
     """Returns the compiler's estimate of a call of a program on one device.
 
-    `flops` are the model's in it. Where the compiler estimates no cycles, as for GPUs, only what it
-    counts is returned.
+    `flops` are the model's in it, `exchange` the seconds that its exchanges take. Where the
+    compiler estimates no cycles, as for GPUs, only what it counts is returned.
     """
     counted = {
         f"compiled_{name}_per_device": round(cost[key])
@@ -58,13 +65,21 @@ def estimate(
     where = cycles_by_part(program, hardware)
     cycles = sum(where.values())
     seconds = cycles / hardware.clock
+
+    def speed(seconds: float) -> dict[str, float]:
+        share = flops / hardware.peak_flops
+        return {
+            "images_per_s_and_device": images / seconds if cycles else 0.0,
+            "share_of_peak": share / seconds if cycles else 0.0,
+        }
+
     return {
         **counted,
         "cycles": cycles,
         "ms": 1e3 * seconds,
-        "images_per_s_and_device": images / seconds if cycles else 0.0,
-        "share_of_peak": flops / hardware.peak_flops / seconds if cycles else 0.0,
+        **speed(seconds),
         "cycles_by_part": dict(where.most_common()),
+        "not_hidden": speed(seconds + exchange),
     }
 
 
@@ -77,6 +92,8 @@ def cycles_by_part(program: Program, hardware: Hardware) -> Counter[str]:
     }
     found: Counter[str] = Counter()
     for each in program.unrolled(inside=False):
+        if _EXCHANGED.match(each.opcode):
+            continue
         met = _CYCLES.search(each.line)
         if met:
             cycles = int(met[1])
@@ -91,8 +108,6 @@ def cycles_by_part(program: Program, hardware: Hardware) -> Counter[str]:
 
 def part_of(each: Instruction, program: Program) -> str:
     """Returns what an instruction is for; a fused one is what its heaviest part is for."""
-    if re.match(r"(all|reduce-scatter|collective)-?", each.opcode):
-        return _EXCHANGES
     inside = list(_inside(each, program))
     heavy = [it for it in inside if it.opcode in ("convolution", "dot")]
     work = heavy or [it for it in inside if it.opcode not in _MOVES]

@@ -52,10 +52,9 @@ def _program(step: dict[str, Any], found: dict[str, Any]) -> list[str]:
         _row("compile time", f"{step['compile_s']:,.0f} s here; {step['instructions']:,} lines"),
         _row("model FLOPs", f"{step['model_flops_per_device'] / 1e9:,.0f} GFLOP a device"),
     ]
-    for each in step["exchanges"]:
-        times = f", {each['times']} times" if each["times"] > 1 else ""
-        what = f"{each['kind']} of {each['bytes']:,} bytes{times}, among {each['group']:,}"
-        said.append(_row("exchanged", what))
+    said += [_row("exchanged", what) for what in _exchanges(step["exchanges"])]
+    if step["exchanges"]:
+        said.append(_row("", f"{step['exchange_ms']:,.2f} ms, if the links are busy all the time"))
     wide, turned = step["float32_convolutions"], step["transposed_activations"]
     if found["dtype"] != "float32" and wide:
         said.append(_row("float32", f"the convolutions of {', '.join(wide)}"))
@@ -66,16 +65,39 @@ def _program(step: dict[str, Any], found: dict[str, Any]) -> list[str]:
     if "cycles" not in step:
         said.append(_row("time", "unknown: this compiler estimates none"))
         return said
-    images = step["images_per_s_and_device"]
+    hidden = ", if exchanges are hidden" * bool(step["exchanges"])
     said += [
         _row("compiler's estimate", f"{step['cycles']:,} cycles, {step['ms']:,.2f} ms"),
-        _row("", f"{images:,.0f} images/s a device, {images * found['devices']:,.0f} on all"),
-        _row("", f"{step['share_of_peak']:.0%} of the peak, exchanges as if nothing hid them"),
-        "  where the cycles go, by the compiler's estimate:",
+        _row("", _speed(step, found["devices"]) + hidden),
     ]
+    if step["exchanges"]:
+        said.append(_row("", _speed(step["not_hidden"], found["devices"]) + ", if they are not"))
+    said.append("  where the cycles go, by the compiler's estimate:")
     for name, cycles in step["cycles_by_part"].items():
         said.append(f"    {name:<24}{cycles:>14,}  {cycles / step['cycles']:>5.1%}")
     return said
+
+
+def _exchanges(table: list[dict[str, Any]]) -> list[str]:
+    """Returns a line for each kind of exchange: its bytes, and in how many pieces."""
+    kinds: dict[tuple[str, int], list[int]] = {}
+    for each in table:
+        pieces = [each["bytes"]] * each["times"]
+        kinds.setdefault((each["kind"], each["group"]), []).extend(pieces)
+    return [
+        f"{kind} of {sum(sizes):,} bytes"
+        + f" in {len(sizes):,} pieces" * (len(sizes) > 1)
+        + f", among {group:,}"
+        for (kind, group), sizes in kinds.items()
+    ]
+
+
+def _speed(of: dict[str, Any], devices: int) -> str:
+    images = of["images_per_s_and_device"]
+    return (
+        f"{images:,.0f} images/s a device, {images * devices:,.0f} on all, "
+        f"{of['share_of_peak']:.0%} of the peak"
+    )
 
 
 def _row(name: str, value: str) -> str:

@@ -21,7 +21,7 @@ from ddpm_jax import config as configs
 from ddpm_jax.config import Config
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
-from ddpm_jax.reports.communication import collectives, sent
+from ddpm_jax.reports.communication import Collective, collectives, sent
 from ddpm_jax.reports.info import forward_flops
 from ddpm_jax.reports.program import read_program
 from ddpm_jax.reports.targets.cycles import estimate
@@ -114,9 +114,10 @@ def compiled_facts(
         return {**facts, "compile_s": took, "fits": False, "compiler_says": _reason(error)}
     took = time.perf_counter() - begun
     stage(f"reading the {what}")
-    plan = compiled.memory_analysis()
+    plan, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     program = read_program(compiled.as_text())
     table = collectives(program)
+    exchange = exchange_seconds(table, target)
     code = plan.generated_code_size_in_bytes
     need = (planned_bytes(compiled) or 0) + code
     return {
@@ -131,9 +132,22 @@ def compiled_facts(
         "instructions": sum(map(len, program.computations.values())),
         "exchanges": [each._asdict() for each in table],
         "sent_bytes": sent(table),
+        "exchange_ms": 1e3 * exchange,
         **shown_by(program, images, params),
-        **estimate(program, target.hardware, compiled.cost_analysis() or {}, images, flops),
+        **estimate(program, target.hardware, cost, images, flops, exchange),
     }
+
+
+def exchange_seconds(table: list[Collective], target: Target) -> float:
+    """Returns how long the links need for all exchanges, one after the other."""
+    devices = target.devices
+    # Sums over the data axis of a mesh join devices that are apart; other groups are neighbours.
+    return sum(
+        target.hardware.seconds(
+            each, devices=devices, stride=devices // each.group if each.kind == "all-reduce" else 1
+        )
+        for each in table
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -95,13 +95,22 @@ def test_an_estimate_is_labelled_as_the_compilers(found, compilers, monkeypatch)
         "images_per_s_and_device": 4000.0,
         "share_of_peak": 0.4,
         "cycles_by_part": {"convolutions": 2000, "normalisation": 1000},
+        "not_hidden": {"images_per_s_and_device": 3000.0, "share_of_peak": 0.3},
     }
+    gathers = [Collective("all-gather", size, 2, 2)._asdict() for size in (1000, 234)]
     chain = {**found["chain_step"], **estimate}
-    monkeypatch.setattr(compiling, "_WORKER", answering({"found": {**found, "chain_step": chain}}))
+    step = {**found["training_step"], **estimate, "exchanges": gathers, "exchange_ms": 0.66}
+    said = {**found, "chain_step": chain, "training_step": step}
+    monkeypatch.setattr(compiling, "_WORKER", answering({"found": said}))
     text = "\n".join(lines(compile_for(SMALL, "h100:2")))
     assert "compiler's estimate 3,000 cycles, 2.00 ms" in text
     assert re.search(r"convolutions +2,000 +66.7%", text)
     assert "20 in 0.0 s (compiler's estimate)" in text
+    assert "all-gather of 2,468 bytes in 4 pieces, among 2" in text
+    assert "0.66 ms, if the links are busy all the time" in text
+    assert "8,000 on all, 40% of the peak, if exchanges are hidden" in text
+    assert "6,000 on all, 30% of the peak, if they are not" in text
+    assert text.count("40% of the peak\n") == 1  # The chain exchanges nothing.
 
 
 @pytest.mark.parametrize(

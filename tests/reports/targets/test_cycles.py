@@ -59,7 +59,6 @@ def test_cycles_are_summed_by_part_and_loops_count():
         "attention": 100,
         "copies and conversions": 10,
         "random numbers": moved,
-        "exchanges": 3,
         "normalisation": 50,
         "optimizer and averages": 70,
     }
@@ -74,6 +73,12 @@ def test_the_estimate_is_that_of_a_device():
     assert abs(found["images_per_s_and_device"] * seconds / 16 - 1) < 1e-6
     assert abs(found["share_of_peak"] * seconds * 197e12 / 1e9 - 1) < 1e-6
     assert found["compiled_bytes_per_device"] == 9
+    assert found["not_hidden"] == {
+        name: found[name] for name in ("images_per_s_and_device", "share_of_peak")
+    }
+    slower = estimate(program, V5E, {}, 16, 10**9, exchange=seconds)["not_hidden"]
+    assert abs(slower["share_of_peak"] / found["share_of_peak"] - 0.5) < 1e-6
+    assert abs(slower["images_per_s_and_device"] / found["images_per_s_and_device"] - 0.5) < 1e-6
     assert estimate(program, HARDWARE["H100 SXM"], {}, 16, 10**9) == {}
 
 
