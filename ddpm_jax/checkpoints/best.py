@@ -22,9 +22,11 @@ class Best(NamedTuple):
 def read_best(folder: StoragePath) -> Best | None:
     """Returns what `write_best` wrote; None if there is nothing, or nothing that can be read."""
     try:
-        return Best(**json.loads((folder / _FILE).read_text()))
+        best = Best(**json.loads((folder / _FILE).read_text()))
     except (FileNotFoundError, ValueError, TypeError):
         return None
+    good = isinstance(best.step, int) and isinstance(best.value, int | float)
+    return best if good and isinstance(best.name, str) else None
 
 
 def write_best(folder: StoragePath, best: Best | None) -> None:

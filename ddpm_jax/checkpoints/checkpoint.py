@@ -25,8 +25,8 @@ import orbax.checkpoint as ocp
 
 from ddpm_jax import config as configs
 from ddpm_jax.checkpoints.best import Best, read_best, write_best
-from ddpm_jax.checkpoints.commit import META, commit_in, damage
-from ddpm_jax.checkpoints.explaining import asked, reason_of
+from ddpm_jax.checkpoints.commit import META, commit_in, damage, first_line
+from ddpm_jax.checkpoints.explaining import asked, reason_of, require_path
 from ddpm_jax.checkpoints.lifting import sources
 from ddpm_jax.checkpoints.manifest import (
     Manifest,
@@ -45,7 +45,7 @@ from ddpm_jax.checkpoints.quiet import Quiet
 from ddpm_jax.checkpoints.writer import Writer
 from ddpm_jax.config import Config
 from ddpm_jax.errors import UserError
-from ddpm_jax.files import StoragePath, as_text, storage_path
+from ddpm_jax.files import StoragePath, storage_path
 from ddpm_jax.runtime.distributed import BarrierAborted, allgather, is_alone, is_first, versions
 from ddpm_jax.runtime.mesh import with_shardings
 
@@ -68,11 +68,7 @@ class Checkpoints:
         """
         self.run = storage_path(run)
         self.folder = self.run.absolute() / place
-        if as_text(str(self.folder)) != str(self.folder):
-            raise UserError(
-                f"{as_text(str(self.folder))}: checkpoints need a path whose bytes are UTF-8; "
-                "rename it, or choose another"
-            )
+        require_path(self.folder)
         self._commit = commit_in(self.folder)
         self._report = report or (lambda line: None)
         self._writer: Writer | None = None
@@ -280,6 +276,7 @@ class Checkpoints:
         there is no checkpoint at all. Raises UserError if the step asked for does not exist or is
         damaged, or if every checkpoint is damaged.
         """
+        wanted = step
         if step == "best":
             best = self.best()
             if best is None:
@@ -295,6 +292,14 @@ class Checkpoints:
         for candidate in reversed(steps):
             if self.is_good(candidate):
                 return candidate
+        if not {*steps} <= {*self.steps()}:  # A run that trains removed them meanwhile.
+            return self.newest_good(wanted, at_most=at_most)
+        if step is not None:
+            others = ", ".join(str(found) for found in self.steps() if found != step) or "none"
+            raise UserError(
+                f"checkpoint {self.folder / str(step)} is damaged: put it back, or name another: "
+                f"{others}"
+            )
         if steps:
             raise UserError(
                 f"no good checkpoint is left in {self.folder}: put one back, "
@@ -305,7 +310,7 @@ class Checkpoints:
     def is_good(self, step: int) -> bool:
         """Whether the files of a step match their checksums; reports what is wrong if not."""
         found = damage(self.folder / str(step))
-        if found is not None:
+        if found is not None and step in self.steps():
             self._report(f"checkpoint {self.folder / str(step)} is damaged: {found}")
         return found is None
 
@@ -416,7 +421,10 @@ class Checkpoints:
 
     def _meta(self, step: int) -> dict[str, Any]:
         """Returns meta.json; raises UserError if the format is newer than this code."""
-        meta = {"format": 0, **json.loads((self.folder / str(step) / META).read_text())}
+        try:
+            meta = {"format": 0, **json.loads((self.folder / str(step) / META).read_text())}
+        except (ValueError, TypeError) as error:
+            raise self._foreign(step, f"a {META} that can't be read: {first_line(error)}") from None
         try:
             configs.check_format(meta["format"])
         except UserError as error:

@@ -13,7 +13,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from ddpm_jax.files import Remote, StoragePath, StoreError, files_below, is_foreign, remove, sha256
+from ddpm_jax.files import (
+    Remote,
+    StoragePath,
+    StoreError,
+    files_below,
+    flush,
+    is_foreign,
+    remove,
+    sha256,
+)
 
 SUMS, META = "checksums.json", "meta.json"
 
@@ -80,9 +89,13 @@ class Renamed:
     def end(self, step: int) -> None:
         target, final = self.written(step), self._folder / str(step)
         _put_checksums(target)
+        # Orbax flushes its own files.
+        for written in (*(each for each in target.iterdir() if each.is_file()), target):
+            flush(written)
         if final.exists():  # Altered, so the resume ignored it.
             remove(final)
         target.rename(final)
+        flush(self._folder)
 
     def drop(self, step: int) -> None:
         with suppress(OSError):

@@ -7,7 +7,22 @@ from contextlib import contextmanager
 
 from ddpm_jax.checkpoints.commit import first_line
 from ddpm_jax.errors import UserError
-from ddpm_jax.files import Remote, StoragePath, StoreError
+from ddpm_jax.files import Remote, StoragePath, StoreError, as_text
+
+
+def require_path(folder: StoragePath, *, writes: bool = False) -> None:
+    """Raises UserError for a folder whose name Orbax can't take, or can only read from.
+
+    It takes some letters for patterns when it gathers what it wrote, and leaves that out.
+    """
+    shown = as_text(str(folder))
+    if shown != str(folder) or "\\" in shown:
+        need = "whose bytes are UTF-8 and without \\"
+    elif writes and {*shown} & {*"[]*?"}:
+        need = "without [ ] * ?"
+    else:
+        return
+    raise UserError(f"{shown}: checkpoints need a path {need}; rename it, or choose another")
 
 
 @contextmanager

@@ -215,9 +215,14 @@ class Remote:
     def remove_all(self) -> None:
         """Removes every object below it."""
         names = [str(item) for item in self.files()]
+        # Removing several at once takes these letters for patterns, of other names too.
+        odd = [name for name in names if {*name} & {*"*?[]"}]
+        plain = sorted({*names} - {*odd})
         with self._request() as store:
-            if names:
-                store.rm(names)
+            for name in odd:
+                store.rm_file(name)
+            if plain:
+                store.rm(plain)
 
     # --- errors ---
 

@@ -1,8 +1,10 @@
 """Files that grow, for a bucket, where no file can grow."""
 
+import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -58,9 +60,11 @@ class Spool:
             try:
                 for path in sorted(self.folder.rglob("*")):
                     name = path.relative_to(self.folder).as_posix()
-                    # A name that begins with a dot is still being written.
+                    # A name that begins with a dot is still being written. Those that nobody has
+                    # used for days are cleaned away on some machines.
                     if not path.is_file() or path.name.startswith("."):
                         continue
+                    os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
                     state = self._state(name)  # Before reading: later additions go up next time.
                     if self._uploaded.get(name) != state:
                         (self._target / name).write_bytes(path.read_bytes())

@@ -54,6 +54,16 @@ def remove(folder: StoragePath) -> None:
         shutil.rmtree(folder)
 
 
+def flush(path: Path) -> None:
+    """Waits until a local file, or a folder's list of files, is on the disk, if the system can."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def sha256(path: StoragePath) -> str:
     """Returns the SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
@@ -61,11 +71,17 @@ def sha256(path: StoragePath) -> str:
 
 
 def cache_folder() -> Path | None:
-    """Returns $DDPM_JAX_CACHE, or None if it is empty; by default ddpm_jax in the user's cache."""
+    """Returns $DDPM_JAX_CACHE, or None if it is empty; by default ddpm_jax in the user's cache.
+
+    None too for a user without a home, as services and containers have.
+    """
     given = os.environ.get("DDPM_JAX_CACHE")
     if given is not None:
         return local_path(given) if given else None
-    return local_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "ddpm_jax"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ddpm_jax"
+    except RuntimeError:
+        return None
 
 
 @contextmanager

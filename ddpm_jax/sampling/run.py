@@ -24,7 +24,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.files import StoragePath, storage_path
 from ddpm_jax.models.conditioning import NO_CONDITIONING
-from ddpm_jax.runtime.distributed import broadcast_from_first, is_first
+from ddpm_jax.runtime.distributed import broadcast_from_first, is_alone, is_first
 from ddpm_jax.runtime.mesh import all_devices, fitting_mesh, with_shardings
 from ddpm_jax.runtime.switches import pinned
 from ddpm_jax.sampling.chain import Progress, SampleProgram, Start
@@ -286,7 +286,31 @@ def load(
     """
     folder = storage_path(folder)
     checkpoints = Checkpoints(folder, report=report)
-    step = broadcast_from_first(lambda: checkpoints.newest_good(checkpoint))
+    while True:
+        step = broadcast_from_first(lambda: checkpoints.newest_good(checkpoint))
+        try:
+            return _opened(checkpoints, step, params, ema_length, local=local, report=report)
+        except Exception:
+            if step is None or step in checkpoints.steps():
+                raise
+            if checkpoint == step or not is_alone():
+                again = "name another, or run the same command again"
+                raise UserError(
+                    f"checkpoint {step} of {folder} was removed meanwhile; {again}"
+                ) from None
+            # A run that trains removed it while it was read; there is a newer one.
+
+
+def _opened(
+    checkpoints: Checkpoints,
+    step: int | None,
+    params: str | None,
+    ema_length: float | None,
+    *,
+    local: bool,
+    report: Callable[[str], None],
+) -> Run:
+    folder = checkpoints.run
     if step is None:
         if folder.is_file():
             raise UserError(f"{folder} is a file; name the folder of a run, such as runs/digits")

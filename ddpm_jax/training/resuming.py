@@ -1,6 +1,8 @@
 """Whether and how a run goes on from a checkpoint with the config and the data of today."""
 
 import math
+import secrets
+import time
 from typing import Any
 
 from jax.sharding import Mesh
@@ -13,6 +15,7 @@ from ddpm_jax.data.classes import with_classes
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, learning_rate_of
+from ddpm_jax.files import Remote, StoragePath
 from ddpm_jax.runtime import distributed
 from ddpm_jax.training.step import state_layout
 
@@ -78,12 +81,41 @@ def rate_change(config: Config, checkpoints: Checkpoints, step: int) -> list[str
 
 def _check_shared(checkpoints: Checkpoints, step: int) -> None:
     """Raises UserError on every process if one of them doesn't see the checkpoint to continue."""
-    seen = distributed.allgather("seen", step in checkpoints.steps())
+    _require_seen(step in checkpoints.steps(), f"finds checkpoint {step} in {checkpoints.folder}")
+
+
+def require_shared(run: StoragePath) -> None:
+    """Raises UserError on every process if one doesn't see what process 0 writes in a folder."""
+    if distributed.is_alone() or isinstance(run, Remote):
+        return
+
+    def written() -> str:
+        name = f".shared-{secrets.token_hex(8)}"
+        (run / name).touch()
+        return name
+
+    sign = run / distributed.broadcast_from_first(written)
+    try:
+        until = time.monotonic() + _PATIENCE
+        while not (found := sign.exists()) and time.monotonic() < until:
+            time.sleep(0.2)
+        _require_seen(found, f"writes in {run.absolute()}")
+    finally:
+        if distributed.is_first():
+            sign.unlink(missing_ok=True)
+
+
+# Some network disks remember for a minute that a folder was not there.
+_PATIENCE = 90.0
+
+
+def _require_seen(sees: bool, what: str) -> None:
+    seen = distributed.allgather("seen", sees)
     if not all(seen):
         missing = ", ".join(str(process) for process, sees in enumerate(seen) if not sees)
         raise UserError(
-            f"process 0 finds checkpoint {step} in {checkpoints.folder}, and process(es) {missing} "
-            "don't; choose a folder that all of them share"
+            f"process 0 {what}, and process(es) {missing} see nothing of it; choose a folder that "
+            "all of them share"
         )
 
 

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from ddpm_jax import config as configs
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
+from ddpm_jax.checkpoints.explaining import require_path
 from ddpm_jax.checkpoints.manifest import by_name, keystr
 from ddpm_jax.config import Config
 from ddpm_jax.errors import UserError
@@ -140,10 +141,11 @@ def write_first(config: Config, params: Any, workdir: str | StoragePath) -> None
     Raises UserError if the folder is not empty, or can't be written.
     """
     run = storage_path(workdir)
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise UserError(f"{run} is there already; name a new folder for the run")
     checkpoints = Checkpoints(run)
+    require_path(run.absolute(), writes=True)
+    _require_free(checkpoints)
     with exclusive(run, report=lambda line: None):
+        _require_free(checkpoints)
         with replacing(run / "config.json") as beside:
             beside.write_text(configs.dumps(config))
         try:
@@ -151,6 +153,15 @@ def write_first(config: Config, params: Any, workdir: str | StoragePath) -> None
             checkpoints.wait()
         finally:
             checkpoints.close()
+
+
+def _require_free(checkpoints: Checkpoints) -> None:
+    """Raises UserError if a folder holds more than an import that was stopped leaves in it."""
+    run, left = checkpoints.run, {".lock", "config.json", "checkpoints"}
+    if not run.exists():
+        return
+    if not run.is_dir() or checkpoints.steps() or {each.name for each in run.iterdir()} - left:
+        raise UserError(f"{run} is there already; name a new folder for the run")
 
 
 def _save_weights(

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from ddpm_jax import config as configs
 from ddpm_jax.checkpoints.checkpoint import Checkpoints
+from ddpm_jax.checkpoints.explaining import require_path
 from ddpm_jax.config import Config
 from ddpm_jax.data import describe_place, identity, open_source, resolve
 from ddpm_jax.data.classes import describe_classes
@@ -29,7 +30,12 @@ from ddpm_jax.training.logging.run_logger import LOGGERS, RunLogger
 from ddpm_jax.training.pictures import has_pictures
 from ddpm_jax.training.preemption import PreemptionHandler
 from ddpm_jax.training.profiling import make_profile
-from ddpm_jax.training.resuming import check_checkpoint, rate_change, same_labels
+from ddpm_jax.training.resuming import (
+    check_checkpoint,
+    rate_change,
+    require_shared,
+    same_labels,
+)
 from ddpm_jax.training.starting import first_weights
 from ddpm_jax.training.step import batch_layout, check_batch, state_layout
 from ddpm_jax.training.trainer import LESS_MEMORY, Trainer
@@ -200,6 +206,7 @@ def _alone(
 
     with exclusive(checkpoints.run, report=report, needed=distributed.is_first()):
         distributed.broadcast_from_first(check)
+        require_shared(checkpoints.run)
         yield
 
 
@@ -292,6 +299,7 @@ def _what_must_agree(
 def _check_folder(run: StoragePath) -> None:
     if run.exists() and not run.is_dir():
         raise UserError(f"the run folder {run} is a file; name a folder")
+    require_path(run.absolute(), writes=True)
 
 
 def _check_rows(config: Config) -> None:

@@ -230,7 +230,7 @@ def test_a_step_that_was_asked_for_must_be_there_and_good(copy):
     with pytest.raises(UserError, match="has no checkpoint 3; it has 2, 4"):
         checkpoints.newest_good(3)
     (run / "checkpoints/2/meta.json").unlink()
-    with pytest.raises(UserError, match="no good checkpoint"):
+    with pytest.raises(UserError, match=r"checkpoints/2 is damaged: .* name another: 4"):
         checkpoints.newest_good(2)
 
 
@@ -266,7 +266,10 @@ def test_the_best_is_kept_for_ever_and_one_that_was_only_the_best_until_there_is
     checkpoints.close()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"step": 1}', "\0\0"])
+NO_VALUE = '{"step": 4, "name": "x", "value": null, "scheduled": true}'
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"step": 1}', "\0\0", NO_VALUE])
 def test_a_mark_of_the_best_that_can_not_be_read_is_none(copy, text):
     run, _, checkpoints = copy
     (run / "checkpoints/best.json").write_text(text)

@@ -71,3 +71,12 @@ def test_a_login_that_fails_is_not_quoted(bucket):
     said = Remote("gs://bucket/x").explain(RefreshError("invalid_grant", {"key": "secret"}))
     assert "secret" not in said
     assert "gcloud auth application-default login" in said
+
+
+def test_no_more_is_removed_than_was_named(bucket):
+    root = storage_path("gs://bucket/sweep")
+    for name in ("a[1]", "a1", "b?", "bX", "c*", "cd"):
+        (root / name / "x").write_text(name)
+    for name in ("a[1]", "b?", "c*"):
+        remove(root / name)
+    assert names(root) == ["a1/x", "bX/x", "cd/x"]

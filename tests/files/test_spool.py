@@ -1,5 +1,8 @@
 """Files that grow: written directly in a local folder, uploaded whole to a bucket."""
 
+import os
+import time
+
 import pytest
 
 from ddpm_jax.files import Spool, StoreError, storage_path
@@ -56,3 +59,18 @@ def test_a_failed_upload_is_reported_once_and_tried_again(bucket):
 def test_a_bucket_that_can_not_be_read_is_an_error_at_once():
     with pytest.raises(StoreError, match="gs://nowhere does not exist"):
         Spool(storage_path("gs://nowhere/run"), ("a.txt",), pytest.fail)
+
+
+def test_files_that_nobody_changes_are_kept_from_being_cleaned_away(bucket):
+    spool = Spool(storage_path("gs://bucket/kept"), (), pytest.fail)
+    path = spool.folder / "events.jsonl"
+    path.write_text("{}\n")
+    spool.upload()
+    os.utime(path, (1e9, 1e9))
+    spool.upload()
+    bucket.put.clear()
+    spool.upload()
+    assert bucket.put == []
+    assert time.time() - path.stat().st_atime < 100
+    assert path.stat().st_mtime == 1e9
+    spool.close()

@@ -216,3 +216,13 @@ def test_the_environment_decides_where_the_cache_is(variables, expected, monkeyp
         monkeypatch.setenv(name, value)
     assert cache_folder() == expected
     assert "~" not in os.fspath(cache_folder() or "")
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch):
+    def homeless(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("DDPM_JAX_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    assert cache_folder() is None

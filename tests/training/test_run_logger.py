@@ -9,8 +9,9 @@ from PIL import Image
 from ddpm_jax.errors import UserError
 from ddpm_jax.training.logging import progress
 from ddpm_jax.training.logging.json_lines import JsonLines, read_events, read_rows
-from ddpm_jax.training.logging.logger import Logger
+from ddpm_jax.training.logging.logger import LogContext, Logger
 from ddpm_jax.training.logging.run_logger import LOGGERS, RunLogger
+from ddpm_jax.training.logging.wandb import WandB
 
 VALUES = {"loss": 1.0, "grad_norm": 1.0, "images_per_s": 1.0}
 
@@ -249,7 +250,9 @@ def test_wandb_gets_rows_and_pictures_under_an_id_that_stays(monkeypatch, tmp_pa
     )
     made = []
     module = types.SimpleNamespace(
-        init=lambda **options: made.append(options) or run, Image=lambda pixels: pixels.shape
+        init=lambda **options: made.append(options) or run,
+        Image=lambda pixels: pixels.shape,
+        Error=KeyError,
     )
     monkeypatch.setitem(sys.modules, "wandb", module)
     for _ in range(2):
@@ -264,3 +267,27 @@ def test_wandb_gets_rows_and_pictures_under_an_id_that_stays(monkeypatch, tmp_pa
     assert made[0] == made[1]
     assert made[0]["config"] == {"train.steps": 9}
     assert made[0]["resume"] == "allow"
+
+
+def test_a_refusal_of_wandb_is_a_line(monkeypatch, tmp_path):
+    def refuse(**_):
+        raise KeyError("No API key configured.\nSee the web.")
+
+    module = types.SimpleNamespace(init=refuse, Error=KeyError)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    with pytest.raises(UserError, match=r"wandb failed \(.*No API key configured.* log in") as told:
+        RunLogger(tmp_path, start=0, total=9, loggers=("wandb",))
+    assert len(str(told.value).splitlines()) == 1
+
+
+def test_wandb_knows_a_run_by_where_it_is_and_not_where_it_is_spooled(monkeypatch, tmp_path):
+    made = []
+    run = types.SimpleNamespace(finish=lambda: None)
+    module = types.SimpleNamespace(init=lambda **given: made.append(given) or run, Error=KeyError)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    for target in ("gs://bucket/a", "gs://bucket/a", "gs://bucket/b"):
+        spooled = tmp_path / str(len(made))
+        WandB(LogContext(spooled, target[-1], 9, {}, print, target)).close()
+    ids = [each["id"] for each in made]
+    assert ids[0] == ids[1] != ids[2]
+    assert [each["name"] for each in made] == ["a", "a", "b"]

@@ -17,6 +17,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
 from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.sampling.run import load
+from ddpm_jax.training import starting
 from ddpm_jax.training.resuming import same_labels
 from ddpm_jax.training.starting import first_weights, start_state, write_first
 from ddpm_jax.training.train import train
@@ -144,6 +145,21 @@ def test_another_network_or_nothing_is_refused(donor, tmp_path):
     with pytest.raises(UserError, match="is there already; name a new folder"):
         write_first(SHORT, drawn(SHORT), donor)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_a_stopped_import_leaves_is_no_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(starting, "_save_weights", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_first(SHORT, drawn(SHORT), tmp_path / "run")
+    assert (tmp_path / "run/config.json").exists()
+    monkeypatch.undo()
+    write_first(SHORT, drawn(SHORT), tmp_path / "run")
+    with pytest.raises(UserError, match="is there already; name a new folder"):
+        write_first(SHORT, drawn(SHORT), tmp_path / "run")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/thesis.tex").write_text("")
+    with pytest.raises(UserError, match="is there already; name a new folder"):
+        write_first(SHORT, drawn(SHORT), tmp_path / "other")
 
 
 def test_weights_of_which_nothing_fits_are_refused(donor, monkeypatch):

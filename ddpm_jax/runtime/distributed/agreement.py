@@ -115,7 +115,9 @@ def versions() -> dict[str, str]:
     """
     digest = hashlib.sha256()
     root = Path(__file__).parents[2]
-    for path in sorted(root.rglob("*.py")):
+    # Editors leave links and files of their own beside what they edit.
+    sources = (path for path in root.rglob("*.py") if path.is_file() and path.name[0] != ".")
+    for path in sorted(sources):
         digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
     found = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return found | {"the digest of ddpm_jax's source": digest.hexdigest()[:12]}

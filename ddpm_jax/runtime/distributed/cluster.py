@@ -11,6 +11,9 @@ from typing import NamedTuple
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.distributed.connection import split
 
+# Longer ones overflow the system's clocks.
+_LONGEST = 1_000_000
+
 
 @dataclass(frozen=True)
 class DistributedOptions:
@@ -42,8 +45,11 @@ def find_process(options: DistributedOptions) -> ProcessSpec | None:
     Raises UserError for options that contradict each other, and if the detection fails.
     """
     named = (options.coordinator, options.num_processes, options.process_id)
-    if options.timeout <= 0:
-        raise UserError(f"distributed.timeout is {options.timeout}; it must be above 0")
+    if not 0 < options.timeout <= _LONGEST:
+        raise UserError(
+            f"distributed.timeout is {options.timeout}; it must be above 0 and at most "
+            f"{_LONGEST:,} seconds"
+        )
     if named == (None, None, None):
         return _detect(options.timeout)
     coordinator, count, process = named

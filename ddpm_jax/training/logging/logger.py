@@ -20,6 +20,8 @@ class LogContext(NamedTuple):
     """Every setting of the config under its dotted name."""
     report: Callable[[str], None]
     """Shows a line to whoever started the run."""
+    address: str
+    """Where the run folder is: an absolute path, or one in a bucket."""
 
 
 class Logger:

@@ -7,6 +7,7 @@ prints a warning and goes on.
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,8 +68,9 @@ class RunLogger:
         if silent:
             return
         self._spool = Spool(run, _ALWAYS, self.say)
+        address = str(run.resolve() if isinstance(run, Path) else run)
         context = LogContext(
-            self._spool.folder, run.name, total, settings or {}, report or self.say
+            self._spool.folder, run.name, total, settings or {}, report or self.say, address
         )
         if report is not None:
             loggers = ("progress", *loggers)

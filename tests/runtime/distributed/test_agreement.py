@@ -10,6 +10,8 @@ import pytest
 from ddpm_jax.checkpoints import writer
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import distributed
+from ddpm_jax.runtime.distributed import agreement
+from ddpm_jax.training import resuming
 
 
 def test_process_0_decides_for_all(as_each):
@@ -98,3 +100,28 @@ def test_all_stop_at_one_point_that_none_has_passed(as_each, requests):
     assert stops[0] is not None
     assert stops == [stops[0]] * 3
     assert stops[0] > min(point for point in requested if point)
+
+
+def test_a_folder_that_is_not_shared_is_told_before_the_first_save(as_each, monkeypatch, tmp_path):
+    monkeypatch.setattr(resuming, "_PATIENCE", 0.3)
+    assert as_each(lambda n: resuming.require_shared(tmp_path)) == [None] * 3
+    own = [tmp_path / str(n) for n in (0, 0, 2)]
+    for folder in own:
+        folder.mkdir(exist_ok=True)
+    lines = as_each(lambda n: resuming.require_shared(own[n]))
+    for line in lines:
+        assert "and process(es) 2 see nothing of it; choose a folder that all of them share" in line
+    assert not [*tmp_path.glob("**/.shared-*")]
+
+
+def test_what_editors_leave_beside_the_source_does_not_count(monkeypatch, tmp_path):
+    source = tmp_path / "ddpm_jax/runtime/distributed/agreement.py"
+    source.parent.mkdir(parents=True)
+    source.write_text("pass")
+    monkeypatch.setattr(agreement, "__file__", str(source))
+    before = agreement.versions.__wrapped__()
+    (source.parent / ".#agreement.py").symlink_to("somebody@here.1234")
+    (source.parent / ".other.py").write_text("half a li")
+    assert agreement.versions.__wrapped__() == before
+    source.write_text("...")
+    assert agreement.versions.__wrapped__() != before

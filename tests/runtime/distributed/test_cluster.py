@@ -1,5 +1,7 @@
 """How a process finds the others: options, the environment, and what is refused."""
 
+import math
+
 import pytest
 
 from ddpm_jax.errors import UserError
@@ -42,6 +44,7 @@ WRONG = {
     ),
     "no port": (DistributedOptions("host", 2, 0), "HOST:PORT"),
     "no time": (DistributedOptions("host:1", 2, 0, timeout=0), "above 0"),
+    "for ever": (DistributedOptions("host:1", 2, 0, timeout=math.inf), "at most 1,000,000"),
 }
 
 
