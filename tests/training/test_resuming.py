@@ -175,6 +175,6 @@ def test_a_folder_that_not_all_processes_see_is_refused(tmp_path, monkeypatch):
     train(SHORT, tmp_path)
     monkeypatch.setattr("ddpm_jax.runtime.distributed.allgather", lambda *_: [True, False, False])
     with pytest.raises(
-        UserError, match=r"process 0 finds checkpoint 4 in .* process\(es\) 1, 2 don't"
+        UserError, match=r"process 0 finds checkpoint 4 in .* process\(es\) 1, 2 see"
     ):
         train(changed(SHORT, train={"steps": 8}), tmp_path)
