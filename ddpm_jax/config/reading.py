@@ -40,7 +40,17 @@ def from_saved(plain: dict[str, Any]) -> Config:
     if not isinstance(plain, dict):
         return from_dict(plain)
     settings = {name: value for name, value in plain.items() if name != "format"}
-    return from_dict(lift(settings, plain.get("format", 0)))
+    return from_dict(_unclipped(lift(settings, plain.get("format", 0))))
+
+
+def _unclipped(settings: dict[str, Any]) -> dict[str, Any]:
+    """Takes clipping off points of an array file, which it spoils: it was not refused at first."""
+    data, sample = settings.get("data"), settings.get("sample")
+    if not isinstance(data, dict) or not isinstance(sample, dict):
+        return settings
+    if data.get("kind") != "arrays" or data.get("holds") != "points":
+        return settings
+    return {**settings, "sample": {**sample, "clipping": "none"}}
 
 
 def _section(hint: Any, plain: Any, where: str) -> Any:

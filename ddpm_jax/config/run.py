@@ -43,7 +43,7 @@ from ddpm_jax.errors import INT32_MAX, require, require_whole
 from ddpm_jax.models import ModelConfig, UNetConfig
 from ddpm_jax.optimizers import OPTIMIZERS
 from ddpm_jax.tables import Choice
-from ddpm_jax.typing import Objective
+from ddpm_jax.typing import Objective, is_image
 
 # Values of one batch: XLA ends the process where a program's array has more than int64 can count.
 _LARGEST_BATCH = 2**40
@@ -374,9 +374,9 @@ class Config:
             need = f"nothing for model.kind {self.model.kind}, which takes nothing else"
             fits = set(takes) <= set(self.model.may_take)
             require(fits, "diffusion.condition", chosen.name, need)
-        clips = self.sample.clipping.name != "none" and self.data.kind == "points"
-        need = "none for points, which lie outside [-1, 1]"
-        require(not clips, "sample.clipping", self.sample.clipping.name, need)
+            clips = self.sample.clipping.name != "none" and not is_image(self.data.example_shape)
+            need = "none for points, which lie outside [-1, 1]"
+            require(not clips, "sample.clipping", self.sample.clipping.name, need)
         T, steps = self.diffusion.timesteps, self.sample.steps
         need = f"at most diffusion.timesteps, which is {T}"
         require(steps is None or steps <= T, "sample.steps", steps, need)

@@ -57,11 +57,13 @@ def mish_reference(x: jax.Array) -> jax.Array:
 def rational_mish(x: jax.Array) -> jax.Array:
     """Mish with one exponential in place of three.
 
-    tanh(log(1 + e)) = n / (n + 2) with n = e (e + 2); beyond x = 20 it is 1 in float32.
+    tanh(log(1 + e)) = n / (n + 2) with n = e (e + 2); beyond x = 20 it is 1 in float32. In half
+    precision the two parts of the quotient's derivative would not cancel.
     """
-    e = jnp.exp(jnp.minimum(x, 20.0))
+    wide = x.astype(jnp.float32)
+    e = jnp.exp(jnp.minimum(wide, 20.0))
     n = e * (e + 2.0)
-    return x * (n / (n + 2.0))
+    return (wide * (n / (n + 2.0))).astype(x.dtype)
 
 
 mish = dispatch(mish_reference, default=rational_mish)

@@ -92,7 +92,7 @@ class SampleProgram:
         self._chosen = make_sampler(chosen.name, experiment.schedule, **chosen.options)
         self.sampler: Sampler = self._with_operators(self.operators)
         if times is None:
-            fractional = experiment.model.fractional_times
+            fractional = guides.fractional_times(experiment)
             with naming("sample.grid", options.grid):
                 times = make_time_grid(
                     options.grid.name,

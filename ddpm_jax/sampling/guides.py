@@ -23,6 +23,10 @@ class Guides(NamedTuple):
         """The experiments of guides that are runs."""
         return Guides(*(None if each is None else each.experiment for each in self))
 
+    def fractional_times(self, guided: Experiment) -> bool:
+        """Whether these experiments and the one they guide take times between whole numbers."""
+        return all(each.model.fractional_times for each in (guided, *self) if each is not None)
+
 
 NO_GUIDES = Guides()
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
 from jax.sharding import Mesh
 
 from ddpm_jax import config as configs
@@ -13,7 +14,7 @@ from ddpm_jax.checkpoints.explaining import require_path
 from ddpm_jax.config import Config
 from ddpm_jax.data import describe_place, identity, open_source, resolve
 from ddpm_jax.data.classes import describe_classes
-from ddpm_jax.data.source import Source
+from ddpm_jax.data.source import ArraySource, Source
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.files import StoragePath, exclusive, replacing, storage_path
@@ -40,6 +41,7 @@ from ddpm_jax.training.starting import first_weights
 from ddpm_jax.training.step import batch_layout, check_batch, state_layout
 from ddpm_jax.training.trainer import LESS_MEMORY, Trainer
 from ddpm_jax.training.validation import make_validation, split
+from ddpm_jax.typing import is_image
 
 
 class TrainResult(NamedTuple):
@@ -167,6 +169,11 @@ def _opened(config: Config, source: Source | None) -> tuple[Source, str]:
     """Returns the source to train on, and where it is; raises UserError if it does not fit."""
     place = "a source in memory" if source is not None else describe_place(config.data)
     source = open_source(config.data) if source is None else source
+    if not hasattr(source, "gather"):
+        raise UserError(
+            f"source is of type {type(source).__name__}; it must be a Source, such as "
+            "ArraySource(examples, labels, class_names) of ddpm_jax.data.source"
+        )
     if len(source) == 0:
         raise UserError("the source has no examples; give one that has some")
     found, expected = tuple(source.shape), tuple(config.data.example_shape)
@@ -175,7 +182,34 @@ def _opened(config: Config, source: Source | None) -> tuple[Source, str]:
             f"the source has examples of shape {found}, and config.data says {expected}; "
             "change one of them"
         )
+    _require_fitting(source)
     return source, place
+
+
+def _require_fitting(source: Source) -> None:
+    """Raises UserError for examples or labels of a type that the training step can't take."""
+    one, names = source.gather(np.arange(1)), source.class_names
+    wanted, meaning = np.float32, "coordinates"
+    if is_image(tuple(source.shape)):
+        wanted, meaning = np.uint8, "levels from 0 to 255"
+    if one.examples.dtype != wanted:
+        raise UserError(
+            f"the source has examples of {one.examples.dtype}; they must be "
+            f"{np.dtype(wanted).name}, {meaning}"
+        )
+    if names and (one.labels is None or not np.issubdtype(one.labels.dtype, np.integer)):
+        have = "no labels" if one.labels is None else f"labels of {one.labels.dtype}"
+        raise UserError(f"the source has {len(names)} class names and {have}; give whole numbers")
+    labels = source.labels if isinstance(source, ArraySource) and names else None
+    if labels is None:
+        return
+    if len(labels) != len(source):
+        raise UserError(f"the source has {len(source)} examples and {len(labels)} labels")
+    if not 0 <= labels.min() <= labels.max() < len(names):
+        raise UserError(
+            f"the source has labels from {labels.min()} to {labels.max()}; they must be 0 to "
+            f"{len(names) - 1}, one for each class name"
+        )
 
 
 def _changes(

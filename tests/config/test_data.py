@@ -1,6 +1,16 @@
 import pytest
 
-from ddpm_jax.config import ArraysData, DigitsData, FolderData, describe_shown, shown_channels
+from ddpm_jax import config as configs
+from ddpm_jax.config import (
+    ArraysData,
+    Config,
+    DigitsData,
+    FolderData,
+    MlpConfig,
+    SampleConfig,
+    describe_shown,
+    shown_channels,
+)
 from ddpm_jax.errors import UserError
 
 SHOWN = {
@@ -45,3 +55,13 @@ def test_channels_that_are_not_there_are_refused(chosen):
 def test_a_range_of_nothing_is_refused(cls, span):
     with pytest.raises(UserError, match=r"data\.range is"):
         cls(range=span)
+
+
+def test_points_of_an_array_file_are_not_clipped_even_in_runs_of_before():
+    data, model = ArraysData(path="x.npy", holds="points"), MlpConfig()
+    with pytest.raises(UserError, match=r"sample\.clipping is 'clip'; it must be none for points"):
+        Config(data=data, model=model)
+    config = Config(data=data, model=model, sample=SampleConfig(clipping="none"))
+    before = configs.to_dict(config)
+    before["sample"]["clipping"] = {"name": "clip", "low": -1.0, "high": 1.0}
+    assert configs.from_saved({**before, "format": configs.FORMAT}) == config

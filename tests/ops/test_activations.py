@@ -46,3 +46,11 @@ def test_softplus_and_its_slope_are_right_to_the_last_digits():
         slope, np.exp(-np.logaddexp(0, -np.asarray(x, np.float64))), rtol=4e-7
     )
     assert np.isnan(AUTO.softplus(jnp.array(jnp.nan)))
+
+
+@both
+def test_mish_keeps_its_slope_in_half_precision(ops):
+    x = jnp.linspace(-20, 20, 801, dtype="bfloat16")
+    slopes = jax.vjp(ops.mish, x)[1](jnp.ones_like(x))[0]
+    exact = jax.vmap(jax.grad(jax.nn.mish))(jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(np.float32(slopes), exact, atol=0.02)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.cli import opening
-from ddpm_jax.config import Config, DiffusionConfig, MlpConfig, PointsData, SampleConfig
+from ddpm_jax.config import Choice, Config, DiffusionConfig, MlpConfig, PointsData, SampleConfig
 from ddpm_jax.diffusion.losses import class_log_probabilities
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import build
@@ -255,3 +255,24 @@ def test_a_guide_is_named_as_run_or_run_at_step(named, opened, labelled, monkeyp
     guided = opening.open_run("a", opening.Opening(guide=named))
     assert guided.guides.weaker is labelled
     assert asked == [("a", None), ("a", None), opened]
+
+
+@pytest.mark.parametrize("guides", ["weaker", "classifier"])
+def test_a_guide_with_a_table_of_times_is_asked_at_whole_times_alone(guides):
+    between = changed(UNET, model={"num_classes": 0}, train={"label_dropout": 0.0})
+    points = dataclasses.replace(MlpConfig(width=8, layers=1), num_classes=10)
+    guide = dataclasses.replace(between, model=points)
+    if guides == "classifier":
+        guide = changed(guide, diffusion={"objective": "classification"})
+    else:
+        guide = changed(guide, model={"num_classes": 0})
+    base, other = build(between), build(guide)
+    assert base.model.fractional_times
+    few = {"sampler": Choice("dpmpp"), "grid": Choice("logsnr"), "steps": 5}
+    options = dataclasses.replace(between.sample, **few)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    alone = SampleProgram(base, mesh, options)
+    asked = dataclasses.replace(options, guidance=float(guides == "weaker"))
+    guided = SampleProgram(base, mesh, asked, guides=Guides(**{guides: other}))
+    assert (alone.times % 1 != 0).any()
+    assert (guided.times % 1 == 0).all()

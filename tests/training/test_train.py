@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import signal
 import threading
@@ -37,7 +38,7 @@ from ddpm_jax.training.preemption import PreemptionHandler
 from ddpm_jax.training.step import jit_train_step
 from ddpm_jax.training.train import train
 from ddpm_jax.typing import Batch
-from tests.tiny import assert_same, changed
+from tests.tiny import TINY, assert_same, changed
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -418,3 +419,24 @@ def test_a_classifier_says_that_it_drops_no_labels(tmp_path):
         lines = []
         train(each, tmp_path / objective, report=lines.append)
         assert sum("train.label_dropout has no effect" in line for line in lines) == count
+
+
+NAMES = ("a", "b")
+IMAGES, LABELS = np.zeros((6, 8, 8, 1), np.uint8), np.arange(6, dtype=np.int64) % 2
+UNFIT = {
+    "an array": (IMAGES, "source is of type ndarray; it must be a Source, such as ArraySource"),
+    "floats": (ArraySource(IMAGES / 2, LABELS, NAMES), "examples of float64; they must be uint8"),
+    "no labels": (ArraySource(IMAGES, None, NAMES), "2 class names and no labels"),
+    "half labels": (ArraySource(IMAGES, LABELS / 2, NAMES), "2 class names and labels of float64"),
+    "few labels": (ArraySource(IMAGES, LABELS[:5], NAMES), "6 examples and 5 labels"),
+    "more labels": (ArraySource(IMAGES, 2 * LABELS, NAMES), "from 0 to 2; they must be 0 to 1"),
+}
+
+
+@pytest.mark.parametrize("unfit", UNFIT)
+def test_a_source_of_ones_own_that_does_not_fit_is_a_line_before_anything(unfit, tmp_path):
+    source, says = UNFIT[unfit]
+    config = changed(TINY, model={"num_classes": 2})
+    with pytest.raises(UserError, match=re.escape(says)):
+        train(config, tmp_path / "run", source=source)
+    assert not (tmp_path / "run").exists()
