@@ -262,7 +262,7 @@ class SampleConfig:
 
     sampler: ChoiceField = ChoiceField("sample.sampler", SAMPLERS, AUTO, _sampler, auto=True)
     """How the chain goes from noise to data; auto is ddpm for all T steps, and dpmpp-sde for fewer,
-    with eta 0.3 below 10. ddpm has σ² = β̃; ddpm-beta has σ² = β: Ho et al. 2020 for CIFAR-10."""
+    with eta 0.5 below 10. ddpm has σ² = β̃; ddpm-beta has σ² = β: Ho et al. 2020 for CIFAR-10."""
     steps: int | None = None
     """Steps of the chain; None for all T."""
     grid: ChoiceField = ChoiceField("sample.grid", TIME_GRIDS, AUTO, _grid, auto=True)

@@ -33,7 +33,7 @@ def suited_sampler(steps: int, T: int) -> tuple[str, dict[str, float]]:
     """
     if steps >= T:
         return "ddpm", {}
-    return "dpmpp-sde", {} if steps >= 10 else {"eta": 0.3}
+    return "dpmpp-sde", {} if steps >= 10 else {"eta": 0.5}
 
 
 def make_sampler(name: str, schedule: NoiseSchedule, **options: Any) -> Sampler:
