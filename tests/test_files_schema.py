@@ -166,9 +166,9 @@ def test_a_folder_of_samples_gets_what_is_torn_and_keeps_what_others_put_there(f
     assert {path.name for path in many.iterdir()} == {*whole, *foreign, "samples.json"}
 
 
-def test_samples_of_another_name_do_not_claim_a_folder(folder, tmp_path):
-    (tmp_path / "samples-best.npz").write_bytes(b"not ours")
+def test_samples_go_into_a_folder_of_their_own(folder, tmp_path):
+    (tmp_path / ".DS_Store").write_bytes(b"a system's")
     sample_shards(load(folder), tmp_path, 4, batch_size=16)
     (tmp_path / "samples.json").unlink()
-    with pytest.raises(UserError, match=r"has samples without samples\.json"):
+    with pytest.raises(UserError, match=r"has samples-00000\.npz, and no samples\.json"):
         sample_shards(load(folder), tmp_path, 4, batch_size=16)

@@ -18,17 +18,19 @@ def bar(title: str) -> Callable[[int, int], None]:
     """Returns a callback `(done, total)` that shows progress: a bar on a terminal, else lines.
 
     Time counts from the first call, which may come after a compilation. Of long work the first line
-    comes as soon as its time can be foreseen.
+    comes as soon as its time can be foreseen. Another total begins another piece of work.
     """
-    shown, begun, first, said = None, None, 0, None
+    shown, begun, first, said, known = None, None, 0, None, 0
 
     def progress(done: int, total: int) -> None:
         from ddpm_jax.training.logging.progress import EVERY_SECONDS, clock, steps_bar
 
-        nonlocal shown, begun, first, said
+        nonlocal shown, begun, first, said, known
         now = time.monotonic()
-        if begun is None:
-            begun, first = now, done
+        if begun is None or total != known:
+            if shown is not None:
+                shown.close()
+            begun, first, said, known = now, done, None, total
             shown = steps_bar(done, total, title) if is_first() and sys.stderr.isatty() else None
         if shown is not None:
             shown.update(done - shown.n)

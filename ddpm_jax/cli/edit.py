@@ -69,6 +69,8 @@ def run(words: list[str]) -> int:
     settings = {name: v for name, v in given.items() if name not in own}
     output = storage_path(options.output or f"{paths[0].stem}-{options.how}.png")
     plots.check_path(output, ".npz" if output.suffix == ".npz" else ".png")
+    if any(path.absolute() == output.absolute() for path in paths):
+        raise UserError(f"--output {output} is a picture that is given; name another file")
     picture, second = _read(options.how, paths)
     opened = open_run(target, options)
     channels = opened.config.data.example_shape[-1]

@@ -1,5 +1,6 @@
 """`ddpm train`."""
 
+import shlex
 import signal
 import sys
 from dataclasses import dataclass
@@ -60,8 +61,9 @@ def run(words: list[str]) -> int:
         _draw_at_the_end(asked.config, workdir, figures)
     if result.signal is None and is_first():
         draws = not result.run.experiment.classifies
-        use = f"draw more with: ddpm sample {workdir}"
-        report(f"done; {use if draws else f'guide with: ddpm sample RUN --classifier {workdir}'}")
+        named = shlex.quote(str(workdir))
+        use = f"draw more with: ddpm sample {named}"
+        report(f"done; {use if draws else f'guide with: ddpm sample RUN --classifier {named}'}")
     return 0
 
 

@@ -61,6 +61,8 @@ def find_file(name: str | Path) -> Path:
         raise UserError(f"no config file or shipped config {name}{hint}")
     folder = path.parent if path.parent.is_dir() else Path("configs")
     known = sorted(str(item) for item in folder.glob("*.py"))
+    if (SHIPPED / path.name).is_file():
+        raise UserError(f"no config file {path}; the shipped one goes by its name, {path.stem}")
     hint = nearest(str(path), known) or f"; {folder} has {', '.join(known) or 'none'}"
     raise UserError(f"no config file {path}{hint}")
 

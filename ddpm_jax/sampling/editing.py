@@ -144,11 +144,15 @@ def _null_space(operator: LinearOperator) -> Callable[[Denoiser, Any], Denoiser]
     return null_space(operator)
 
 
-def _restored(subject: Subject, operator: LinearOperator, given: Measurement) -> Edited:
-    """Restores pictures from A x by DDNM, in 100 steps of DDIM with eta 0.85."""
+def _restored(
+    subject: Subject, operator: LinearOperator, given: Measurement, seen: np.ndarray
+) -> Edited:
+    """Restores pictures from A x by DDNM, in 100 steps of DDIM with eta 0.85.
+
+    `seen` is what was given, at the size of the result.
+    """
     settings = subject.settled(sampler="ddim", eta=0.85, steps=100)
     drawn = subject.sample(settings, transforms=[Operator(_null_space(operator), given)])
-    seen = np.asarray(operator.pseudo_inverse(jnp.asarray(given.y), given.known))
     return Edited(drawn, {"given": seen})
 
 
@@ -180,7 +184,7 @@ def _inpaint(
     known = ~paint[..., None]
     given = Measurement(np.where(known, pictures, 0).astype(np.float32), known)
     if method == "ddnm":
-        return _restored(subject, _operator("mask", subject.shape), given)
+        return _restored(subject, _operator("mask", subject.shape), given, given.y)
     settings = subject.settled(sampler="ddpm", steps=250)
     try:
         times = repaint_times(
@@ -218,7 +222,8 @@ def _upscale(subject: Subject) -> Edited:
             f"than {own_h}×{own_w} by a whole factor: {fitting}"
         )
     operator = _operator("downsample", subject.shape, factor=factor)
-    return _restored(subject, operator, Measurement(subject.pictures))
+    seen = subject.pictures.repeat(factor, 1).repeat(factor, 2)
+    return _restored(subject, operator, Measurement(subject.pictures), seen)
 
 
 def _colourise(subject: Subject) -> Edited:
@@ -235,7 +240,8 @@ def _colourise(subject: Subject) -> Edited:
             f"the picture is {_size(subject.pictures.shape)}; this run's pictures are "
             f"{_size(subject.shape)}: scale or crop it to that"
         )
-    return _restored(subject, _operator("grey", subject.shape), Measurement(subject.pictures))
+    seen = subject.pictures.repeat(3, axis=-1)
+    return _restored(subject, _operator("grey", subject.shape), Measurement(subject.pictures), seen)
 
 
 def _deblur(subject: Subject, *, sigma: Sigma = 1.0) -> Edited:
@@ -244,7 +250,7 @@ def _deblur(subject: Subject, *, sigma: Sigma = 1.0) -> Edited:
         operator = _operator("blur", subject.shape, sigma=sigma)
     except ValueError as error:
         raise UserError(str(error)) from None
-    return _restored(subject, operator, Measurement(subject.whole()))
+    return _restored(subject, operator, Measurement(subject.whole()), subject.whole())
 
 
 # --- pictures as x_t ------------------------------------------------------------------------------

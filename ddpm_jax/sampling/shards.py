@@ -20,7 +20,7 @@ import numpy as np
 from ddpm_jax.config import SampleConfig, to_dict
 from ddpm_jax.config.checks import check_seed, require_row
 from ddpm_jax.errors import UserError, require_whole
-from ddpm_jax.files import Remote, StoragePath, StoreError, remove, replacing
+from ddpm_jax.files import Remote, StoragePath, StoreError, is_foreign, remove, replacing
 from ddpm_jax.runtime import distributed
 from ddpm_jax.runtime.memory import free_bytes, require_memory
 from ddpm_jax.sampling.cascade import Cascade
@@ -243,8 +243,12 @@ def _claim(folder: StoragePath, about: dict[str, Any]) -> None:
     """Marks the folder as one of these samples, and removes files that a kill left half written."""
     path, kept_as = folder / ABOUT, FORMATS[about["format"]]
     names = [item.name for item in folder.glob("*")]
-    if not path.is_file() and any(map(kept_as.is_own, names)):
-        raise UserError(f"{folder} has samples without {ABOUT}; choose another folder")
+    others = sorted(name for name in names if not is_foreign(name))
+    if not path.is_file() and others:
+        raise UserError(
+            f"{folder} has {others[0]}, and no {ABOUT}: it is no folder of samples; "
+            "choose a new one"
+        )
     if path.is_file():
         there = read_about(path)
         for name, value in about.items():

@@ -41,3 +41,15 @@ def test_slow_parts_are_told_of_after_the_second(told):
         "ddpm: sampling: 2 of 4, 3:20 left",
         "ddpm: sampling: 3 of 4, 1:40 left",
     ]
+
+
+def test_another_total_begins_anew(monkeypatch, capsys):
+    clock = [1_000.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    progress = console.bar("sampling")
+    progress(128, 1_797)
+    clock[0] += 20.0
+    for done in range(4, 804, 4):
+        progress(done, 800)
+        clock[0] += 1.0
+    assert capsys.readouterr().err.splitlines()[:1] == ["ddpm: sampling: 24 of 800, 3:14 left"]

@@ -94,3 +94,10 @@ def test_all_steps_may_be_asked_for(run, folder):
         outputs.append(np.load(f"{steps}.npz")["samples"])
     np.testing.assert_array_equal(outputs[0], outputs[1])
     assert (outputs[0] != outputs[2]).any()
+
+
+def test_a_picture_that_is_given_is_not_written_over(run, folder, capsys):
+    words = ["edit", str(run), "cat.png", "--how", "vary", "--output"]
+    assert cli.main([*words, str(folder / "cat.png")]) == 2
+    assert "is a picture that is given; name another file" in capsys.readouterr().err
+    np.testing.assert_array_equal(pixels("cat.png"), PIXELS)

@@ -265,7 +265,7 @@ def test_the_suited_sampler_follows_the_share_of_steps():
     few, more, every = ("dpmpp-sde", {"eta": 0.5}), ("dpmpp-sde", {}), ("ddpm", {})
     assert [suited_sampler(n, 1000) for n in (1, 9, 10, 999, 1000)] == [few, few, more, more, every]
     assert suited_sampler(5, 5) == every
-    assert SampleConfig(steps=9).settled(20).sampler.options["eta"] == 0.3
+    assert SampleConfig(steps=9).settled(20).sampler.options["eta"] == 0.5
 
 
 def test_times_that_are_given_decide_instead_of_the_steps():

@@ -188,3 +188,11 @@ def test_what_does_not_fit_is_one_line(run, name):
     with pytest.raises(UserError, match=says) as found:
         edit(run, how, pictures, second, **options)
     assert len(str(found.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("how", ["upscale", "deblur", "vary"])
+def test_the_strip_shows_what_was_given(run, how):
+    pictures, second = TAKES[how]
+    seen = to_pixels(edit(run, how, pictures, second, **FEW).strip["given"])
+    factor = 8 // pictures.shape[1]
+    np.testing.assert_array_equal(seen, pictures.repeat(factor, 1).repeat(factor, 2))

@@ -224,10 +224,10 @@ def test_a_folder_of_another_format_is_refused(tmp_path):
         sample_shards(run_of(), tmp_path, NUM, format="png")
 
 
-@pytest.mark.parametrize("name", ["000007.png", "dataset.json"])
-def test_pictures_of_others_are_not_written_over(name, tmp_path):
+@pytest.mark.parametrize("name", ["000007.png", "dataset.json", "cat.jpg", "config.json"])
+def test_nothing_is_written_among_the_files_of_others(name, tmp_path):
     (tmp_path / name).write_bytes(b"not ours")
-    with pytest.raises(UserError, match=r"has samples without samples\.json"):
+    with pytest.raises(UserError, match=rf"has {name}, and no samples\.json: .* choose a new one"):
         sample_shards(run_of(), tmp_path, NUM, format="png")
     assert files(tmp_path) == {name: b"not ours"}
 
