@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+import ddpm_jax
 from ddpm_jax import cli
 from ddpm_jax.cli import sample as sample_command
 from ddpm_jax.cli import train
@@ -45,6 +46,24 @@ def test_the_functional_example_ends_at_its_data():
     assert names["x_0"].shape == (8, 32, 32, 3)
     # The example's data lies at the origin, and its denoiser is exact.
     np.testing.assert_allclose(jax.numpy.abs(names["x_0"]).max(), 0, atol=1e-4)
+
+
+def test_a_config_of_points_is_one():
+    (code,) = [block for block in blocks("python") if 'holds="points"' in block]
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["get_config"]().data.example_shape == (2,)
+
+
+def test_an_array_in_memory_is_trained_on(monkeypatch):
+    (code,) = [block for block in blocks("python") if "ArraySource(" in block]
+    asked = []
+    monkeypatch.setattr(ddpm_jax, "train", lambda *words, **given: asked.append((words, given)))
+    images, labels = np.zeros((4, 32, 32, 3), np.uint8), np.array([0, 1, 1, 0])
+    exec(compile(code, "README.md", "exec"), vars() | {"ddpm_jax": ddpm_jax})
+    ((config, folder), given) = asked[0]
+    assert (config.model.num_classes, folder) == (2, "runs/in_memory")
+    assert config.data.example_shape == given["source"].shape
 
 
 def test_the_minimal_sampler_of_the_architecture_page_is_ddim():
