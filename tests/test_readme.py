@@ -59,8 +59,9 @@ def test_an_array_in_memory_is_trained_on(monkeypatch):
     (code,) = [block for block in blocks("python") if "ArraySource(" in block]
     asked = []
     monkeypatch.setattr(ddpm_jax, "train", lambda *words, **given: asked.append((words, given)))
-    images, labels = np.zeros((4, 32, 32, 3), np.uint8), np.array([0, 1, 1, 0])
-    exec(compile(code, "README.md", "exec"), vars() | {"ddpm_jax": ddpm_jax})
+    names: dict = {"ddpm_jax": ddpm_jax, "labels": np.array([0, 1, 1, 0])}
+    names["images"] = np.zeros((4, 32, 32, 3), np.uint8)
+    exec(compile(code, "README.md", "exec"), names)
     ((config, folder), given) = asked[0]
     assert (config.model.num_classes, folder) == (2, "runs/in_memory")
     assert config.data.example_shape == given["source"].shape
