@@ -86,6 +86,9 @@ def run(words: list[str]) -> int:
         **settings,
     )
     files = write_edited(output, edited)
+    after = files[0].with_name(f"{files[0].stem}-{len(files)}{files[0].suffix}")
+    if after.exists() and output.suffix != ".npz":
+        warn(f"{after} is there from an earlier edit, and stays")
     many = "" if len(files) == 2 else f" … {files[-2].name}"
     print(f"{files[0]}{many} and {files[-1]}")
     for name, value in edited.values.items():

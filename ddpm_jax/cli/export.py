@@ -41,7 +41,8 @@ def run(words: list[str]) -> int:
         raise UserError(f"ddpm export {target} {folder} needs --to {' or '.join(WRITERS)}")
     require_row("--to", options.to, WRITERS)
     found = load(target, checkpoint=options.checkpoint, params=options.params, report=warn)
-    for line in export_weights(options.to, found.config, found.params, folder):
+    names = found.class_names
+    for line in export_weights(options.to, found.config, found.params, folder, class_names=names):
         warn(line)
     print(f"step {found.step} of {target}, {found.name}, is in {folder} for {options.to}")
     return 0

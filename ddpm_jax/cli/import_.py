@@ -53,7 +53,7 @@ def run(words: list[str]) -> int:
         return read(prog, rest, [*own, *configs.settings(config)], about)
 
     found = import_weights(options.from_, target, config_of(options.config), settings, **more)
-    write_first(found.config, found.params, options.workdir)
+    write_first(found.config, found.params, options.workdir, found.class_names)
     print(f"{target} is the run {options.workdir}; try: ddpm sample {options.workdir}")
     return 0
 

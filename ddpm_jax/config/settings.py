@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ddpm_jax.config.choices import ChoiceField, ChoicesField, choice_fields
 from ddpm_jax.config.format_0 import RENAMED
 from ddpm_jax.errors import UserError, nearest
-from ddpm_jax.tables import Choice
+from ddpm_jax.tables import Choice, Option, defaults_of
 
 
 class Setting(NamedTuple):
@@ -77,11 +77,23 @@ def option_settings(
     """Yields a setting for each option that any row of a table takes, under `prefix`."""
     field = ChoiceField(prefix, table, "")
     for name, (option, rows) in field.options().items():
-        text = " ".join(each for each in (option.doc, f"Of {', '.join(rows)}.") if each)
         default = None if value is None else value.options.get(name)
         hint = option.type if default is not None else option.type | None
         dotted = f"{prefix}.{name}".lstrip(".")
-        yield Setting(dotted, hint, default, lambda text=text: text, section=section)
+        doc = functools.partial(_doc_of_option, table, option, rows, value is None)
+        yield Setting(dotted, hint, default, doc, section=section)
+
+
+def _doc_of_option(
+    table: typing.Mapping[str, Any], option: Option, rows: list[str], with_defaults: bool
+) -> str:
+    """Returns an option's text with the rows that take it, and the defaults that they have."""
+    known = {row: defaults_of(table[row]).get(option.name) for row in rows}
+    own = [f"{value} of {row}" for row, value in known.items() if value is not None]
+    if len(own) == len(rows) and len(set(map(repr, known.values()))) == 1:
+        own = [str(known[rows[0]])]
+    left_out = f"; if left out, {', '.join(own)}" if own and with_defaults else ""
+    return f"{option.doc} Of {', '.join(rows)}{left_out}.".strip()
 
 
 def canonical(name: str, known: Iterable[str], dashes: str = "") -> str:

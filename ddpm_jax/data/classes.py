@@ -97,10 +97,13 @@ def _are_numbers(names: Sequence[str]) -> bool:
     return any(re.fullmatch(r"[+-]?[0-9]+", name) for name in names)
 
 
-def with_classes(source: Source, names: Sequence[str]) -> Source:
+def with_classes(
+    source: Source, names: Sequence[str], owner: str = "the run was trained on"
+) -> Source:
     """Returns the source with its labels counted in `names`, which may be in another order.
 
-    A source without labels is unchanged. Raises UserError if it has a class that is not in `names`.
+    A source without labels is unchanged. Raises UserError if it has a class that is not in `names`,
+    which `owner` says whose they are.
     """
     own = source.class_names
     if not own or tuple(own) == tuple(names):
@@ -109,9 +112,9 @@ def with_classes(source: Source, names: Sequence[str]) -> Source:
     if foreign:
         have = f"the data has a class {one_line(foreign[0])}"
         known = _shortened([*map(one_line, names)])
-        raise UserError(f"data: {have}, and the run was trained on {known}; give data of these")
+        raise UserError(f"data: {have}, and {owner} {known}; give data of these")
     if isinstance(source, CroppedSource):
-        return CroppedSource(with_classes(source.larger, names), source.size)
+        return CroppedSource(with_classes(source.larger, names, owner), source.size)
     return _Relabelled(source, names)
 
 

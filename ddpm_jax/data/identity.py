@@ -43,10 +43,10 @@ def source_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, 
     """Returns the differences of two descriptions: the old and the new value by name.
 
     For classes that is their number or, if it is the same, the first class with another name. The
-    content is compared if it alone differs, and if it was recorded.
+    content is compared if it alone differs. An old description may lack all but the classes.
     """
     before, after = old["classes"], new["classes"]
-    pairs = {"data.examples": (old["examples"], new["examples"])}
+    pairs = {"data.examples": (old.get("examples", new["examples"]), new["examples"])}
     pairs["data.classes"] = (len(before), len(after))
     if len(before) == len(after):
         for label, names in enumerate(zip(before, after, strict=True)):

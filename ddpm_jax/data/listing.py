@@ -69,7 +69,8 @@ def _not_pictures(root: Path) -> UserError:
     if root.suffix.lower() == ".zip":
         advice = "it may have been cut short; copy or download it again"
         return UserError(f"data.path: {root} can't be read as a zip; {advice}")
-    return UserError(f"data.path: {root} is a file, not a folder; give a folder of pictures")
+    what = "is a file, not a folder; give a folder of pictures, or arrays as .npy or .npz"
+    return UserError(f"data.path: {root} {what}")
 
 
 # Thumbnails and waste baskets of Synology, QNAP, Windows, macOS and Linux, in small letters.

@@ -32,6 +32,7 @@ from ddpm_jax.runtime.switches import pinned
 from ddpm_jax.sampling.chain import Progress
 from ddpm_jax.sampling.run import Run
 from ddpm_jax.tables import Choice
+from ddpm_jax.typing import is_image
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,12 @@ def _draw_and_compare(
     if isinstance(samples, Run):
         plan = sets.plan_draw(samples, real, num, seed, settings)
     facts = _facts(samples, plan, reference)
+    if len(facts.shape) != len(facts.sample_shape):
+        have, need = (
+            f"pictures of {'×'.join(map(str, shape))}" if is_image(shape) else "points"
+            for shape in (facts.shape, facts.sample_shape)
+        )
+        raise UserError(f"the real examples are {have}, and the samples are {need}; give such ones")
     if training is not None:
         facts = facts._replace(num_training=len(training))
     chosen = choose_features(features, facts)
@@ -240,10 +247,11 @@ def _compare(
     of_real = _real_states(judges, reference, extractors, progress("reading the data"))
     of_samples = _states(judges, samples.source, extractors, progress("computing features"))
     values: dict[str, float] = {}
+    cautions = []
     for k, judge in enumerate(judges):
         values |= judge.metric.result(of_real[k], of_samples[k])
+        cautions.append(judge.metric.caution(facts, of_samples[k]))
         of_real[k] = of_samples[k] = None
-    cautions = [judge.metric.caution(facts) for judge in judges]
     described = {
         "samples": samples.described,
         "reference": reference.described,
@@ -342,6 +350,7 @@ def _in_classes_of(
         and (theirs[: len(names)] == names or not set(names) <= set(theirs))
     ):
         return reference
-    source = with_classes(reference.source, names)
+    owner = "the run was trained on" if isinstance(samples, Run) else "the samples have"
+    source = with_classes(reference.source, names, owner)
     # Labels of kept states count in the order of these classes.
     return ExampleSet(source, {**reference.described, "classes": list(source.class_names)})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpm_jax.config import DataConfig, FolderData, load_file, loads, override
+from ddpm_jax.config import ArraysData, DataConfig, FolderData, load_file, loads, override
 from ddpm_jax.config.files import SHIPPED
 from ddpm_jax.data import describe_source
 from ddpm_jax.data.formats import open_picture_file, upright
@@ -131,4 +131,6 @@ def find_reference(named: str, shape: tuple[int, ...]) -> DataConfig | Statistic
         data = recognize(named)
     if len(shape) == 3 and hasattr(data, "image_size"):
         return override(data, {"image_size": shape[:2], "channels": shape[2]})
+    if len(shape) == 1 and isinstance(data, ArraysData):
+        return override(data, {"holds": "points"})
     return data

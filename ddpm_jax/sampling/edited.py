@@ -26,6 +26,10 @@ class Edited(NamedTuple):
     values: dict[str, float] = {}  # noqa: RUF012
     """What was measured, by name."""
 
+    def __repr__(self) -> str:
+        values = "".join(f", {name} {value:.2g}" for name, value in self.values.items())
+        return f"Edited({self.samples!r}{values})"
+
     def _repr_png_(self) -> bytes:
         return self.samples._repr_png_()
 

@@ -103,7 +103,9 @@ class Subject(NamedTuple):
     def _require_channels(self, channels: int) -> None:
         have = self.pictures.shape[-1]
         if have != channels:
-            fix = "turn it to grey" if channels == 1 else "give one in colour, or colourise it"
+            fix = {1: "turn it to grey", 3: "give one in colour, or colourise it"}.get(
+                channels, f"give an array [H, W, {channels}] in Python"
+            )
             raise UserError(
                 f"the picture has {_channels(have)}, and this edit needs {_channels(channels)}; "
                 f"{fix}"
@@ -170,7 +172,8 @@ def _inpaint(
     if paint.dtype != bool or paint.shape != pictures.shape[:3]:
         have = _size((*paint.shape, 1)) if paint.dtype == bool else "a picture"
         need = f"true or false for each pixel of the picture, {_size(pictures.shape)}"
-        raise UserError(f"the mask is {have}; it must be {need}")
+        mend = "" if paint.dtype == bool else ", such as picture > 127"
+        raise UserError(f"the mask is {have}; it must be {need}{mend}")
     for i, part in enumerate(paint.reshape(len(paint), -1)):
         of = f" of picture {i}" if len(paint) > 1 else ""
         if not part.any():
@@ -386,9 +389,10 @@ def edit(
 ) -> Edited:
     """Edits pictures with a run, by a row of EDITS.
 
-    `pictures` are `[H, W, C]`, of which `num` variants are drawn, or `[num, H, W, C]`, one result
-    each: uint8, or floats in [-1, 1]. `second` is a mask, bool `[H, W]` or `[num, H, W]` with True
-    where to paint, or the pictures at the other end. Variant i has the noise of sample first + i.
+    `pictures` are `[H, W, C]`, or `[H, W]` in grey, of which `num` variants are drawn, or
+    `[num, H, W, C]`, one result each: uint8, or floats in [-1, 1]. `second` is a mask, bool
+    `[H, W]` or `[num, H, W]` with True where to paint, or the pictures at the other end. Variant i
+    has the noise of sample first + i.
     `labels` are as for `Run.sample`; None draws without a class where the network allows that.
     `settings` are options of the row and settings of `Run.sample`. Raises UserError for what does
     not exist or does not go together.
@@ -424,6 +428,7 @@ def edit(
 
 def _on_scale(name: str, given: Any) -> np.ndarray:
     array = np.asarray(given)
+    array = array[..., None] if array.ndim == 2 else array
     if array.dtype == np.uint8:
         return np.asarray(to_unit(jnp.asarray(array)))
     if not np.issubdtype(array.dtype, np.floating) or not (np.abs(array) <= 1).all():

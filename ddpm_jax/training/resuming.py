@@ -41,7 +41,7 @@ def same_labels(
     The order of the classes today does not matter: `described` gets the checkpoint's too. Raises
     UserError if the labels of the network would mean something else.
     """
-    # An imported run has seen no data: its labels are numbers, as those of the first data.
+    # An imported run has seen no data. Without names of classes its labels mean the first data's.
     before = checkpoints.data(step) or (_unrecorded(config, described) if step else described)
     if set(before["classes"]) == set(source.class_names):
         source = with_classes(source, before["classes"])

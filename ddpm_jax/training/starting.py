@@ -1,7 +1,7 @@
 """Where a run's first parameters come from, if they are not drawn: another run, other weights."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -135,9 +135,12 @@ def state_of(experiment: Experiment, mesh: Mesh, params: Any) -> TrainState:
     return jax.jit(begin, out_shardings=shardings, donate_argnums=0)(params)
 
 
-def write_first(config: Config, params: Any, workdir: str | StoragePath) -> None:
+def write_first(
+    config: Config, params: Any, workdir: str | StoragePath, class_names: Sequence[str] = ()
+) -> None:
     """Makes a run folder with one checkpoint, of step 0: these parameters alone.
 
+    `class_names` are those of the labels; training goes on with data of the same classes only.
     Raises UserError if the folder is not empty, or can't be written.
     """
     run = storage_path(workdir)
@@ -149,7 +152,8 @@ def write_first(config: Config, params: Any, workdir: str | StoragePath) -> None
         with replacing(run / "config.json") as beside:
             beside.write_text(configs.dumps(config))
         try:
-            _save_weights(checkpoints, params, config, None)
+            known = {"classes": list(class_names)} if class_names else None
+            _save_weights(checkpoints, params, config, known)
             checkpoints.wait()
         finally:
             checkpoints.close()

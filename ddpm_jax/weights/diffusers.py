@@ -14,7 +14,7 @@ from ddpm_jax.config import Choice, Config, SampleConfig
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import UNetConfig
 from ddpm_jax.models.layers import group_count
-from ddpm_jax.weights.contract import Foreign
+from ddpm_jax.weights.contract import Foreign, numbered
 from ddpm_jax.weights.fields import Fields
 from ddpm_jax.weights.places import (
     NO_CLASS_LEFT_OUT,
@@ -289,7 +289,7 @@ def _read_scheduler(fields: Fields) -> tuple[dict[str, Any], dict[str, Any]]:
 # --- out ------------------------------------------------------------------------------------------
 
 
-def write(config: Config, params: Any, folder: Path) -> Sequence[str]:
+def write(config: Config, class_names: Sequence[str], params: Any, folder: Path) -> Sequence[str]:
     """Writes the folder of a DDPMPipeline; UserError for what UNet2DModel can't compute."""
     unet = unet_config(config, params)
     scheduler, notes = _scheduler_config(config)
@@ -314,7 +314,7 @@ def write(config: Config, params: Any, folder: Path) -> Sequence[str]:
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(json.dumps(values, indent=2) + "\n")
-    return notes
+    return (*notes, *numbered(class_names))
 
 
 def unet_config(config: Config, params: Any) -> dict[str, Any]:
@@ -333,8 +333,14 @@ def unet_config(config: Config, params: Any) -> dict[str, Any]:
     norms = [leaf.size for name, leaf in by_name(params).items() if name.endswith(".scale")]
     groups = {group_count(width, model.norm_groups) for width in norms}
     if len(groups) != 1:
+        fits = max(
+            groups
+            for groups in range(1, model.norm_groups)
+            if {group_count(width, groups) for width in norms} == {groups}
+        )
         widths = ", ".join(map(str, sorted(set(norms))))
-        raise _no_place("model.norm_groups", model.norm_groups, f"the same for channels {widths}")
+        need = f"the same for channels {widths}; train with {fits}"
+        raise _no_place("model.norm_groups", model.norm_groups, need)
     widths = [model.channels * multiplier for multiplier in model.multipliers]
     attends = [max(shape[:2]) >> level in model.attention for level in range(len(widths))]
     heads = {

@@ -1,7 +1,7 @@
 """The formats by name, and what an import makes of a source: a config, and its parameters."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ WRITERS: dict[str, Writer] = {
     "safetensors": safetensors.write,
     "stablehlo": stablehlo.write,
 }
-"""What `ddpm export --to` writes: `(config, params, folder) -> lines to tell`."""
+"""What `ddpm export --to` writes: `(config, class_names, params, folder) -> lines to tell`."""
 
 
 class Imported(NamedTuple):
@@ -36,6 +36,7 @@ class Imported(NamedTuple):
 
     config: Config
     params: Any
+    class_names: Sequence[str] = ()
 
 
 def import_weights(
@@ -76,16 +77,24 @@ def import_weights(
     config = configs.override(config, settings(config))
     shapes = build(config).param_shapes
     params = to_params(found.places(config, shapes), found.tensors, shapes, str(path))
-    return Imported(config, params)
+    return Imported(config, params, found.class_names)
 
 
-def export_weights(name: str, config: Config, params: Any, folder: str | Path) -> tuple[str, ...]:
+def export_weights(
+    name: str,
+    config: Config,
+    params: Any,
+    folder: str | Path,
+    *,
+    class_names: Sequence[str] = (),
+) -> tuple[str, ...]:
     """Writes a run's parameters as a row of `WRITERS`, into a new folder; returns lines to tell.
 
+    `class_names` are those of the labels, and empty where the run has none.
     Raises UserError for a folder that is not empty, and for a run that the format can't hold; then
     nothing is written.
     """
     path = local_path(folder)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} is there already; name a new folder")
-    return tuple(row_with("format", WRITERS, name, ())(config, params, path))
+    return tuple(row_with("format", WRITERS, name, ())(config, class_names, params, path))

@@ -21,13 +21,14 @@ from ddpm_jax.runtime.mesh import make_mesh
 from ddpm_jax.sampling.cascade import is_shown
 from ddpm_jax.sampling.chain import SampleProgram
 from ddpm_jax.sampling.guides import require_samples
+from ddpm_jax.weights.contract import numbered
 from ddpm_jax.weights.tensors import import_package
 
 FILE = "sample.stablehlo"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def write(config: Config, params: Any, folder: Path) -> Sequence[str]:
+def write(config: Config, class_names: Sequence[str], params: Any, folder: Path) -> Sequence[str]:
     """Writes `(seed uint32, numbers uint32 [b], labels int32 [b]) -> samples [b, H, W, C]`.
 
     Labels only where the network takes some; b may be any number. The sampler and its settings are
@@ -59,4 +60,5 @@ def write(config: Config, params: Any, folder: Path) -> Sequence[str]:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FILE).write_bytes(data)
     takes = "seed, numbers, labels" if experiment.num_classes else "seed, numbers"
-    return (f"{folder / FILE} computes sample({takes}) of {len(program.times) - 1} steps",)
+    steps = len(program.times) - 1
+    return (f"{folder / FILE} computes sample({takes}) of {steps} steps", *numbered(class_names))

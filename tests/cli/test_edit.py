@@ -48,6 +48,9 @@ def test_variants_of_a_hole_and_a_strip_are_written(run, folder, capsys):
         np.testing.assert_array_equal(pixels(name)[:4], PIXELS[:4])
     assert (pixels("hole-inpaint.png") != pixels("hole-inpaint-2.png")).any()
     assert pixels("hole-inpaint-strip.png").shape[1] > 3 * 8
+    # Fewer variants leave the others of before, and say so.
+    assert cli.main(["edit", str(run), "hole.png", "--how", "inpaint"]) == 0
+    assert "hole-inpaint-2.png is there from an earlier edit" in capsys.readouterr().err
     # A mask in a second file means the same.
     assert cli.main(["edit", str(run), "cat.png", "mask.png", *words]) == 0
     np.testing.assert_array_equal(pixels("cat-inpaint.png"), pixels("hole-inpaint.png"))

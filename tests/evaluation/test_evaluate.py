@@ -90,8 +90,11 @@ def test_samples_are_judged_by_the_runs_data_or_by_others(drawn, judged_by, run_
 
 
 def test_examples_of_another_shape_are_refused(run_that_draws):
-    with pytest.raises(UserError, match=r"pixels: the samples are \(2,\), and the real examples"):
+    with pytest.raises(UserError, match="are pictures of 8×8×1, and the samples are points; give"):
         evaluate(run_that_draws(TABLE), reference=DigitsData())
+    small = ExampleSet(ArraySource(np.zeros((9, 4, 4, 1), np.float32), None), {})
+    with pytest.raises(UserError, match=r"pixels: the samples are \(4, 4, 1\), and the real examp"):
+        evaluate(small, reference=DigitsData())
 
 
 def test_names_that_do_not_exist_or_apply_are_refused(run_that_draws):
@@ -445,12 +448,15 @@ def test_what_must_be_said_stands_beside_the_values(monkeypatch):
     plain = METRICS["frechet_distance"]()
 
     def wary():
-        return plain._replace(caution=lambda facts: f"of {facts.num_samples} only")
+        return plain._replace(caution=lambda facts, state: f"of {facts.num_samples} only")
 
     monkeypatch.setitem(METRICS, "wary", wary)
     samples = ExampleSet(open_source(FRESH), {})
     assert evaluate(samples, ["wary"], reference=TABLE).notes == ("of 50 only",)
     assert evaluate(samples, ["frechet_distance"], reference=TABLE).notes == ()
+    two = ExampleSet(ArraySource(np.zeros((2, 2), np.float32), None), {})
+    (note,) = evaluate(two, ["frechet_distance"], reference=TABLE).notes
+    assert note.startswith("frechet_distance is of 2 samples in 2 dimensions: so few make it")
 
 
 def test_features_that_cannot_be_loaded_are_told_before_drawing(monkeypatch, run_that_draws):

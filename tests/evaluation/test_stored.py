@@ -152,6 +152,7 @@ def test_what_a_reference_stands_for(tmp_path, monkeypatch):
     assert five == ArraysData(path="a.npy", image_size=(9, 8), channels=5)
     assert find_reference("digits", (8, 8, 1)) == DigitsData()
     assert find_reference("swiss_roll", (2,)) == load_file("swiss_roll").data
+    assert find_reference("a.npy", (2,)) == ArraysData(path="a.npy", holds="points")
     run = tmp_path / "digits"
     run.mkdir()
     (run / "config.json").write_text(dumps(load_file("swiss_roll")))

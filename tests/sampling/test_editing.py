@@ -124,6 +124,13 @@ def test_a_way_leads_from_one_picture_to_the_other(run, by):
     assert (np.diff(to_end) < 0).all()
 
 
+def test_a_grey_picture_needs_no_axis_for_channels(run):
+    found = edit(run, "vary", PICTURES[0, :, :, 0], steps=2, t=4)
+    known = edit(run, "vary", PICTURES[0], steps=2, t=4)
+    np.testing.assert_array_equal(found.samples.samples, known.samples.samples)
+    assert repr(found) == f"Edited({found.samples!r})"
+
+
 WRONG = {
     "another way": ("inpant", PICTURES, MASK, {}, "how is 'inpant' .did you mean inpaint"),
     "another size": ("vary", PICTURES[:, :4], None, {}, "the picture is 4×8; this run's pictures"),
@@ -132,7 +139,8 @@ WRONG = {
     "an empty mask": ("inpaint", PICTURES, MASK & ~MASK, {}, "is empty: no pixel is to be painted"),
     "a full mask": ("inpaint", PICTURES, MASK | ~MASK, {}, "covers the whole picture"),
     "a mask of another size": ("inpaint", PICTURES, MASK[:4], {}, "the mask is 4×8; it must be"),
-    "a picture for a mask": ("inpaint", PICTURES, PICTURES, {}, "the mask is a picture"),
+    "a picture for a mask": ("inpaint", PICTURES, PICTURES, {}, "mask is a picture; .* > 127"),
+    "a grey picture for a mask": ("inpaint", PICTURES, PICTURES[0, :, :, 0], {}, "is a picture; "),
     "as large a picture": ("upscale", PICTURES, None, {}, "smaller than 8×8 .*: 4×4, 2×2, 1×1"),
     "no colours": ("colourise", PICTURES, None, {}, "1 channel; colourise needs a run on colours"),
     "no blur": ("deblur", PICTURES, None, {"sigma": 0.0}, "sigma is 0: it must be above 0"),
@@ -166,7 +174,9 @@ def run_of(config):
 COLOURS = dataclasses.replace(TINY, data=ArraysData(image_size=(8, 8), channels=3))
 POINTS = dataclasses.replace(changed(TINY, sample={"clipping": "none"}), data=PointsData())
 CLASSES = changed(TINY, train={"label_dropout": 0.0})
+BANDS = dataclasses.replace(TINY, data=ArraysData(image_size=(8, 8), channels=5))
 WRONG_RUNS = {
+    "more bands": (BANDS, "vary", PICTURES, r"needs 5 channels; give an array \[H, W, 5\]"),
     "in colour already": (COLOURS, "colourise", PICTURES.repeat(3, -1), "in colour already"),
     "another size": (COLOURS, "colourise", PICTURES[:, :4], "the picture is 4×8; this run's"),
     "points": (POINTS, "vary", PICTURES, "edit is for runs on pictures, and this one makes points"),

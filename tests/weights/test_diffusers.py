@@ -119,7 +119,10 @@ def export_of(**changed) -> Config:
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"model.norm_groups": 32}, "model.norm_groups is 32; for diffusers it must be the same"),
+        (
+            {"model.norm_groups": 32},
+            "model.norm_groups is 32; for diffusers it must be the same .* train with 16",
+        ),
         ({"model.time_scale": 0.5}, "model.time_scale is 0.5"),
         ({"diffusion.schedule.s": 0.1}, "diffusion.schedule is Choice"),
         ({"diffusion.shift": 2.0}, "diffusion.shift is 2.0; for diffusers it must be 1.0"),
@@ -149,9 +152,16 @@ def test_settings_that_a_pipeline_has_no_place_for_are_told(tmp_path):
     shapes = build(export_of(**plain)).param_shapes
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, "f"), shapes)
     notes = export_weights("diffusers", export_of(**plain), params, tmp_path / "plain")
-    assert not any("no place" in line for line in notes)
+    assert not any("no place" in line or "without names" in line for line in notes)
     changed = {"sample.steps": 50, "sample.guidance": 1.5, "sample.num": 4}
-    notes = export_weights("diffusers", export_of(**plain, **changed), params, tmp_path / "other")
+    notes = export_weights(
+        "diffusers",
+        export_of(**plain, **changed),
+        params,
+        tmp_path / "other",
+        class_names=("cat", "dog", "owl"),
+    )
+    assert notes[-1].endswith("without names: 0 = cat, 1 = dog, 2 = owl")
     (line,) = [line for line in notes if "no place" in line]
     assert line.endswith("no place for it: sample.steps = 50, sample.guidance = 1.5")
 

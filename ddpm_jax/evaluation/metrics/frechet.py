@@ -8,7 +8,7 @@ In Inception's features it is the FID (Heusel et al. 2017).
 import numpy as np
 
 from ddpm_jax.evaluation.facts import Facts
-from ddpm_jax.evaluation.metrics.metric import Metric, need_more_than, no_caution
+from ddpm_jax.evaluation.metrics.metric import Metric, need_more_than
 from ddpm_jax.evaluation.statistics import Moments, add_moments, no_moments
 
 _PUBLISHED = 50_000
@@ -48,6 +48,16 @@ def _metric(name: str, features: str | None) -> Metric:
             return "in Inception's features it is called fid"
         return need_more_than(1)(facts)
 
+    def caution(facts: Facts, samples: Moments) -> str | None:
+        number, dimensions = f"{name} is of {facts.num_samples:,} samples", len(samples.mean)
+        if facts.num_samples <= dimensions:
+            return f"{number} in {dimensions:,} dimensions: so few make it too large; take more"
+        if features is not None and facts.num_samples < _PUBLISHED:
+            return (
+                f"{number}; published ones are of {_PUBLISHED:,}, and fewer give a larger distance"
+            )
+        return None
+
     return Metric(
         obstacle,
         no_moments,
@@ -56,14 +66,5 @@ def _metric(name: str, features: str | None) -> Metric:
         better={name: "lower"},
         features=features,
         moments=lambda known: known,
-        caution=_caution if features else no_caution,
-    )
-
-
-def _caution(facts: Facts) -> str | None:
-    if facts.num_samples >= _PUBLISHED:
-        return None
-    return (
-        f"fid is of {facts.num_samples:,} samples; published ones are of {_PUBLISHED:,}, "
-        "and fewer give a larger distance"
+        caution=caution,
     )

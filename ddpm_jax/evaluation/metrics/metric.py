@@ -16,9 +16,9 @@ LIMIT = 10_000
 Better = Literal["lower", "higher"]
 
 
-def no_caution(facts: Facts) -> str | None:
+def no_caution(facts: Facts, samples: Any) -> str | None:
     """Returns None: there is nothing to say."""
-    del facts
+    del facts, samples
 
 
 class Metric(NamedTuple):
@@ -32,9 +32,9 @@ class Metric(NamedTuple):
     a few words why the metric does not apply, or None if it does. `better` has the values that one
     may look for the best of. `features` is a row of FEATURES; None for the one that is chosen.
     `most` bounds the examples compared on each side, chosen at random. `moments` turns known
-    statistics of the real examples into their state; None if they are not enough. `caution` is what
-    must be said beside the values, or None. `default` says whether it is computed without being
-    named.
+    statistics of the real examples into their state; None if they are not enough. `caution` says,
+    of the samples' state, what must stand beside the values, or None. `default` says whether it is
+    computed without being named.
     """
 
     obstacle: Callable[[Facts], str | None]
@@ -45,7 +45,7 @@ class Metric(NamedTuple):
     features: str | None = None
     most: int | None = None
     moments: Callable[[Moments], Any] | None = None
-    caution: Callable[[Facts], str | None] = no_caution
+    caution: Callable[[Facts, Any], str | None] = no_caution
     default: bool = True
 
 
