@@ -330,17 +330,6 @@ def unet_config(config: Config, params: Any) -> dict[str, Any]:
         raise _no_place(
             "diffusion.objective", config.diffusion.objective.name, "without a variance"
         )
-    norms = [leaf.size for name, leaf in by_name(params).items() if name.endswith(".scale")]
-    groups = {group_count(width, model.norm_groups) for width in norms}
-    if len(groups) != 1:
-        fits = max(
-            groups
-            for groups in range(1, model.norm_groups)
-            if {group_count(width, groups) for width in norms} == {groups}
-        )
-        widths = ", ".join(map(str, sorted(set(norms))))
-        need = f"the same for channels {widths}; train with {fits}"
-        raise _no_place("model.norm_groups", model.norm_groups, need)
     widths = [model.channels * multiplier for multiplier in model.multipliers]
     attends = [max(shape[:2]) >> level in model.attention for level in range(len(widths))]
     heads = {
@@ -358,7 +347,7 @@ def unet_config(config: Config, params: Any) -> dict[str, Any]:
     kinds = [("AttnDownBlock2D", "AttnUpBlock2D") if each else plain for each in attends]
     classes = model.num_classes and model.num_classes + (config.train.label_dropout > 0)
     resample = "resnet" if residual else "conv"
-    (group,) = groups
+    group = _groups(model.norm_groups, params)
     return {
         "sample_size": shape[0] if shape[0] == shape[1] else list(shape[:2]),
         "in_channels": shape[2],
@@ -381,6 +370,17 @@ def unet_config(config: Config, params: Any) -> dict[str, Any]:
         "dropout": model.dropout,
         "num_class_embeds": classes or None,
     }
+
+
+def _groups(most: int, params: Any) -> int:
+    """Returns the number of groups of each normalisation; UserError if they are not alike."""
+    norms = {leaf.size for name, leaf in by_name(params).items() if name.endswith(".scale")}
+    counts = {group_count(width, most) for width in norms}
+    if len(counts) == 1:
+        return counts.pop()
+    fits = max(n for n in range(1, most) if {group_count(width, n) for width in norms} == {n})
+    widths = ", ".join(map(str, sorted(norms)))
+    raise _no_place("model.norm_groups", most, f"the same for channels {widths}; train with {fits}")
 
 
 def _scheduler_config(config: Config) -> tuple[dict[str, Any], list[str]]:
