@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
@@ -15,7 +14,6 @@ FractionalTimesteps = Float[Array, "B"] | Float[Array, ""]
 Labels = Int[Array, "B"]
 Keys = Key[Array, "B"]
 Pixels = UInt8[Array, "B *shape"]
-PyTree = dict[str, "PyTree"] | jax.Array
 
 
 class Conditioning(NamedTuple):

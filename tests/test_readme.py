@@ -48,13 +48,6 @@ def test_the_functional_example_ends_at_its_data():
     np.testing.assert_allclose(jax.numpy.abs(names["x_0"]).max(), 0, atol=1e-4)
 
 
-def test_a_config_of_points_is_one():
-    (code,) = [block for block in blocks("python") if 'holds="points"' in block]
-    names: dict = {}
-    exec(compile(code, "README.md", "exec"), names)
-    assert names["get_config"]().data.example_shape == (2,)
-
-
 def test_an_array_in_memory_is_trained_on(monkeypatch):
     (code,) = [block for block in blocks("python") if "ArraySource(" in block]
     asked = []

@@ -28,7 +28,7 @@ LONG += ("mnist_t10", "single_image_deep", "swiss_roll_noise")
 
 @pytest.fixture
 def of_ones_own(tmp_path):
-    """A folder of pictures in two classes, and a file of arrays with ten."""
+    """A folder of pictures in two classes, a file of arrays with ten, and points."""
     rng = np.random.default_rng(0)
     for n in range(16):
         path = tmp_path / "pictures" / "ab"[n % 2] / f"{n}.png"
@@ -36,9 +36,11 @@ def of_ones_own(tmp_path):
         Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(path)
     images = rng.integers(0, 256, (40, 16, 16, 3), np.uint8)
     np.savez(tmp_path / "arrays.npz", images=images, labels=np.arange(40) % 10)
+    np.save(tmp_path / "points.npy", rng.normal(size=(40, 5)))
     return {
         "folder": ["--data.path", str(tmp_path / "pictures")],
         "arrays": ["--data.path", str(tmp_path / "arrays.npz")],
+        "points": ["--data.path", str(tmp_path / "points.npy"), "--data.dimensions", "5"],
     }
 
 

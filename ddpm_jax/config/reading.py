@@ -134,7 +134,8 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
 # Another value of one of these gives the saved parameters another shape or another meaning, or the
 # steps to come other random numbers, or other examples to train on, than those that were made.
 _IDENTITY = (
-    *("seed", "init", "model", "diffusion", "data.kind", "data.image_size", "data.channels"),
+    *("seed", "init", "model", "diffusion", "data.kind", "data.image_size"),
+    *("data.channels", "data.dimensions"),
     # The power function of an average, which holds for all steps made and for its snapshots.
     *("validation.share", "train.averages.*.sigma_rel"),
 )

@@ -35,7 +35,7 @@ def open_arrays(config: ArraysData) -> ArraySource | StreamSource:
     """
     path, examples, labels, names, files = read_arrays(config)
     if config.holds == "points":
-        return ArraySource(as_points(path, examples), labels, names)
+        return ArraySource(as_points(path, examples, config.dimensions), labels, names)
     labelled = labels is not None
     images = as_images(path, examples, config.axes, config.channels, labelled=labelled)
     _check_channels(path, images, config)
@@ -225,11 +225,13 @@ def _classes(
     return np.array([classes.index(name) for name in found], np.int32)[places], classes
 
 
-def as_points(path: Path, points: np.ndarray) -> np.ndarray:
-    """Returns float32 `[N, 2]`; raises UserError for other arrays, or if not finite."""
-    if points.ndim != 2 or points.shape[1] != 2 or points.dtype.kind not in "fiu":
-        what = f"{points.shape} of {points.dtype}"
-        raise UserError(f"data.path: {path} holds {what}; points must be numbers [N, 2]")
+def as_points(path: Path, points: np.ndarray, dimensions: int) -> np.ndarray:
+    """Returns float32 `[N, dimensions]`; raises UserError for other arrays, or if not finite."""
+    if points.ndim != 2 or points.shape[1] != dimensions or points.dtype.kind not in "fiu":
+        have, need = f"{points.shape} of {points.dtype}", f"numbers [N, {dimensions}]"
+        fits = points.ndim == 2 and points.shape[1] > 1
+        mend = f": set data.dimensions to {points.shape[1]}" if fits else ""
+        raise UserError(f"data.path: {path} holds {have}; points must be {need}{mend}")
     if not np.isfinite(points).all():
         raise UserError(f"data.path: {path} has points that are not finite; remove them")
     return points.astype(np.float32)

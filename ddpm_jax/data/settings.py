@@ -149,13 +149,15 @@ class FolderData(_Images):
 
 @dataclass(frozen=True, kw_only=True)
 class ArraysData(_Images):
-    """Arrays in a NumPy file, .npz or .npy: images, or points of the plane."""
+    """Arrays in a NumPy file, .npz or .npy: images, or points."""
 
     kind: ClassVar[str] = "arrays"
     path: str = ""
     """The file. Required. A large .npy is read in place."""
     holds: Literal["images", "points"] = "images"
-    """Images of any number of channels, resized to image_size; or points [N, 2]."""
+    """Images of any number of channels, resized to image_size; or points [N, dimensions]."""
+    dimensions: int = 2
+    """How many numbers a point has, at least 2."""
     axes: Literal["NHWC", "NCHW", "NHW", "HWC", "CHW", "HW"] | None = None
     """The axes of an array of images: number, height, width, channels; a single image has no N.
     None for [N, H, W] or [N, H, W, C], if the shape leaves no doubt."""
@@ -171,7 +173,8 @@ class ArraysData(_Images):
     """The values that are black and white; None for 0 and 255 of uint8, False and True."""
     show_channels: tuple[int, ...] | None = None
     """The channels that pictures of samples show, from 0: one as grey, or three as red, green and
-    blue. None for all of 1, 3 or 4, otherwise the first three, and the first of 2."""
+    blue. None for all of 1, 3 or 4, otherwise the first three, and the first of 2. Of points the
+    two numbers that plots show; None for the first two."""
 
     def paths(self) -> tuple[str, ...]:
         # Labels in a file of their own, and not in an array of an .npz.
@@ -180,23 +183,28 @@ class ArraysData(_Images):
 
     @property
     def example_shape(self) -> tuple[int, ...]:
-        return super().example_shape if self.holds == "images" else (2,)
+        return super().example_shape if self.holds == "images" else (self.dimensions,)
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
-        return super().stored_shape if self.holds == "images" else (2,)
+        return super().stored_shape if self.holds == "images" else (self.dimensions,)
 
     def __post_init__(self):
         super().__post_init__()
         require(1 <= self.channels <= _LARGEST_SIDE, "data.channels", self.channels, _CHANNELS)
-        if self.holds == "points":
-            for name in ("crop_from", "range", "axes", "show_channels"):
+        points, shown = self.holds == "points", self.show_channels
+        if points:
+            for name in ("crop_from", "range", "axes"):
                 value = getattr(self, name)
                 require(value is None, f"data.{name}", value, "None for points, which have none")
             require(not self.flip, "data.flip", self.flip, "False for points")
-        shown, last = self.show_channels, self.channels - 1
-        good = shown is None or (len(shown) in (1, 3) and all(0 <= at <= last for at in shown))
-        require(good, "data.show_channels", shown, f"one channel or three, each in 0 … {last}")
+        good = self.dimensions >= 2 if points else self.dimensions == 2
+        need = "at least 2" if points else "2 for images, which have none"
+        require(good, "data.dimensions", self.dimensions, need)
+        counts, what = ((2,), "two numbers") if points else ((1, 3), "one channel or three")
+        last = (self.dimensions if points else self.channels) - 1
+        good = shown is None or (len(shown) in counts and all(0 <= at <= last for at in shown))
+        require(good, "data.show_channels", shown, f"{what}, each in 0 … {last}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,11 +240,17 @@ class PictureData(SourceConfig):
 
 
 def shown_channels(data: SourceConfig) -> tuple[int, ...] | None:
-    """Returns the channels that pictures show; None if they show the examples as they are."""
-    if not isinstance(data, ArraysData) or data.holds == "points":
+    """Returns the channels that pictures show, or the numbers of points that plots show.
+
+    None if they show the examples as they are.
+    """
+    if not isinstance(data, ArraysData):
         return None
-    if data.show_channels is not None or data.channels in (1, 3, 4):
+    plain = data.dimensions == 2 if data.holds == "points" else data.channels in (1, 3, 4)
+    if data.show_channels is not None or plain:
         return data.show_channels
+    if data.holds == "points":
+        return (0, 1)
     return (0, 1, 2) if data.channels > 2 else (0,)
 
 
@@ -245,6 +259,9 @@ def describe_shown(data: SourceConfig) -> str | None:
     shown = shown_channels(data)
     if shown is None or not isinstance(data, ArraysData):
         return None
+    if data.holds == "points":
+        what = f"the numbers {shown[0]} and {shown[1]} of 0 … {data.dimensions - 1}"
+        return f"plots show {what}; data.show_channels chooses others"
     what = f"channel {shown[0]} of 0 … {data.channels - 1} as grey"
     if len(shown) == 3:
         named = ", ".join(map(str, shown))

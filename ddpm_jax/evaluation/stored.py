@@ -132,5 +132,5 @@ def find_reference(named: str, shape: tuple[int, ...]) -> DataConfig | Statistic
     if len(shape) == 3 and hasattr(data, "image_size"):
         return override(data, {"image_size": shape[:2], "channels": shape[2]})
     if len(shape) == 1 and isinstance(data, ArraysData):
-        return override(data, {"holds": "points"})
+        return override(data, {"holds": "points", "dimensions": shape[0]})
     return data

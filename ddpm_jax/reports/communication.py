@@ -44,11 +44,6 @@ def sent(table: Iterable[Collective]) -> int:
     return round(sum(each.sent for each in table))
 
 
-def of_kind(table: Iterable[Collective], *kinds: str) -> int:
-    """Returns the summed bytes of some kinds of collectives; each iteration of a loop counts."""
-    return sum(each.times * each.bytes for each in table if each.kind in kinds)
-
-
 def collectives(program: Program) -> list[Collective]:
     """Returns the collectives of a compiled program.
 

@@ -31,6 +31,7 @@ from ddpm_jax.data.source import StreamSource, Unreadable, unreadable
 from ddpm_jax.data.tfds import open_records
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import local_path
+from ddpm_jax.sampling.samples import visible
 
 Progress = Callable[[int, int], None]
 
@@ -129,7 +130,8 @@ def summarize(facts: dict[str, Any]) -> dict[str, Any]:
 
     Those that account for the files are whole.
     """
-    words = {"sizes": "height×width×channels"}
+    points = all(kind.startswith("points") for kind in facts.get("channels", ("",)))
+    words = {"sizes": "numbers of a point" if points else "height×width×channels"}
     return {
         words.get(name, name): _one_line(value, len(value) if name in _OF_FILES else _NAMED)
         for name, value in facts.items()
@@ -241,7 +243,9 @@ def _preview(
     labels = np.array([readable[index].label for index in chosen]) if stored.class_names else None
     items = {index: stored.read(index)[0] for index in chosen}
     if points:
-        return np.stack([np.asarray(item, np.float32) for item in items.values()]), labels
+        found = np.stack([np.asarray(item, np.float32) for item in items.values()])
+        shown = None if stored.config is None else shown_channels(stored.config)
+        return visible(found, shown), labels
     sides = [side for index in chosen for side in readable[index].shape]
     side = min(_PREVIEW_SIDE, max(sides))
     ends = [end for each in readable.values() for end in (each.low, each.high)]
@@ -291,9 +295,10 @@ def _stored(config: DataConfig) -> _StoredExamples:
         return _StoredExamples(f"{config.split} of {folder}", len(records), read, names)
     if isinstance(config, ArraysData):
         path, examples, labels, names, _ = read_arrays(config)
-        are_points = examples.ndim == 2 and examples.shape[1] == 2
-        if are_points:
-            examples = as_points(path, examples)
+        if config.holds == "points" or (examples.ndim == 2 and examples.shape[1] == 2):
+            dimensions = examples.shape[1] if examples.ndim == 2 else config.dimensions
+            config = dataclasses.replace(config, holds="points", dimensions=dimensions)
+            examples = as_points(path, examples, dimensions)
         else:
             examples = as_images(path, examples, config.axes, labelled=labels is not None)
             config = dataclasses.replace(config, channels=examples.shape[3])
@@ -303,7 +308,7 @@ def _stored(config: DataConfig) -> _StoredExamples:
             len(examples),
             lambda i: (examples[i], numbers[i]),
             names,
-            config=None if are_points else config,
+            config=config,
         )
     if isinstance(config, PictureData):
         name = config.path or "flower.jpg"

@@ -247,7 +247,7 @@ ARRAYS = {
     "channels of points": Row(
         array(np.zeros((9, 2))),
         f"{NPY} --data.holds points --data.show_channels 0",
-        "data.show_channels is (0,); it must be None for points",
+        "data.show_channels is (0,); it must be two numbers, each in 0 … 1",
     ),
     "masks of 0 and 1": Row(
         array(IMAGES // 200), NPY, "is 1 of 255; give 0 255 to keep them dark, or 0 1 to stretch"
@@ -313,7 +313,19 @@ ARRAYS = {
         zipped({"a.png": PNG}, "x.npz"), NPZ, "for pictures in a zip use configs/folder"
     ),
     "points of space": Row(
-        every(POINTS_FILE, array(np.zeros((9, 3)))), MINE, "points must be numbers [N, 2]"
+        every(POINTS_FILE, array(np.zeros((9, 3)))),
+        MINE,
+        "points must be numbers [N, 2]: set data.dimensions to 3",
+    ),
+    "points of one number": Row(
+        array(np.zeros((9, 1))),
+        f"{NPY} --data.holds points --data.dimensions 1",
+        "data.dimensions is 1; it must be at least 2",
+    ),
+    "dimensions of images": Row(
+        array(IMAGES),
+        f"{NPY} --data.dimensions 3",
+        "data.dimensions is 3; it must be 2 for images, which have none",
     ),
     "points at infinity": Row(
         every(POINTS_FILE, array(np.full((9, 2), np.inf))), MINE, "points that are not finite"

@@ -1,3 +1,4 @@
+import dataclasses
 import logging
 import os
 import pickle
@@ -8,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ddpm_jax.config import ArraysData
+from ddpm_jax.config import ArraysData, describe_shown, shown_channels
 from ddpm_jax.data import arrays, loading, open_source
 from ddpm_jax.data.pictures import fit_pixels
 from ddpm_jax.data.source import ArraySource
 from ddpm_jax.errors import UserError
+from ddpm_jax.reports.inspection import inspect
 
 PIXELS = np.random.default_rng(0).integers(256, size=(6, 4, 5, 3), dtype=np.uint8)
 SIZE: Any = {"image_size": (4, 5)}
@@ -234,6 +236,21 @@ def test_the_classes_are_the_distinct_labels(tmp_path, case):
         assert whole(source).labels.dtype == np.int32
         np.testing.assert_array_equal(whole(source).labels, numbers)
         np.testing.assert_array_equal(whole(source).examples, PIXELS)
+
+
+def test_points_of_more_numbers_are_drawn_by_two_of_them(tmp_path):
+    points = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32)
+    data = ArraysData(path=str(saved(tmp_path, points)), holds="points", dimensions=5)
+    source = open_source(data)
+    assert source.shape == data.example_shape == (5,)
+    np.testing.assert_array_equal(whole(source).examples, points)
+    assert shown_channels(data) == (0, 1)
+    chosen = dataclasses.replace(data, show_channels=(4, 2))
+    assert describe_shown(chosen) == (
+        "plots show the numbers 4 and 2 of 0 … 4; data.show_channels chooses others"
+    )
+    found = inspect(dataclasses.replace(chosen, dimensions=5))
+    np.testing.assert_array_equal(found.preview, points[:, [4, 2]])
 
 
 def test_points_keep_their_scale(tmp_path):

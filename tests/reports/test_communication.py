@@ -6,7 +6,7 @@ import pytest
 from ddpm_jax.config import Config, DiffusionConfig, MlpConfig, PointsData, SampleConfig
 from ddpm_jax.config import TrainConfig as Train
 from ddpm_jax.experiment import build
-from ddpm_jax.reports.communication import Collective, collectives, of_kind, sent
+from ddpm_jax.reports.communication import Collective, collectives, sent
 from ddpm_jax.reports.program import read_program
 from ddpm_jax.runtime import mesh as meshes
 from ddpm_jax.runtime.mesh import bytes_per_device, make_mesh, with_shardings
@@ -24,6 +24,11 @@ POINTS = Config(
 )
 SCALAR = 4
 """Bytes of one: the loss is a mean over devices, and so is the norm of a gradient in parts."""
+
+
+def of_kind(table, kind):
+    """The summed bytes of the collectives of a kind; each iteration of a loop counts."""
+    return sum(each.times * each.bytes for each in table if each.kind == kind)
 
 
 def compiled(config, devices=8):
