@@ -84,6 +84,19 @@ class Experiment:
         """Returns what the network sees of x_0 `[B, …]` besides x_t, as training draws it."""
         return self.conditioner.draw(self.schedule, x_0, key)
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether the network must be shown something beside x_t that its chain does not have."""
+        return bool(self.conditioner.takes) and not self.conditioner.recalls
+
+    def given_shapes(self, num: int) -> Conditioning:
+        """Returns what a chain of `num` samples is given, as shapes."""
+        beside = NO_CONDITIONING
+        if self.is_shown:
+            x_0 = jax.ShapeDtypeStruct((num, *self.config.data.example_shape), jnp.float32)
+            beside = jax.eval_shape(self.beside, x_0, jax.random.key(0))
+        return self.condition(jax.ShapeDtypeStruct((num,), jnp.int32), beside=beside)
+
     def condition(
         self,
         labels: Any = None,

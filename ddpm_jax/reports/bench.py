@@ -22,7 +22,7 @@ from ddpm_jax.reports.info import count_parameters, forward_flops
 from ddpm_jax.runtime.memory import planned_bytes
 from ddpm_jax.runtime.mesh import fitting_mesh
 from ddpm_jax.runtime.switches import pinned, require_compiling
-from ddpm_jax.sampling.cascade import is_shown, seen_in
+from ddpm_jax.sampling.cascade import seen_in
 from ddpm_jax.sampling.chain import SampleProgram
 from ddpm_jax.training.feed import Feed
 from ddpm_jax.training.step import (
@@ -183,7 +183,7 @@ def _sampling(experiment: Experiment, mesh: Mesh, params: Any, steps: int) -> di
     length = min(steps, T)
     program = SampleProgram(experiment, mesh, dataclasses.replace(options, steps=length))
     given: dict[str, Any] = {"seed": 0}
-    if is_shown(experiment):
+    if experiment.is_shown:
         shape = experiment.config.data.example_shape
         zeros = ArraySource(np.zeros((1, *shape), np.uint8))
         given |= seen_in(experiment, zeros, options.batch_size)

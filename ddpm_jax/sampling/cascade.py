@@ -28,11 +28,6 @@ def enlarges(experiment: Experiment) -> bool:
     return experiment.conditioner.factor > 1
 
 
-def is_shown(experiment: Experiment) -> bool:
-    """Whether the network must be shown something beside x_t that its chain does not have."""
-    return bool(experiment.conditioner.takes) and not experiment.conditioner.recalls
-
-
 def seen_by(
     experiment: Experiment, small: np.ndarray, *, seed: int, first: int = 0, noise: float | None
 ) -> Conditioning:

@@ -150,13 +150,13 @@ class SampleProgram:
         rows = jax.tree.map(lambda leaf: leaf[:1], self.rows)
         key, spread = np.uint32(0), batch_sharding(self.mesh)
         indices = jax.ShapeDtypeStruct((num,), np.uint32, sharding=spread)
-        carry = jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            jax.eval_shape(self._first_carry, key, indices, None),
-            self._carry_shardings(),
-        )
-        labels = jax.ShapeDtypeStruct((num,), np.int32, sharding=spread)
-        given = self.experiment.condition(labels)
+
+        def placed(leaf: Any, sharding: NamedSharding) -> Any:
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+        first = jax.eval_shape(self._first_carry, key, indices, None)
+        carry = jax.tree.map(placed, first, self._carry_shardings())
+        given = jax.tree.map(lambda leaf: placed(leaf, spread), self.experiment.given_shapes(num))
         return self._advance.lower(params, carry, rows, key, indices, given, ())
 
     def _plan(self, times: np.ndarray) -> Row:

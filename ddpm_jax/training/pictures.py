@@ -9,7 +9,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.files import StoragePath
 from ddpm_jax.runtime.distributed import broadcast_from_first, is_first
-from ddpm_jax.sampling.cascade import is_shown, seen_in
+from ddpm_jax.sampling.cascade import seen_in
 from ddpm_jax.sampling.chain import SampleProgram
 from ddpm_jax.sampling.files import animation_size, write_samples
 from ddpm_jax.sampling.samples import Samples
@@ -44,7 +44,7 @@ class Pictures:
 
         experiment = self._program.experiment
         config = experiment.config
-        if is_shown(experiment):
+        if experiment.is_shown:
             options |= seen_in(experiment, self._source, num)
         params = state.ema[config.train.first_average]
         return self._program(params, num, seed=config.seed, progress=check, **options)

@@ -17,6 +17,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.files import StoragePath, exclusive, replacing, storage_path
 from ddpm_jax.sampling.run import load
+from ddpm_jax.tables import defaults_of, signature_of
 from ddpm_jax.training.state import TrainState, first_state
 from ddpm_jax.training.step import draw_state, state_layout
 from ddpm_jax.weights.formats import READERS, import_weights
@@ -80,6 +81,12 @@ def _donor(name: str) -> tuple[Config, Any]:
     if not colon or form not in READERS:
         run = load(name, local=True)
         return run.config, run.params
+    needed = signature_of(READERS[form]).keys() - defaults_of(READERS[form])
+    if needed:
+        raise UserError(
+            f"init {name}: the format {form} needs {', '.join(sorted(needed))}, for which a config "
+            "has no place; make a run of it by ddpm import, and name that run"
+        )
     found = import_weights(form, source, configs.load_file("folder"))
     return found.config, found.params
 

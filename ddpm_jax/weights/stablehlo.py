@@ -18,7 +18,6 @@ from ddpm_jax.experiment import build
 from ddpm_jax.models.conditioning import NO_CONDITIONING
 from ddpm_jax.ops import REFERENCE
 from ddpm_jax.runtime.mesh import make_mesh
-from ddpm_jax.sampling.cascade import is_shown
 from ddpm_jax.sampling.chain import SampleProgram
 from ddpm_jax.sampling.guides import require_samples
 from ddpm_jax.weights.contract import numbered
@@ -37,7 +36,7 @@ def write(config: Config, class_names: Sequence[str], params: Any, folder: Path)
     import_package(folder, "flatbuffers")  # JAX serialises with it.
     experiment = build(config)
     require_samples("stablehlo: the run", experiment)
-    if is_shown(experiment):
+    if experiment.is_shown:
         raise UserError(
             f"stablehlo: with diffusion.condition {config.diffusion.condition.name} the network is "
             "shown something for each sample, and the file takes only labels; export another run"

@@ -19,8 +19,9 @@ from ddpm_jax.evaluation.evaluate import evaluate
 from ddpm_jax.evaluation.sets import ExampleSet
 from ddpm_jax.experiment import build
 from ddpm_jax.files import storage_path
-from ddpm_jax.runtime.mesh import make_mesh
+from ddpm_jax.runtime.mesh import make_mesh, with_shardings
 from ddpm_jax.sampling.cascade import Cascade, enlarge, seen_in
+from ddpm_jax.sampling.chain import SampleProgram
 from ddpm_jax.sampling.editing import edit
 from ddpm_jax.sampling.run import Run
 from ddpm_jax.sampling.shards import describe_samples
@@ -30,6 +31,15 @@ from tests.tiny import UNET, changed
 
 FEW: dict[str, Any] = {"steps": 3, "batch_size": 4}
 SMALL = np.random.default_rng(0).uniform(-1, 1, (6, 8, 8, 1)).astype(np.float32)
+
+
+def test_a_step_of_a_stage_can_be_compiled_beforehand():
+    stage = stage_of()
+    program = SampleProgram(stage.experiment, stage.mesh, stage.config.sample)
+    params = with_shardings(stage.experiment.param_shapes, stage.mesh)
+    given = program.lower(params, 4).in_avals[0][5]
+    assert given.image.shape == (4, 16, 16, 1)
+    assert given.image_noise.shape == (4,)
 
 
 def stage_of(**sections):
