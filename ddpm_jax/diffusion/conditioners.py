@@ -41,6 +41,8 @@ class Conditioner(NamedTuple):
     """How many times smaller the sides of the picture are that the network enlarges."""
     noise: float = 0.0
     """The level of its noise at sampling, as a share of T."""
+    most_noise: float = 0.0
+    """The highest such level that training shows."""
     recalls: bool = False
     """Whether the image is the network's own last x̂_0; `draw` says where it is shown, as 0 or 1."""
 
@@ -79,7 +81,7 @@ def low_resolution(
         eps = jax.random.normal(of_noise, x_0.shape)
         return noised(schedule, seen, level, eps)
 
-    return Conditioner(draw, ("image", "image_noise"), factor, noise)
+    return Conditioner(draw, ("image", "image_noise"), factor, noise, most_noise)
 
 
 def self_conditioning(shape: tuple[int, ...], *, probability: float = 0.5) -> Conditioner:

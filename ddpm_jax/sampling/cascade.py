@@ -44,7 +44,7 @@ def seen_by(
         have, need = ("×".join(map(str, shape)) for shape in (small.shape[1:], wanted))
         raise UserError(f"the pictures are {have}; this stage enlarges {need}")
     noise = conditioner.noise if noise is None else noise
-    most = config.diffusion.condition.options["most_noise"]
+    most = conditioner.most_noise
     if not 0 <= noise <= most:
         raise UserError(
             f"noise is {noise:g}; it must be in 0 … {most:g}, the diffusion.condition.most_noise "
@@ -54,7 +54,9 @@ def seen_by(
     eps = sample_noise(sample_keys(seed, indices, "condition"), config.data.example_shape)
     image = jnp.asarray(small, jnp.float32).repeat(factor, axis=1).repeat(factor, axis=2)
     level = jnp.asarray(round(noise * experiment.schedule.T), jnp.int32)
-    return jax.tree.map(np.asarray, noised(experiment.schedule, image, level, eps))
+    seen = noised(experiment.schedule, image, level, eps)
+    seen = seen if "image_noise" in conditioner.takes else seen._replace(image_noise=None)
+    return jax.tree.map(np.asarray, seen)
 
 
 def seen_in(experiment: Experiment, source: Source, num: int) -> dict[str, Any]:

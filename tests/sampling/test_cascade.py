@@ -20,7 +20,7 @@ from ddpm_jax.evaluation.sets import ExampleSet
 from ddpm_jax.experiment import build
 from ddpm_jax.files import storage_path
 from ddpm_jax.runtime.mesh import make_mesh, with_shardings
-from ddpm_jax.sampling.cascade import Cascade, enlarge, seen_in
+from ddpm_jax.sampling.cascade import Cascade, enlarge, seen_by, seen_in
 from ddpm_jax.sampling.chain import SampleProgram
 from ddpm_jax.sampling.editing import edit
 from ddpm_jax.sampling.run import Run
@@ -171,6 +171,17 @@ def test_a_conditioner_of_ones_own_draws_previews(tmp_path, monkeypatch):
     order = np.random.default_rng(config.seed).permutation(len(source))[:4]
     x_0 = to_unit(jnp.asarray(source.gather(order).examples))
     np.testing.assert_allclose(seen["conditioning"].image, x_0[:, :, ::-1], atol=1e-6)
+
+
+def test_a_stage_of_ones_own_may_see_the_small_picture_alone(monkeypatch):
+    def plain(shape):
+        return Conditioner(lambda schedule, x_0, key: Conditioning(image=x_0), ("image",), factor=2)
+
+    monkeypatch.setitem(CONDITIONERS, "plain", plain)
+    experiment = build(changed(UNET, diffusion={"condition": Choice("plain")}))
+    seen = seen_by(experiment, SMALL[:, :4, :4], seed=0, noise=None)
+    np.testing.assert_array_equal(seen.image, SMALL[:, :4, :4].repeat(2, 1).repeat(2, 2))
+    assert seen.image_noise is None
 
 
 def test_what_does_not_fit_is_one_line(base, stage, monkeypatch):
