@@ -102,8 +102,8 @@ def with_classes(
 ) -> Source:
     """Returns the source with its labels counted in `names`, which may be in another order.
 
-    A source without labels is unchanged. Raises UserError if it has a class that is not in `names`,
-    which `owner` says whose they are.
+    A source without labels is unchanged. Raises UserError if it has a class that is not in `names`;
+    `owner` is how its message begins to say whose names they are.
     """
     own = source.class_names
     if not own or tuple(own) == tuple(names):
